@@ -1,0 +1,1 @@
+//! Millrace's command service: gRPC commands in, events stored and relayed to the bus.

@@ -1,0 +1,1 @@
+//! How Millrace speaks to AWS: clients, time-outs, what failures mean, requests counted.

@@ -1,0 +1,1 @@
+//! Millrace's event store: append, load, snapshots, unique keys, on DynamoDB and in memory.

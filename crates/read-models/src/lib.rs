@@ -1,0 +1,1 @@
+//! Millrace's read models: rows, conditional writes and lists, on DynamoDB and in memory.

@@ -1,0 +1,1 @@
+//! What Millrace's deployables share: configuration, telemetry, health, shutdown, the error table.

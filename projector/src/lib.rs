@@ -1,0 +1,1 @@
+//! Millrace's projector: events from the queues into the read models.

@@ -1,0 +1,1 @@
+//! Millrace's contracts: generated code and the codecs between events and the domain.

@@ -1,0 +1,1 @@
+//! Millrace's query service: gRPC queries answered from the read models.

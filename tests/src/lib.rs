@@ -1,0 +1,1 @@
+//! Millrace from outside: end to end, over the local AWS.
