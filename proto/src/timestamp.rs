@@ -1,0 +1,38 @@
+//! `google.protobuf.Timestamp` with its canonical JSON.
+
+use chrono::{DateTime, SecondsFormat};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
+
+/// `google.protobuf.Timestamp`. Its JSON is canonical: RFC 3339 in UTC with a `Z`, and 0, 3, 6 or 9 digits after the
+/// second.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Timestamp {
+    /// Seconds since 1970-01-01T00:00:00Z.
+    #[prost(int64, tag = "1")]
+    pub seconds: i64,
+    /// Nanoseconds within that second, 0 to 999,999,999.
+    #[prost(int32, tag = "2")]
+    pub nanos: i32,
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        u32::try_from(self.nanos)
+            .ok()
+            .and_then(|nanos| DateTime::from_timestamp(self.seconds, nanos))
+            .ok_or_else(|| ser::Error::custom("the time is out of range"))?
+            .to_rfc3339_opts(SecondsFormat::AutoSi, true)
+            .serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time =
+            DateTime::parse_from_rfc3339(&text).map_err(|_| de::Error::custom("not a time by RFC 3339"))?;
+        // A leap second is written as nanoseconds beyond the second, which still fit.
+        let nanos = i32::try_from(time.timestamp_subsec_nanos()).map_err(de::Error::custom)?;
+        Ok(Self { seconds: time.timestamp(), nanos })
+    }
+}
