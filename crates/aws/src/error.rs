@@ -1,0 +1,143 @@
+//! What a failed call to AWS means to its caller.
+
+use std::error::Error;
+
+use aws_smithy_runtime_api::{
+    client::{orchestrator::HttpResponse, result::SdkError},
+    http::StatusCode,
+};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+/// A call to AWS that failed, sorted by what its caller can do about it.
+///
+/// Whether the call took effect is unknown in every case but [`Throttled`](Self::Throttled): a reply can be lost.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AwsError {
+    /// AWS asks for fewer calls, or a quota is spent. Nothing was done.
+    #[error("AWS throttles: {0}")]
+    Throttled(String),
+    /// AWS could not be reached, did not answer in time, or answered that it is out of order.
+    #[error("AWS cannot be reached: {0}")]
+    Unreachable(String),
+    /// AWS refused the call: permissions, a missing table, a bad parameter. Trying again will not help.
+    #[error("AWS refused: {0}")]
+    Refused(String),
+    /// AWS answered something that makes no sense to this program, such as an item that cannot be read.
+    #[error("AWS answered nonsense: {0}")]
+    Nonsense(String),
+}
+
+/// The result of a call to AWS.
+pub type AwsResult<T> = Result<T, AwsError>;
+
+/// Error codes by which AWS says that calls come too fast or that a quota is spent. From the lists of common errors in
+/// the API references of DynamoDB, DynamoDB Streams, EventBridge and SQS, and the SDKs' own list of throttling errors.
+const THROTTLING_CODES: [&str; 13] = [
+    "BandwidthLimitExceeded",
+    "LimitExceededException",
+    "PriorRequestNotComplete",
+    "ProvisionedThroughputExceededException",
+    "RequestLimitExceeded",
+    "RequestThrottled",
+    "RequestThrottledException",
+    "SlowDown",
+    "ThrottledException",
+    "Throttling",
+    "ThrottlingError",
+    "ThrottlingException",
+    "TooManyRequestsException",
+];
+
+impl AwsError {
+    /// Sorts an error by the code that AWS gave, wherever it was given: in a reply or within a cancelled transaction.
+    pub fn is_throttling(code: &str) -> bool {
+        THROTTLING_CODES.contains(&code)
+    }
+}
+
+impl<E> From<SdkError<E, HttpResponse>> for AwsError
+where
+    E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+{
+    fn from(error: SdkError<E, HttpResponse>) -> Self {
+        let code = error.code().unwrap_or_default().to_owned();
+        let status = error.raw_response().map(HttpResponse::status);
+        let text = describe(&error, &code);
+        match error {
+            _ if Self::is_throttling(&code) => Self::Throttled(text),
+            _ if status.is_some_and(|s| s.as_u16() == 429) => Self::Throttled(text),
+            SdkError::TimeoutError(_) | SdkError::DispatchFailure(_) => Self::Unreachable(text),
+            _ if status.is_some_and(StatusCode::is_server_error) => Self::Unreachable(text),
+            SdkError::ResponseError(_) => Self::Unreachable(text),
+            SdkError::ConstructionFailure(_) | SdkError::ServiceError(_) | _ => Self::Refused(text),
+        }
+    }
+}
+
+/// Says what happened, for the log: AWS's code and message where it gave one, else the chain of causes.
+///
+/// Never by `Debug`: a failed condition holds the item that it met, and an item holds personal data.
+fn describe<E: ProvideErrorMetadata + Error + 'static>(
+    error: &SdkError<E, HttpResponse>,
+    code: &str,
+) -> String {
+    if !code.is_empty() {
+        return format!("{code}: {}", error.message().unwrap_or("no message"));
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use aws_sdk_dynamodb::{
+        operation::put_item::PutItemError,
+        types::{AttributeValue, error::ConditionalCheckFailedException},
+    };
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use aws_smithy_types::{body::SdkBody, error::ErrorMetadata};
+
+    use super::*;
+
+    fn answered(code: &str, status: u16) -> AwsError {
+        let meta = ErrorMetadata::builder().code(code).message("too fast").build();
+        let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+        SdkError::service_error(PutItemError::generic(meta), response).into()
+    }
+
+    #[test]
+    fn an_error_is_sorted_by_what_can_be_done_about_it() {
+        assert!(matches!(answered("ThrottlingException", 400), AwsError::Throttled(_)));
+        assert!(matches!(answered("ProvisionedThroughputExceededException", 400), AwsError::Throttled(_)));
+        assert!(matches!(answered("", 429), AwsError::Throttled(_)));
+        assert!(matches!(answered("InternalServerError", 500), AwsError::Unreachable(_)));
+        assert!(matches!(answered("AccessDeniedException", 400), AwsError::Refused(_)));
+        let timeout: SdkError<PutItemError, HttpResponse> = SdkError::timeout_error("slow");
+        assert!(matches!(AwsError::from(timeout), AwsError::Unreachable(_)));
+        let refused: SdkError<PutItemError, HttpResponse> =
+            SdkError::dispatch_failure(ConnectorError::io("connection refused".into()));
+        let refused = AwsError::from(refused);
+        assert!(
+            matches!(&refused, AwsError::Unreachable(text) if text.contains("connection refused")),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn an_items_values_never_show() {
+        let item = HashMap::from([("Email".to_owned(), AttributeValue::S("john@example.com".to_owned()))]);
+        let meta = ErrorMetadata::builder().code("ConditionalCheckFailedException").build();
+        let failed = ConditionalCheckFailedException::builder().set_item(Some(item)).meta(meta).build();
+        let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
+        let error = SdkError::service_error(PutItemError::ConditionalCheckFailedException(failed), response);
+        let shown = format!("{:?}", AwsError::from(error));
+        assert!(shown.contains("ConditionalCheckFailedException") && !shown.contains("john"), "{shown}");
+    }
+}
