@@ -1,1 +1,131 @@
-//! Millrace's event store: append, load, snapshots, unique keys, on DynamoDB and in memory.
+//! Millrace's event store.
+//!
+//! Two small traits stand for what it can do: [`ReadEvents`] for those who only read, [`AppendEvents`] for the command
+//! side. [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature
+//! `contract` stands the suite that all of them pass.
+
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod dynamo;
+mod item;
+mod memory;
+mod plan;
+mod size;
+mod snapshot;
+mod stored;
+#[cfg(test)]
+mod testing;
+
+use std::future::Future;
+
+pub use dynamo::{DynamoReader, DynamoStore, Tables};
+pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_image};
+pub use memory::MemoryStore;
+use millrace_aws::AwsError;
+use millrace_domain::{StreamId, UniqueKey};
+pub use snapshot::{Snapshot, Snapshots};
+pub use stored::StoredEvent;
+
+/// Part of a stream, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The events, by version, without gaps.
+    pub events: Vec<StoredEvent>,
+    /// Whether more may follow the last one.
+    pub more: bool,
+}
+
+impl Page {
+    /// The page of `stream` that follows version `after`, if that is what these events are. A gap would be folded into
+    /// a state that the history never had, so it is an error, as are events of another stream.
+    fn checked(
+        stream: &StreamId,
+        after: u64,
+        events: Vec<StoredEvent>,
+        more: bool,
+    ) -> Result<Self, AwsError> {
+        if more && events.is_empty() {
+            return Err(AwsError::Nonsense(format!(
+                "stream {stream} has more after version {after}, but shows none"
+            )));
+        }
+        let mut newest = after;
+        for event in &events {
+            let version = event.envelope.version;
+            if newest.checked_add(1) != Some(version) || event.envelope.stream() != *stream {
+                return Err(AwsError::Nonsense(format!(
+                    "stream {stream} goes from version {newest} to {version}"
+                )));
+            }
+            newest = version;
+        }
+        Ok(Self { events, more })
+    }
+}
+
+/// Reading streams, strongly consistent: what was appended before the call is seen.
+pub trait ReadEvents: Clone + Send + Sync + 'static {
+    /// The events of a stream that are newer than version `after`, from the oldest on: at most `limit` of them, and at
+    /// least one where there is one. One request; a page may hold fewer events than there are, and says so in
+    /// [`Page::more`]. A gap in the stream is an error.
+    fn page(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: u16,
+    ) -> impl Future<Output = Result<Page, AwsError>> + Send;
+}
+
+/// Adding to streams.
+pub trait AppendEvents: ReadEvents {
+    /// Stores a commit whole or not at all.
+    ///
+    /// That no version is taken twice is the store's care; that none is left out, the writer's: a commit follows the
+    /// newest event of its stream. The same commit once more changes nothing; it either succeeds again or conflicts
+    /// with its own event.
+    fn append(&self, commit: &Commit) -> impl Future<Output = Result<(), AppendError>> + Send;
+}
+
+/// What one command adds: events that follow each other in one stream, and the keys that change hands with them.
+///
+/// A commit that is not what the fields' comments ask for is refused ([`AwsError::Refused`]) and not sent.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The events, at least one, with consecutive versions of one stream. The version before the first is the newest
+    /// that the writer has seen. Every event has its data, and an id that no other commit has used.
+    pub events: Vec<StoredEvent>,
+    /// Keys that the stream's aggregate comes to hold. It may hold them already.
+    pub claims: Vec<UniqueKey>,
+    /// Keys that it lets go. It may have done so already. A key is named once in all.
+    pub releases: Vec<UniqueKey>,
+}
+
+/// Why a commit was not stored.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// Another event has the version of the commit's first event.
+    #[error("the stream is at a newer version")]
+    Conflict {
+        /// That event, where the store returned it. It can be the commit's own, stored by an attempt whose reply was
+        /// lost. Where it is absent, the caller loads what is newer.
+        existing: Option<Box<StoredEvent>>,
+    },
+    /// Another aggregate of the tenant holds a key.
+    #[error("a unique key is taken")]
+    KeyTaken {
+        /// The key's scope, such as `user.email`.
+        scope: &'static str,
+    },
+    /// Another commit on the same items was under way, perhaps an earlier attempt of the same one. To be tried again.
+    #[error("another commit was under way on the same items")]
+    Contended,
+    /// The commit exceeds a limit of the store and was not sent.
+    #[error("the commit exceeds a limit: {limit}")]
+    TooLarge {
+        /// The limit, in words.
+        limit: &'static str,
+    },
+    /// The store failed. Unless it throttled, the commit may have been stored all the same.
+    #[error(transparent)]
+    Failed(#[from] AwsError),
+}

@@ -1,0 +1,266 @@
+//! What every store must do: one function a fact, each on streams of its own.
+//!
+//! The functions panic where a store breaks the contract, for they are tests. They run on any runtime; a store in memory
+//! is raced for only on a multi-threaded one.
+#![allow(clippy::panic, reason = "a panic is how a test fails")]
+
+mod given;
+mod keys;
+
+use given::{
+    WRITERS, append, assert_conflict, assert_holds, assert_same, commit, email, event_with, large_event,
+    load, moving, race, stored,
+};
+pub use given::{event, fresh_tenant, stream_of};
+pub use keys::*;
+use millrace_aws::AwsError;
+use millrace_domain::{AggregateType, StreamId};
+use serde_json::{Value, json};
+
+use crate::{AppendError, AppendEvents, Commit, Snapshot, Snapshots};
+
+/// The most that a transaction holds.
+const ACTIONS: u64 = 100;
+
+/// Checks every fact, one after another.
+pub async fn run_all<S: AppendEvents + Snapshots>(store: &S) {
+    an_unknown_stream_is_empty(store).await;
+    a_stream_is_loaded_whole_and_in_order(store).await;
+    a_stream_larger_than_a_page_is_loaded_whole(store).await;
+    a_gap_in_a_stream_is_loud(store).await;
+    streams_are_seen_by_their_tenant_only(store).await;
+    a_conflict_shows_the_event_that_is_there(store).await;
+    a_stored_event_never_changes(store).await;
+    the_same_commit_again_changes_nothing(store).await;
+    of_many_at_one_version_one_is_stored(store).await;
+    a_commit_made_wrong_is_refused(store).await;
+    a_commit_beyond_a_limit_is_too_large(store).await;
+    anothers_key_is_taken_and_nothing_is_stored(store).await;
+    a_key_can_be_claimed_again_by_its_holder(store).await;
+    a_released_key_can_be_taken(store).await;
+    a_key_can_be_exchanged_for_another(store).await;
+    anothers_key_cannot_be_released(store).await;
+    two_tenants_can_hold_the_same_key(store).await;
+    a_conflict_goes_before_a_taken_key(store).await;
+    of_many_that_claim_one_key_one_gets_it(store).await;
+    the_newest_snapshot_is_kept(store).await;
+    a_snapshot_that_is_too_large_is_refused(store).await;
+}
+
+/// A stream without events is empty and no error, wherever one starts to read.
+pub async fn an_unknown_stream_is_empty<S: AppendEvents + Snapshots>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    for after in [0, 7, u64::MAX] {
+        let page = store.page(&stream, after, 10).await.expect("an empty page is read");
+        assert!(page.events.is_empty() && !page.more, "an unknown stream shows {page:?}");
+    }
+    assert_eq!(store.snapshot(&stream).await.expect("no snapshot is no error"), None);
+}
+
+/// What is appended singly or many at a time comes back as it was, from its beginning or from within, by small pages
+/// and by large ones.
+pub async fn a_stream_is_loaded_whole_and_in_order<S: AppendEvents>(store: &S) {
+    for (length, at_once, limit) in [(1, 1, 1), (100, 1, 7), (100, 3, 100), (1000, ACTIONS, 256)] {
+        let stream = stream_of(&fresh_tenant());
+        let events: Vec<_> = (1..=length).map(|version| event(&stream, version)).collect();
+        for part in events.chunks(usize::try_from(at_once).expect("at most 100")) {
+            stored(store, &commit(part)).await;
+        }
+        assert_same(&load(store, &stream, limit).await, &events);
+        assert_same(&load(store, &stream, 1000).await, &events);
+        let last = store.page(&stream, length - 1, limit).await.expect("a page is read");
+        assert_same(&last.events, &events[events.len() - 1..]);
+    }
+}
+
+/// DynamoDB ends a page after 1 MB, whatever the limit.
+pub async fn a_stream_larger_than_a_page_is_loaded_whole<S: AppendEvents>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let events: Vec<_> = (1..=8).map(|version| large_event(&stream, version, 300_000)).collect();
+    for one in &events {
+        stored(store, &commit([one.clone()])).await;
+    }
+    assert_holds(store, &stream, &events).await;
+}
+
+/// A stream that lacks a version cannot be read past it.
+pub async fn a_gap_in_a_stream_is_loud<S: AppendEvents>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    for version in [1, 3] {
+        stored(store, &commit([event(&stream, version)])).await;
+    }
+    assert!(store.page(&stream, 0, 1).await.is_ok(), "what lies before the gap can be read");
+    for after in [0, 1] {
+        let page = store.page(&stream, after, 10).await;
+        assert!(
+            matches!(page, Err(AwsError::Nonsense(_))),
+            "a gap was read over from version {after}: {page:?}"
+        );
+    }
+}
+
+/// The same id under another tenant is another stream.
+pub async fn streams_are_seen_by_their_tenant_only<S: AppendEvents + Snapshots>(store: &S) {
+    let mine = stream_of(&fresh_tenant());
+    let events = [event(&mine, 1)];
+    stored(store, &commit(events.clone())).await;
+    let kept = Snapshot { stream: mine.clone(), version: 1, schema: 1, state: json!({}) };
+    assert!(store.put_snapshot(&kept).await.expect("a snapshot is put"));
+    let others = [
+        StreamId { tenant: fresh_tenant(), ..mine.clone() },
+        StreamId { aggregate_type: AggregateType::of("order"), ..mine.clone() },
+    ];
+    for other in &others {
+        assert_holds(store, other, &[]).await;
+        assert_eq!(store.snapshot(other).await.expect("no snapshot is no error"), None);
+        stored(store, &commit([event(other, 1)])).await;
+    }
+    assert_holds(store, &mine, &events).await;
+}
+
+/// A version that is taken is a conflict, and shows the event that has it; nothing of the commit is stored.
+pub async fn a_conflict_shows_the_event_that_is_there<S: AppendEvents>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let events = [event(&stream, 1), event(&stream, 2)];
+    stored(store, &commit(events.clone())).await;
+    assert_conflict(append(store, &commit([event(&stream, 1)])).await, &events[0]);
+    assert_conflict(append(store, &commit([event(&stream, 2)])).await, &events[1]);
+    assert_conflict(append(store, &commit([event(&stream, 2), event(&stream, 3)])).await, &events[1]);
+    assert_conflict(append(store, &moving(&stream, 2, &["a@b"], &[])).await, &events[1]);
+    assert_holds(store, &stream, &events).await;
+}
+
+/// Nothing that is appended later changes what is there.
+pub async fn a_stored_event_never_changes<S: AppendEvents>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let mut events = vec![event(&stream, 1)];
+    stored(store, &commit(events.clone())).await;
+    // The same event id, with other data.
+    let mut forged = event_with(&stream, 1, json!({"text": "other"}));
+    forged.envelope.event_id = events[0].envelope.event_id;
+    assert_conflict(append(store, &commit([forged])).await, &events[0]);
+    events.push(event(&stream, 2));
+    stored(store, &commit([events[1].clone()])).await;
+    assert_holds(store, &stream, &events).await;
+}
+
+/// A commit that comes again, as after a lost reply, is known again or conflicts with itself.
+pub async fn the_same_commit_again_changes_nothing<S: AppendEvents>(store: &S) {
+    let tenant = fresh_tenant();
+    let streams = [stream_of(&tenant), stream_of(&tenant), stream_of(&tenant)];
+    let single = commit([event(&streams[0], 1)]);
+    let several = commit([event(&streams[1], 1), event(&streams[1], 2)]);
+    let keyed = moving(&streams[2], 1, &["a@b"], &[]);
+    for (stream, commit) in streams.iter().zip([single, several, keyed]) {
+        stored(store, &commit).await;
+        match append(store, &commit).await {
+            Ok(()) => {}
+            again @ Err(_) => assert_conflict(again, &commit.events[0]),
+        }
+        assert_holds(store, stream, &commit.events).await;
+    }
+}
+
+/// Of many that append at one version at the same time, one succeeds, and the others conflict with its event.
+pub async fn of_many_at_one_version_one_is_stored<S: AppendEvents>(store: &S) {
+    for events_each in [1, 2] {
+        let stream = stream_of(&fresh_tenant());
+        let outcomes = race(|_| {
+            let (store, events) =
+                (store.clone(), (1..=events_each).map(|v| event(&stream, v)).collect::<Vec<_>>());
+            async move { (append(&store, &commit(events.clone())).await, events) }
+        })
+        .await;
+        let winners: Vec<_> = outcomes.iter().filter(|(outcome, _)| outcome.is_ok()).collect();
+        let [(_, events)] = winners[..] else { panic!("{} of {WRITERS} writers succeeded", winners.len()) };
+        for (outcome, _) in outcomes.iter().filter(|(outcome, _)| outcome.is_err()) {
+            assert_conflict(outcome.clone(), &events[0]);
+        }
+        assert_holds(store, &stream, events).await;
+    }
+}
+
+/// What breaks the rules of a commit is refused, and nothing is stored.
+pub async fn a_commit_made_wrong_is_refused<S: AppendEvents>(store: &S) {
+    let tenant = fresh_tenant();
+    let (stream, other) = (stream_of(&tenant), stream_of(&tenant));
+    let mut without_data = event(&stream, 1);
+    without_data.envelope.event_data = None;
+    let wrong = [
+        ("no events", commit([])),
+        ("version 0", commit([event(&stream, 0)])),
+        ("a gap", commit([event(&stream, 1), event(&stream, 3)])),
+        ("two of a version", commit([event(&stream, 1), event(&stream, 1)])),
+        ("two streams", commit([event(&stream, 1), event(&other, 2)])),
+        ("no data", commit([without_data])),
+        ("a key twice", moving(&stream, 1, &["a@b", "a@b"], &[])),
+        ("a key both ways", moving(&stream, 1, &["a@b"], &["a@b"])),
+    ];
+    for (what, commit) in wrong {
+        let outcome = append(store, &commit).await;
+        assert!(matches!(outcome, Err(AppendError::Failed(AwsError::Refused(_)))), "{what}: {outcome:?}");
+    }
+    assert_holds(store, &stream, &[]).await;
+    stored(store, &moving(&other, 1, &["a@b"], &[])).await;
+}
+
+/// DynamoDB's limits on an item, a key and a transaction are known before anything is sent.
+pub async fn a_commit_beyond_a_limit_is_too_large<S: AppendEvents>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let many = |count| (1..=count).map(|version| event(&stream, version)).collect::<Vec<_>>();
+    let too_large = [
+        ("an event of 400 KB", commit([large_event(&stream, 1, 400 * 1024)])),
+        ("101 events", commit(many(ACTIONS + 1))),
+        ("100 events and a key", Commit { claims: vec![email("a@b")], ..commit(many(ACTIONS)) }),
+        ("a key of 2,049 bytes", moving(&stream, 1, &[&"x".repeat(2049)], &[])),
+        ("4.2 MB", commit((1..=11).map(|v| large_event(&stream, v, 400_000)).collect::<Vec<_>>())),
+    ];
+    for (what, commit) in too_large {
+        let outcome = append(store, &commit).await;
+        assert!(matches!(outcome, Err(AppendError::TooLarge { .. })), "{what}: {outcome:?}");
+    }
+    assert_holds(store, &stream, &[]).await;
+    let nearly = [large_event(&stream, 1, 400 * 1024 - 2000)];
+    stored(store, &commit(nearly.clone())).await;
+    assert_holds(store, &stream, &nearly).await;
+    let other = stream_of(&stream.tenant);
+    let most: Vec<_> = (1..ACTIONS).map(|version| event(&other, version)).collect();
+    stored(store, &Commit { claims: vec![email("a@b")], ..commit(most.clone()) }).await;
+    assert_holds(store, &other, &most).await;
+}
+
+/// A snapshot replaces an older one and no other.
+pub async fn the_newest_snapshot_is_kept<S: Snapshots>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let at = |version: u64, state: Value| Snapshot { stream: stream.clone(), version, schema: 3, state };
+    let state =
+        json!({"text": "Grüße", "whole": u64::MAX, "part": 0.1, "none": null, "list": [[], {}, true]});
+    let cases = [
+        (10, json!({}), true),
+        (9, json!({}), false),
+        (10, json!([]), false),
+        (11, state, true),
+        (2, json!({}), false),
+    ];
+    let mut newest = None;
+    for (version, state, kept) in cases {
+        let snapshot = at(version, state);
+        assert_eq!(
+            store.put_snapshot(&snapshot).await.expect("a snapshot is put"),
+            kept,
+            "version {version}"
+        );
+        newest = if kept { Some(snapshot) } else { newest };
+        assert_eq!(store.snapshot(&stream).await.expect("a snapshot is read"), newest);
+    }
+}
+
+/// A snapshot that no item can hold is refused.
+pub async fn a_snapshot_that_is_too_large_is_refused<S: Snapshots>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let state = json!("x".repeat(400 * 1024));
+    let outcome =
+        store.put_snapshot(&Snapshot { stream: stream.clone(), version: 1, schema: 1, state }).await;
+    assert!(matches!(outcome, Err(AwsError::Refused(_))), "{outcome:?}");
+    assert_eq!(store.snapshot(&stream).await.expect("no snapshot is no error"), None);
+}

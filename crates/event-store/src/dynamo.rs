@@ -1,0 +1,97 @@
+//! The store on DynamoDB.
+
+mod append;
+mod cancelled;
+mod snapshots;
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use aws_sdk_dynamodb::Client;
+use millrace_aws::AwsError;
+use millrace_domain::StreamId;
+pub(crate) use snapshots::to_item as snapshot_item;
+
+use crate::{
+    Page, ReadEvents,
+    item::{AGGREGATE_ID, VERSION, number, stored_from_item, text},
+};
+
+/// The names of the store's tables.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    /// Events: hash `AggregateId` (S), range `Version` (N).
+    pub events: String,
+    /// Unique keys: hash `Key` (S).
+    pub unique_keys: String,
+    /// Snapshots: hash `AggregateId` (S).
+    pub snapshots: String,
+}
+
+/// The reading half of the store: all that a process which must not append can reach.
+#[derive(Debug, Clone)]
+pub struct DynamoReader {
+    client: Client,
+    events: Arc<str>,
+}
+
+impl DynamoReader {
+    /// Reads the events of a table.
+    pub fn new(client: Client, events_table: impl Into<Arc<str>>) -> Self {
+        Self { client, events: events_table.into() }
+    }
+}
+
+impl ReadEvents for DynamoReader {
+    async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
+        let output = self
+            .client
+            .query()
+            .table_name(&*self.events)
+            .consistent_read(true)
+            .key_condition_expression("#stream = :stream AND #version > :after")
+            .expression_attribute_names("#stream", AGGREGATE_ID)
+            .expression_attribute_names("#version", VERSION)
+            .expression_attribute_values(":stream", text(stream))
+            .expression_attribute_values(":after", number(after))
+            .limit(i32::from(limit).max(1))
+            .send()
+            .await?;
+        let more = output.last_evaluated_key().is_some_and(|key| !key.is_empty());
+        let events = output.items().iter().map(|item| {
+            stored_from_item(item).map_err(|error| {
+                let version = item.get(VERSION).and_then(|v| v.as_n().ok()).map_or("?", String::as_str);
+                AwsError::Nonsense(format!("version {version} of stream {stream} is no event: {error}"))
+            })
+        });
+        Page::checked(stream, after, events.collect::<Result<_, _>>()?, more)
+    }
+}
+
+/// The whole store.
+#[derive(Debug, Clone)]
+pub struct DynamoStore {
+    reader: DynamoReader,
+    unique_keys: Arc<str>,
+    snapshots: Arc<str>,
+    index_shards: Option<NonZeroU32>,
+}
+
+impl DynamoStore {
+    /// The store in `tables`. With `index_shards`, 1 to 1,024, events carry the key of the index by type and time, and
+    /// every writer and reader of that index must agree on the number. Without, events stay out of the index, and an
+    /// append costs half.
+    pub fn new(client: Client, tables: Tables, index_shards: Option<NonZeroU32>) -> Self {
+        Self {
+            reader: DynamoReader::new(client, tables.events),
+            unique_keys: tables.unique_keys.into(),
+            snapshots: tables.snapshots.into(),
+            index_shards,
+        }
+    }
+}
+
+impl ReadEvents for DynamoStore {
+    async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
+        self.reader.page(stream, after, limit).await
+    }
+}

@@ -1,0 +1,146 @@
+//! Appending: one conditional put, or one transaction.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::{
+    error::SdkError,
+    operation::{
+        put_item::PutItemError,
+        transact_write_items::{TransactWriteItemsError, TransactWriteItemsOutput},
+    },
+    types::{AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem},
+};
+use millrace_aws::AwsError;
+
+use super::{DynamoStore, cancelled};
+use crate::{
+    AppendError, AppendEvents, Commit,
+    item::{AGGREGATE_ID, Item, stored_from_item, text},
+    plan::{Direction, KEY, KeyChange, Plan},
+};
+
+/// Holds while no event has the version. The condition is evaluated on the one item with that stream and version.
+const VERSION_IS_FREE: &str = "attribute_not_exists(AggregateId)";
+/// Holds while nobody else has the key.
+const KEY_IS_FREE_OR_OURS: &str = "attribute_not_exists(#key) OR #holder = :me";
+
+impl AppendEvents for DynamoStore {
+    async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        let mut plan = Plan::of(commit, self.index_shards)?;
+        if plan.keys.is_empty()
+            && plan.events.len() == 1
+            && let Some(event) = plan.events.pop()
+        {
+            return self.put(event).await;
+        }
+        self.transact(commit, plan).await
+    }
+}
+
+impl DynamoStore {
+    /// Half the write units of a transaction, and one round within DynamoDB instead of two.
+    async fn put(&self, event: Item) -> Result<(), AppendError> {
+        let put = self.reader.client.put_item().table_name(&*self.reader.events).set_item(Some(event));
+        let sent = put
+            .condition_expression(VERSION_IS_FREE)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(()) };
+        // Conditions first: the text of an `AwsError` would hold the item that comes with them.
+        match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(failed)) => Err(conflict(failed.item())),
+            Some(
+                PutItemError::TransactionConflictException(_)
+                | PutItemError::ReplicatedWriteConflictException(_),
+            ) => Err(AppendError::Contended),
+            Some(_) | None => Err(AppendError::Failed(error.into())),
+        }
+    }
+
+    async fn transact(&self, commit: &Commit, plan: Plan) -> Result<(), AppendError> {
+        let me = text(&plan.stream);
+        // Where the reply to this request is lost, the SDK's next attempt is told of the success of the first.
+        let token = commit.events.first().map(|event| event.envelope.event_id.to_string());
+        // The reasons of a cancelled transaction come in this order.
+        let places: Vec<_> = cancelled::places(&plan).collect();
+        let events = plan.events.into_iter().map(|item| self.put_event(item));
+        let keys = plan.keys.into_iter().map(|key| self.change_key(key, &me));
+        let actions = events.chain(keys).collect::<Result<Vec<_>, AwsError>>()?;
+        let transaction = self.reader.client.transact_write_items().set_transact_items(Some(actions));
+        let sent = transaction.set_client_request_token(token).send().await;
+        outcome(&places, sent)
+    }
+
+    fn put_event(&self, item: Item) -> Result<TransactWriteItem, AwsError> {
+        let put = Put::builder()
+            .table_name(&*self.reader.events)
+            .set_item(Some(item))
+            .condition_expression(VERSION_IS_FREE)
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        Ok(TransactWriteItem::builder().put(put.build().map_err(incomplete)?).build())
+    }
+
+    fn change_key(&self, mut change: KeyChange, me: &AttributeValue) -> Result<TransactWriteItem, AwsError> {
+        let names = HashMap::from(
+            [("#key", KEY), ("#holder", AGGREGATE_ID)].map(|(a, b)| (a.to_owned(), b.to_owned())),
+        );
+        let action = TransactWriteItem::builder();
+        match change.direction {
+            Direction::Claim => {
+                let put = Put::builder()
+                    .table_name(&*self.unique_keys)
+                    .set_item(Some(change.item))
+                    .condition_expression(KEY_IS_FREE_OR_OURS)
+                    .set_expression_attribute_names(Some(names))
+                    .expression_attribute_values(":me", me.clone());
+                Ok(action.put(put.build().map_err(incomplete)?).build())
+            }
+            Direction::Release => {
+                change.item.retain(|name, _| name == KEY);
+                let delete = Delete::builder()
+                    .table_name(&*self.unique_keys)
+                    .set_key(Some(change.item))
+                    .condition_expression(KEY_IS_FREE_OR_OURS)
+                    .set_expression_attribute_names(Some(names))
+                    .expression_attribute_values(":me", me.clone());
+                Ok(action.delete(delete.build().map_err(incomplete)?).build())
+            }
+        }
+    }
+}
+
+/// What became of a transaction.
+fn outcome(
+    places: &[cancelled::Place],
+    sent: Result<TransactWriteItemsOutput, SdkError<TransactWriteItemsError>>,
+) -> Result<(), AppendError> {
+    let Err(error) = sent else { return Ok(()) };
+    match error.as_service_error() {
+        Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
+            Err(cancelled::verdict(places, cancelled.cancellation_reasons()))
+        }
+        // An earlier attempt, whose reply was lost, has not come to its end.
+        Some(TransactWriteItemsError::TransactionInProgressException(_)) => Err(AppendError::Contended),
+        // A request with the same first event was seen within ten minutes and differed. It may have been stored, so
+        // the caller has to look.
+        Some(TransactWriteItemsError::IdempotentParameterMismatchException(_)) => {
+            tracing::warn!("two commits begin with one event id");
+            Err(AppendError::Conflict { existing: None })
+        }
+        Some(_) | None => Err(AppendError::Failed(error.into())),
+    }
+}
+
+/// The conflict with the event that DynamoDB returned. One that cannot be read is left out: the caller then loads the
+/// stream and meets it there, where it is an error that names its version.
+pub(super) fn conflict(existing: Option<&Item>) -> AppendError {
+    let existing = existing.and_then(|item| {
+        stored_from_item(item).inspect_err(|error| tracing::warn!(%error, "a stored item is no event")).ok()
+    });
+    AppendError::Conflict { existing: existing.map(Box::new) }
+}
+
+fn incomplete(error: impl ToString) -> AwsError {
+    AwsError::Refused(error.to_string())
+}

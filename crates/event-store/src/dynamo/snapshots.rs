@@ -1,0 +1,110 @@
+//! Snapshots.
+
+use aws_sdk_dynamodb::{operation::put_item::PutItemError, types::AttributeValue};
+use millrace_aws::AwsError;
+use millrace_domain::StreamId;
+
+use super::DynamoStore;
+use crate::{
+    Snapshot, Snapshots,
+    item::{AGGREGATE_ID, Item, VERSION, number, text},
+    plan::ITEM_BYTES,
+    size::item_size,
+};
+
+const STATE_SCHEMA: &str = "StateSchema";
+/// The state is JSON text and not a map: nobody asks for a part of it, numbers come back exactly as they were, and it
+/// may stand deeper than DynamoDB's 32 levels.
+const STATE: &str = "State";
+
+/// Holds while there is no snapshot, or one without a version, or an older one.
+const IS_NEWER: &str = "attribute_not_exists(#version) OR #version < :version";
+
+impl Snapshots for DynamoStore {
+    /// Reads without strong consistency, for half the price: with a snapshot that is older than it might be, or none,
+    /// the caller reads more events.
+    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
+        let get = self.reader.client.get_item().table_name(&*self.snapshots).key(AGGREGATE_ID, text(stream));
+        let Some(item) = get.send().await?.item else { return Ok(None) };
+        let snapshot = from_item(stream, &item);
+        if snapshot.is_none() {
+            tracing::warn!(%stream, "the snapshot cannot be read and is passed over");
+        }
+        Ok(snapshot)
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
+        let put =
+            self.reader.client.put_item().table_name(&*self.snapshots).set_item(Some(to_item(snapshot)?));
+        let sent = put
+            .condition_expression(IS_NEWER)
+            .expression_attribute_names("#version", VERSION)
+            .expression_attribute_values(":version", number(snapshot.version))
+            .send()
+            .await;
+        let Err(error) = sent else { return Ok(true) };
+        match error.as_service_error() {
+            Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
+            Some(_) | None => Err(error.into()),
+        }
+    }
+}
+
+/// The item of a snapshot. One that does not fit into an item is refused.
+pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
+    let item: Item = [
+        (AGGREGATE_ID, text(&snapshot.stream)),
+        (VERSION, number(snapshot.version)),
+        (STATE_SCHEMA, number(snapshot.schema)),
+        (STATE, text(&snapshot.state)),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into();
+    if item_size(&item) > ITEM_BYTES {
+        return Err(AwsError::Refused("a snapshot is larger than 400 KB".to_owned()));
+    }
+    Ok(item)
+}
+
+fn from_item(stream: &StreamId, item: &Item) -> Option<Snapshot> {
+    let number = |name| item.get(name).and_then(|v: &AttributeValue| v.as_n().ok());
+    Some(Snapshot {
+        stream: stream.clone(),
+        version: number(VERSION)?.parse().ok()?,
+        schema: number(STATE_SCHEMA)?.parse().ok()?,
+        state: serde_json::from_str(item.get(STATE)?.as_s().ok()?).ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{any_stream, any_value};
+
+    proptest! {
+        #[test]
+        fn a_snapshot_survives_its_item(version: u64, schema: u32, state in any_value()) {
+            let stream = any_stream();
+            let snapshot = Snapshot { stream: stream.clone(), version, schema, state };
+            prop_assert_eq!(from_item(&stream, &to_item(&snapshot).unwrap()), Some(snapshot));
+        }
+    }
+
+    #[test]
+    fn a_snapshot_that_cannot_be_read_is_none() {
+        let stream = any_stream();
+        let snapshot = Snapshot { stream: stream.clone(), version: 7, schema: 1, state: json!({"a": 1}) };
+        let item = to_item(&snapshot).unwrap();
+        for name in [VERSION, STATE_SCHEMA, STATE] {
+            for bad in [None, Some(text("{")), Some(number("-1")), Some(AttributeValue::Null(true))] {
+                let mut item = item.clone();
+                item.remove(name);
+                item.extend(bad.clone().map(|bad| (name.to_owned(), bad)));
+                assert_eq!(from_item(&stream, &item), None, "{name} {bad:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The store in memory, for tests: what DynamoDB does, without it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use millrace_aws::AwsError;
+use millrace_domain::StreamId;
+
+use crate::{
+    AppendError, AppendEvents, Commit, Page, ReadEvents, Snapshot, Snapshots, StoredEvent,
+    dynamo::snapshot_item,
+    plan::{Direction, Plan},
+};
+
+/// A store that lives as long as its clones, which share it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore(Arc<Mutex<Contents>>);
+
+#[derive(Debug, Default)]
+struct Contents {
+    /// Every event, in the order in which it was appended.
+    log: Vec<StoredEvent>,
+    /// Where in the log the versions of each stream are.
+    streams: HashMap<StreamId, BTreeMap<u64, usize>>,
+    /// Who holds which key.
+    holders: HashMap<String, StreamId>,
+    snapshots: HashMap<StreamId, Snapshot>,
+    requests: u64,
+}
+
+impl MemoryStore {
+    /// Everything that was appended, in that order.
+    pub fn all(&self) -> Vec<StoredEvent> {
+        self.look().log.clone()
+    }
+
+    /// How many requests DynamoDB would have had to answer.
+    pub fn requests(&self) -> u64 {
+        self.look().requests
+    }
+
+    fn look(&self) -> MutexGuard<'_, Contents> {
+        // Nothing in here panics halfway through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn request(&self) -> MutexGuard<'_, Contents> {
+        let mut contents = self.look();
+        contents.requests += 1;
+        contents
+    }
+}
+
+impl Contents {
+    fn event(&self, stream: &StreamId, version: u64) -> Option<&StoredEvent> {
+        self.log.get(*self.streams.get(stream)?.get(&version)?)
+    }
+
+    /// Says why a commit cannot be stored; in the order in which DynamoDB's reasons count.
+    fn check(&self, commit: &Commit, plan: &Plan) -> Result<(), AppendError> {
+        let mut taken = commit.events.iter().map(|event| self.event(&plan.stream, event.envelope.version));
+        let first = taken.next().flatten();
+        if first.is_some() || taken.any(|event| event.is_some()) {
+            return Err(AppendError::Conflict { existing: first.cloned().map(Box::new) });
+        }
+        // Claims come before releases in a plan.
+        for key in &plan.keys {
+            if self.holders.get(key.text()).is_some_and(|holder| *holder != plan.stream) {
+                let scope = key.scope;
+                return Err(match key.direction {
+                    Direction::Claim => AppendError::KeyTaken { scope },
+                    Direction::Release => AppendError::Failed(AwsError::Nonsense(format!(
+                        "a key of {scope} that the aggregate lets go is another's"
+                    ))),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ReadEvents for MemoryStore {
+    async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
+        let limit = usize::from(limit.max(1));
+        let contents = self.request();
+        let versions = contents.streams.get(stream);
+        let newer = versions.into_iter().flat_map(|v| v.range((Bound::Excluded(after), Bound::Unbounded)));
+        let events: Vec<_> =
+            newer.take(limit).filter_map(|(_, place)| contents.log.get(*place).cloned()).collect();
+        // Like DynamoDB, which stops at the limit without a look at what follows.
+        let more = events.len() == limit;
+        Page::checked(stream, after, events, more)
+    }
+}
+
+impl AppendEvents for MemoryStore {
+    async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        let plan = Plan::of(commit, None)?;
+        let mut contents = self.request();
+        contents.check(commit, &plan)?;
+        for event in &commit.events {
+            let place = contents.log.len();
+            contents.streams.entry(plan.stream.clone()).or_default().insert(event.envelope.version, place);
+            contents.log.push(event.clone());
+        }
+        for key in &plan.keys {
+            match key.direction {
+                Direction::Claim => contents.holders.insert(key.text().to_owned(), plan.stream.clone()),
+                Direction::Release => contents.holders.remove(key.text()),
+            };
+        }
+        Ok(())
+    }
+}
+
+impl Snapshots for MemoryStore {
+    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
+        Ok(self.request().snapshots.get(stream).cloned())
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
+        // For its refusal of what is too large.
+        snapshot_item(snapshot)?;
+        let mut contents = self.request();
+        let newer =
+            contents.snapshots.get(&snapshot.stream).is_none_or(|kept| kept.version < snapshot.version);
+        if newer {
+            contents.snapshots.insert(snapshot.stream.clone(), snapshot.clone());
+        }
+        Ok(newer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{contract, testing::any_event};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_memory_store_keeps_the_contract() {
+        contract::run_all(&MemoryStore::default()).await;
+    }
+
+    #[tokio::test]
+    async fn a_look_at_the_memory_shows_events_in_the_order_of_their_arrival() {
+        let store = MemoryStore::default();
+        let events = [any_event(1), any_event(2)];
+        for event in &events {
+            let commit = Commit { events: vec![event.clone()], claims: vec![], releases: vec![] };
+            store.append(&commit).await.unwrap();
+        }
+        assert_eq!(store.all(), events);
+        assert_eq!(store.requests(), 2);
+    }
+}

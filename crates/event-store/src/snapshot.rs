@@ -1,0 +1,29 @@
+//! Snapshots: folds of streams, kept to save reads.
+
+use std::future::Future;
+
+use millrace_aws::AwsError;
+use millrace_domain::StreamId;
+use serde_json::Value;
+
+/// The state of an aggregate at a version. Discardable: the stream rebuilds it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Snapshot {
+    /// Whose state.
+    pub stream: StreamId,
+    /// The version of the last event in it.
+    pub version: u64,
+    /// The schema by which `state` was written. A reader passes over one that it does not know.
+    pub schema: u32,
+    /// The state.
+    pub state: Value,
+}
+
+/// Keeping the newest snapshot of each stream.
+pub trait Snapshots: Clone + Send + Sync + 'static {
+    /// The snapshot of a stream. One that cannot be read counts as none.
+    fn snapshot(&self, stream: &StreamId) -> impl Future<Output = Result<Option<Snapshot>, AwsError>> + Send;
+
+    /// Keeps a snapshot unless a newer one, or one of the same version, is there. Returns whether it was kept.
+    fn put_snapshot(&self, snapshot: &Snapshot) -> impl Future<Output = Result<bool, AwsError>> + Send;
+}
