@@ -1,1 +1,113 @@
-//! Millrace's read models: rows, conditional writes and lists, on DynamoDB and in memory.
+//! Millrace's read models.
+//!
+//! A read model is a table of rows, one row an aggregate, each the fold of its stream up to a version. What events
+//! change in a row is a [`Change`], which is written under one condition: that the row is at the version the change
+//! starts from. So a row goes through the versions of its stream in order and never back, whatever is delivered twice,
+//! late or out of turn.
+//!
+//! [`WriteRows`] is the projector's side; [`ReadUsers`] and [`ReadOrders`] are the query service's. [`DynamoUsers`] and
+//! [`DynamoOrders`] keep them on DynamoDB, [`MemoryUsers`] and [`MemoryOrders`] in memory; behind the feature
+//! `contract` stands the suite that both pass.
+
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
+mod dynamo;
+mod memory;
+mod order;
+mod user;
+
+use std::future::Future;
+
+pub use dynamo::{DynamoOrders, DynamoUsers};
+pub use memory::{MemoryOrders, MemoryUsers};
+use millrace_aws::AwsError;
+use millrace_domain::{Email, OrderId, StreamId, TenantId, UserId, order::OrderStatus};
+pub use order::{OrderChange, OrderRow, Placed, Position};
+pub use user::{UserChange, UserRow};
+
+/// What consecutive events of one stream change in its row.
+pub trait Change: Clone + Send + Sync + 'static {
+    /// The stream whose row it changes.
+    fn stream(&self) -> StreamId;
+
+    /// The version that the row must have; 0 where there must be no row yet.
+    fn from(&self) -> u64;
+
+    /// The version that the row gets, which is newer than [`from`](Self::from).
+    fn to(&self) -> u64;
+
+    /// The two in one, to be written at once. `None` unless `next` starts where this one ends, on the same row.
+    fn then(self, next: Self) -> Option<Self>;
+}
+
+/// What became of a change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// The row is as the change leaves it.
+    Applied,
+    /// Nothing was written: the row is at this version, or there is none (0). A version that is not older than the
+    /// change's own can mean that an earlier attempt wrote it and its reply was lost.
+    Found(u64),
+}
+
+/// Writing rows.
+pub trait WriteRows<C: Change>: Clone + Send + Sync + 'static {
+    /// Writes a change if the row is at the version that the change starts from; one request.
+    ///
+    /// A change that would leave a row without one of its values is [`AwsError::Refused`] and is not sent.
+    fn write(&self, change: &C) -> impl Future<Output = Result<Written, AwsError>> + Send;
+}
+
+/// Reading users' profiles.
+pub trait ReadUsers: Clone + Send + Sync + 'static {
+    /// A user, strongly consistent: what was written before the call is seen.
+    fn get(
+        &self,
+        tenant: &TenantId,
+        user_id: UserId,
+    ) -> impl Future<Output = Result<Option<UserRow>, AwsError>> + Send;
+
+    /// The user who holds an address, in whatever case, from an index that lags behind the rows. Where it shows an
+    /// address under two users while it moves from one to the other, the one who changed last holds it.
+    fn by_email(
+        &self,
+        tenant: &TenantId,
+        email: &Email,
+    ) -> impl Future<Output = Result<Option<UserRow>, AwsError>> + Send;
+}
+
+/// Reading order summaries.
+///
+/// Lists are newest first, by [`Position`], from indexes that lag behind the rows. They hold at most `limit` orders,
+/// all of them older than `before` where that is given; fewer than `limit` means that there are no more.
+pub trait ReadOrders: Clone + Send + Sync + 'static {
+    /// An order, strongly consistent: what was written before the call is seen.
+    fn get(
+        &self,
+        tenant: &TenantId,
+        order_id: OrderId,
+    ) -> impl Future<Output = Result<Option<OrderRow>, AwsError>> + Send;
+
+    /// A user's orders.
+    fn by_user(
+        &self,
+        tenant: &TenantId,
+        user_id: UserId,
+        before: Option<&Position>,
+        limit: u16,
+    ) -> impl Future<Output = Result<Vec<OrderRow>, AwsError>> + Send;
+
+    /// The orders in a status. One request for each shard of the index.
+    fn by_status(
+        &self,
+        tenant: &TenantId,
+        status: OrderStatus,
+        before: Option<&Position>,
+        limit: u16,
+    ) -> impl Future<Output = Result<Vec<OrderRow>, AwsError>> + Send;
+}
+
+/// A change that must not be written, since the row would not be one that the history had.
+fn flawed(why: &str) -> AwsError {
+    AwsError::Refused(format!("a change is flawed: {why}"))
+}

@@ -1,0 +1,465 @@
+//! What every read model does, whatever it is kept on: two suites, [`users`] and [`orders`], to run on an
+//! implementation. Each fact is shown on a new tenant, so a table may be used more than once. A fact that does not
+//! hold panics.
+
+use std::{fmt::Debug, future::Future, time::Duration};
+
+use futures::future::join_all;
+use millrace_aws::AwsError;
+use millrace_domain::{
+    Email, Invalid, Label, Money, OrderId, TenantId, Timestamp, UserId,
+    order::{Basket, OrderItem, OrderStatus},
+};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::{
+    Change, OrderChange, OrderRow, Placed, Position, ReadOrders, ReadUsers, UserChange, WriteRows, Written,
+};
+
+/// How long an index may lag before the suite gives it up.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Shows every fact about users' profiles.
+pub async fn users<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    a_profile_is_read_as_it_was_written(store).await;
+    a_profile_changes_only_at_its_version(store).await;
+    a_change_names_only_what_it_sets(store).await;
+    merged_changes_leave_the_row_that_single_ones_leave(store).await;
+    flawed_changes_of_users_are_refused_and_leave_no_row(store).await;
+    of_writers_at_once_one_applies(store).await;
+    an_address_finds_its_holder_in_any_case(store).await;
+    an_address_moves_with_its_holder(store).await;
+    of_two_holders_the_one_who_changed_last_is_found(store).await;
+    users_of_another_tenant_are_not_seen(store).await;
+}
+
+/// Shows every fact about order summaries.
+pub async fn orders<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    an_order_is_read_as_it_was_written(store).await;
+    an_order_changes_only_at_its_version(store).await;
+    flawed_changes_of_orders_are_refused_and_leave_no_row(store).await;
+    lists_are_newest_first_and_total(store).await;
+    pages_meet_every_order_once(store).await;
+    an_order_is_listed_under_its_status_alone(store).await;
+    orders_too_large_for_one_page_are_listed_whole(store).await;
+    orders_of_another_tenant_are_not_seen(store).await;
+}
+
+// ---------------------------------------------------------------- values
+
+fn tenant() -> TenantId {
+    Uuid::new_v4().to_string().parse().expect("a UUID is made of what a tenant is made of")
+}
+
+fn valid<T>(value: Result<T, Invalid>) -> T {
+    value.expect("the suite's own values are valid")
+}
+
+fn email(text: &str) -> Email {
+    valid(Email::try_from(text.to_owned()))
+}
+
+fn label(text: &str) -> Label {
+    valid(Label::try_from(text.to_owned()))
+}
+
+/// The time that lies some microseconds after the start of 2026.
+fn at(microseconds: i64) -> Timestamp {
+    Timestamp::from_unix_micros(1_767_225_600_000_000 + microseconds)
+}
+
+fn created(tenant: &TenantId, address: &str) -> UserChange {
+    UserChange {
+        tenant: tenant.clone(),
+        user_id: UserId(Uuid::new_v4()),
+        from: 0,
+        to: 1,
+        created_at: Some(at(0)),
+        email: Some(email(address)),
+        name: Some(label("John")),
+        updated_at: at(0),
+    }
+}
+
+/// A change of the same user that sets nothing yet.
+fn next(change: &UserChange) -> UserChange {
+    UserChange {
+        from: change.to,
+        to: change.to + 1,
+        created_at: None,
+        email: None,
+        name: None,
+        updated_at: Timestamp::from_unix_micros(change.updated_at.unix_micros() + 1),
+        ..change.clone()
+    }
+}
+
+fn basket() -> Basket {
+    let price = |units, nanos| valid(Money::new(valid("EUR".parse()), units, nanos));
+    let item = |product, pieces: i32, price| OrderItem {
+        product: label(product),
+        quantity: valid(pieces.try_into()),
+        price,
+    };
+    valid(Basket::new(vec![
+        item("名前", 10_000, price(OrderItem::MOST_UNITS, 999_999_999)),
+        item("a gift", 1, price(0, 0)),
+        item("a screw", 3, price(0, 1)),
+        item("a hundred", 1, price(100, 0)),
+    ]))
+}
+
+fn placed(tenant: &TenantId, user_id: UserId, created_at: Timestamp) -> OrderChange {
+    OrderChange {
+        tenant: tenant.clone(),
+        order_id: OrderId(Uuid::new_v4()),
+        from: 0,
+        to: 1,
+        placed: Some(Placed { user_id, basket: basket(), created_at }),
+        status: OrderStatus::Created,
+        updated_at: created_at,
+    }
+}
+
+fn moved(change: &OrderChange, status: OrderStatus) -> OrderChange {
+    OrderChange { from: change.to, to: change.to + 1, placed: None, status, ..change.clone() }
+}
+
+fn position(change: &OrderChange) -> Position {
+    let created_at = change.placed.as_ref().expect("the suite places what it lists").created_at;
+    Position { created_at, order_id: change.order_id }
+}
+
+// ---------------------------------------------------------------- helpers
+
+async fn apply<C: Change>(store: &impl WriteRows<C>, change: &C) {
+    assert_eq!(written(store, change).await, Written::Applied);
+}
+
+async fn written<C: Change>(store: &impl WriteRows<C>, change: &C) -> Written {
+    store.write(change).await.expect("the store can be reached")
+}
+
+/// Waits until an index shows what it should.
+async fn eventually<T, F>(expected: T, mut shown: impl FnMut() -> F)
+where
+    T: PartialEq + Debug,
+    F: Future<Output = Result<T, AwsError>>,
+{
+    let start = Instant::now();
+    loop {
+        let found = shown().await.expect("the store can be reached");
+        if found == expected {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "the index shows {found:?} and never {expected:?}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn ids(rows: Result<Vec<OrderRow>, AwsError>) -> Result<Vec<OrderId>, AwsError> {
+    rows.map(|rows| rows.iter().map(|row| row.order_id).collect())
+}
+
+// ---------------------------------------------------------------- users
+
+async fn a_profile_is_read_as_it_was_written<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let change = created(&tenant(), "John.Doe+x@Example.com");
+    let get = || store.get(&change.tenant, change.user_id);
+    assert_eq!(get().await.expect("the store can be reached"), None);
+    apply(store, &change).await;
+    let row = get().await.expect("the store can be reached").expect("a row after its write");
+    assert_eq!((row.tenant, row.user_id), (change.tenant, change.user_id));
+    assert_eq!((Some(row.email), Some(row.name)), (change.email, change.name));
+    assert_eq!(
+        (Some(row.created_at), row.updated_at, row.version),
+        (change.created_at, change.updated_at, 1)
+    );
+}
+
+async fn a_profile_changes_only_at_its_version<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let first = created(&tenant(), "a@example.com");
+    let second = UserChange { name: Some(label("Jack")), ..next(&first) };
+    let third = UserChange { name: Some(label("Jim")), ..next(&second) };
+    assert_eq!(written(store, &second).await, Written::Found(0));
+    apply(store, &first).await;
+    assert_eq!(written(store, &first).await, Written::Found(1));
+    assert_eq!(written(store, &third).await, Written::Found(1));
+    apply(store, &second).await;
+    apply(store, &third).await;
+    for late in [&first, &second, &third] {
+        assert_eq!(written(store, late).await, Written::Found(3));
+    }
+    let row = store.get(&first.tenant, first.user_id).await.expect("the store can be reached");
+    assert_eq!(row.map(|row| (row.name, row.version)), Some((label("Jim"), 3)));
+}
+
+async fn a_change_names_only_what_it_sets<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let first = created(&tenant(), "a@example.com");
+    let second = UserChange { email: Some(email("b@example.com")), ..next(&first) };
+    let third = next(&second);
+    for change in [&first, &second, &third] {
+        apply(store, change).await;
+    }
+    let row = store.get(&first.tenant, first.user_id).await.expect("the store can be reached");
+    let row = row.expect("a row after its write");
+    assert_eq!((row.email, row.name), (email("b@example.com"), label("John")));
+    assert_eq!((row.created_at, row.updated_at, row.version), (at(0), at(2), 3));
+}
+
+async fn merged_changes_leave_the_row_that_single_ones_leave<S: ReadUsers + WriteRows<UserChange>>(
+    store: &S,
+) {
+    let first = created(&tenant(), "a@example.com");
+    let second = UserChange { email: Some(email("b@example.com")), ..next(&first) };
+    let third = UserChange { name: Some(label("Jim")), ..next(&second) };
+    let merged = first.clone().then(second.clone()).and_then(|two| two.then(third.clone()));
+    let merged = merged.expect("changes that follow each other merge");
+    apply(store, &merged).await;
+    let other = tenant();
+    for change in [first.clone(), second, third] {
+        apply(store, &UserChange { tenant: other.clone(), ..change }).await;
+    }
+    let at_once = store.get(&first.tenant, first.user_id).await.expect("the store can be reached");
+    let singly = store.get(&other, first.user_id).await.expect("the store can be reached");
+    assert_eq!(at_once.map(|row| crate::UserRow { tenant: other, ..row }), singly);
+}
+
+async fn flawed_changes_of_users_are_refused_and_leave_no_row<S: ReadUsers + WriteRows<UserChange>>(
+    store: &S,
+) {
+    let good = created(&tenant(), "a@example.com");
+    let flawed = [
+        UserChange { created_at: None, ..good.clone() },
+        UserChange { email: None, ..good.clone() },
+        UserChange { name: None, ..good.clone() },
+        UserChange { to: 0, ..good.clone() },
+    ];
+    for change in flawed {
+        assert!(matches!(store.write(&change).await, Err(AwsError::Refused(_))), "{change:?}");
+    }
+    assert_eq!(store.get(&good.tenant, good.user_id).await.expect("the store can be reached"), None);
+    apply(store, &good).await;
+    let again = UserChange { created_at: Some(at(9)), ..next(&good) };
+    assert!(matches!(store.write(&again).await, Err(AwsError::Refused(_))));
+}
+
+async fn of_writers_at_once_one_applies<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let first = created(&tenant(), "a@example.com");
+    apply(store, &first).await;
+    let second = next(&first);
+    let outcomes = join_all((0..8).map(|_| written(store, &second))).await;
+    let applied = outcomes.iter().filter(|written| **written == Written::Applied).count();
+    let found = outcomes.iter().filter(|written| **written == Written::Found(2)).count();
+    assert_eq!((applied, found), (1, 7));
+}
+
+async fn an_address_finds_its_holder_in_any_case<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let change = created(&tenant(), "John@Example.com");
+    apply(store, &change).await;
+    for written in ["John@Example.com", "john@example.com", "JOHN@EXAMPLE.COM"] {
+        let address = email(written);
+        eventually(Some(change.user_id), || async {
+            Ok(store.by_email(&change.tenant, &address).await?.map(|row| row.user_id))
+        })
+        .await;
+    }
+}
+
+async fn an_address_moves_with_its_holder<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let first = created(&tenant(), "old@example.com");
+    apply(store, &first).await;
+    apply(store, &UserChange { email: Some(email("new@example.com")), ..next(&first) }).await;
+    for (address, version) in [("new@example.com", Some(2)), ("old@example.com", None)] {
+        let address = email(address);
+        eventually(version, || async {
+            Ok(store.by_email(&first.tenant, &address).await?.map(|row| row.version))
+        })
+        .await;
+    }
+}
+
+async fn of_two_holders_the_one_who_changed_last_is_found<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let tenant = tenant();
+    let address = email("contested@example.com");
+    // The one who changed last has neither the greatest nor the last id.
+    let users = [(2, 1), (1, 2), (3, 0)].map(|(id, changed)| UserChange {
+        user_id: UserId(Uuid::from_u128(id)),
+        updated_at: at(changed),
+        ..created(&tenant, "contested@example.com")
+    });
+    for user in &users {
+        apply(store, user).await;
+    }
+    eventually(Some(users[1].user_id), || async {
+        Ok(store.by_email(&tenant, &address).await?.map(|row| row.user_id))
+    })
+    .await;
+}
+
+async fn users_of_another_tenant_are_not_seen<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let ours = created(&tenant(), "a@example.com");
+    apply(store, &ours).await;
+    let address = email("a@example.com");
+    eventually(true, || async { Ok(store.by_email(&ours.tenant, &address).await?.is_some()) }).await;
+    let other = tenant();
+    assert_eq!(store.get(&other, ours.user_id).await.expect("the store can be reached"), None);
+    assert_eq!(store.by_email(&other, &address).await.expect("the store can be reached"), None);
+    let theirs = UserChange { tenant: other, ..next(&ours) };
+    assert_eq!(written(store, &theirs).await, Written::Found(0));
+}
+
+// ---------------------------------------------------------------- orders
+
+async fn an_order_is_read_as_it_was_written<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let user_id = UserId(Uuid::new_v4());
+    let change = placed(&tenant(), user_id, at(123_456));
+    let get = || store.get(&change.tenant, change.order_id);
+    assert_eq!(get().await.expect("the store can be reached"), None);
+    apply(store, &change).await;
+    let expected = OrderRow {
+        tenant: change.tenant.clone(),
+        order_id: change.order_id,
+        user_id,
+        basket: basket(),
+        status: OrderStatus::Created,
+        created_at: at(123_456),
+        updated_at: at(123_456),
+        version: 1,
+    };
+    assert_eq!(get().await.expect("the store can be reached"), Some(expected.clone()));
+    apply(store, &OrderChange { updated_at: at(7), ..moved(&change, OrderStatus::Cancelled) }).await;
+    let expected = OrderRow { status: OrderStatus::Cancelled, updated_at: at(7), version: 2, ..expected };
+    assert_eq!(get().await.expect("the store can be reached"), Some(expected));
+}
+
+async fn an_order_changes_only_at_its_version<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let first = placed(&tenant(), UserId(Uuid::new_v4()), at(0));
+    let second = moved(&first, OrderStatus::Processing);
+    let third = moved(&second, OrderStatus::Shipped);
+    assert_eq!(written(store, &second).await, Written::Found(0));
+    apply(store, &first).await;
+    assert_eq!(written(store, &first).await, Written::Found(1));
+    assert_eq!(written(store, &third).await, Written::Found(1));
+    apply(store, &second.clone().then(third).expect("changes that follow each other merge")).await;
+    assert_eq!(written(store, &second).await, Written::Found(3));
+    let row = store.get(&first.tenant, first.order_id).await.expect("the store can be reached");
+    assert_eq!(row.map(|row| (row.status, row.version)), Some((OrderStatus::Shipped, 3)));
+}
+
+async fn flawed_changes_of_orders_are_refused_and_leave_no_row<S: ReadOrders + WriteRows<OrderChange>>(
+    store: &S,
+) {
+    let good = placed(&tenant(), UserId(Uuid::new_v4()), at(0));
+    for change in [OrderChange { placed: None, ..good.clone() }, OrderChange { to: 0, ..good.clone() }] {
+        assert!(matches!(store.write(&change).await, Err(AwsError::Refused(_))), "{change:?}");
+    }
+    assert_eq!(store.get(&good.tenant, good.order_id).await.expect("the store can be reached"), None);
+    apply(store, &good).await;
+    let again = OrderChange { placed: good.placed.clone(), ..moved(&good, OrderStatus::Processing) };
+    assert!(matches!(store.write(&again).await, Err(AwsError::Refused(_))));
+}
+
+/// Places orders of one user, some of them at the same time, and returns them newest first.
+async fn place_some<S: WriteRows<OrderChange>>(
+    store: &S,
+    tenant: &TenantId,
+    user_id: UserId,
+) -> Vec<OrderChange> {
+    let mut changes: Vec<_> = (0..23).map(|n| placed(tenant, user_id, at(n / 3))).collect();
+    for change in &changes {
+        apply(store, change).await;
+    }
+    changes.sort_by_key(|change| std::cmp::Reverse(position(change)));
+    changes
+}
+
+async fn lists_are_newest_first_and_total<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let (tenant, user_id) = (tenant(), UserId(Uuid::new_v4()));
+    let changes = place_some(store, &tenant, user_id).await;
+    let all: Vec<_> = changes.iter().map(|change| change.order_id).collect();
+    let by_user = |before, limit| {
+        let tenant = &tenant;
+        async move { ids(store.by_user(tenant, user_id, before, limit).await) }
+    };
+    let by_status = |before, limit| {
+        let tenant = &tenant;
+        async move { ids(store.by_status(tenant, OrderStatus::Created, before, limit).await) }
+    };
+    eventually(all.clone(), || by_user(None, 100)).await;
+    eventually(all.clone(), || by_status(None, 100)).await;
+    eventually(all[..5].to_vec(), || by_user(None, 5)).await;
+    eventually(all[..5].to_vec(), || by_status(None, 5)).await;
+    let tenth = position(&changes[9]);
+    eventually(all[10..14].to_vec(), || by_user(Some(&tenth), 4)).await;
+    eventually(all[10..14].to_vec(), || by_status(Some(&tenth), 4)).await;
+    let last = position(&changes[22]);
+    eventually(vec![], || by_user(Some(&last), 4)).await;
+    eventually(vec![], || by_status(Some(&last), 4)).await;
+    let stranger = UserId(Uuid::new_v4());
+    eventually(vec![], || async { ids(store.by_user(&tenant, stranger, None, 4).await) }).await;
+}
+
+async fn pages_meet_every_order_once<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let (tenant, user_id) = (tenant(), UserId(Uuid::new_v4()));
+    let changes = place_some(store, &tenant, user_id).await;
+    let all: Vec<_> = changes.iter().map(|change| change.order_id).collect();
+    eventually(all.clone(), || async {
+        let (mut met, mut before) = (vec![], None);
+        loop {
+            let page = store.by_status(&tenant, OrderStatus::Created, before.as_ref(), 4).await?;
+            met.extend(page.iter().map(|row| row.order_id));
+            before = page.last().map(OrderRow::position);
+            if page.len() < 4 {
+                return Ok(met);
+            }
+        }
+    })
+    .await;
+}
+
+async fn an_order_is_listed_under_its_status_alone<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let change = placed(&tenant(), UserId(Uuid::new_v4()), at(0));
+    apply(store, &change).await;
+    apply(store, &moved(&change, OrderStatus::Cancelled)).await;
+    for status in OrderStatus::ALL {
+        let expected = if status == OrderStatus::Cancelled { vec![change.order_id] } else { vec![] };
+        eventually(expected, || async { ids(store.by_status(&change.tenant, status, None, 10).await) }).await;
+    }
+}
+
+async fn orders_too_large_for_one_page_are_listed_whole<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let (tenant, user_id) = (tenant(), UserId(Uuid::new_v4()));
+    // Some 80 KB an order, of which 1 MB holds a dozen.
+    let item = OrderItem { product: label(&"𒀀".repeat(Label::MAX_LEN)), ..basket().items()[0].clone() };
+    let large = valid(Basket::new(vec![item; Basket::MOST_ITEMS]));
+    let mut all = vec![];
+    for n in 0..30 {
+        let mut change = placed(&tenant, user_id, at(n));
+        change.placed = change.placed.map(|placed| Placed { basket: large.clone(), ..placed });
+        apply(store, &change).await;
+        all.insert(0, change.order_id);
+    }
+    eventually(all, || async { ids(store.by_user(&tenant, user_id, None, 100).await) }).await;
+}
+
+async fn orders_of_another_tenant_are_not_seen<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let user_id = UserId(Uuid::new_v4());
+    let ours = placed(&tenant(), user_id, at(0));
+    apply(store, &ours).await;
+    eventually(vec![ours.order_id], || async {
+        ids(store.by_status(&ours.tenant, OrderStatus::Created, None, 9).await)
+    })
+    .await;
+    let other = tenant();
+    assert_eq!(store.get(&other, ours.order_id).await.expect("the store can be reached"), None);
+    for list in [
+        store.by_user(&other, user_id, None, 9).await,
+        store.by_status(&other, OrderStatus::Created, None, 9).await,
+    ] {
+        assert_eq!(list.expect("the store can be reached"), []);
+    }
+    let theirs = OrderChange { tenant: other, ..moved(&ours, OrderStatus::Cancelled) };
+    assert_eq!(written(store, &theirs).await, Written::Found(0));
+}

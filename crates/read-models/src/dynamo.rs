@@ -1,0 +1,9 @@
+//! Read models on DynamoDB.
+
+mod item;
+mod orders;
+mod table;
+mod users;
+
+pub use orders::DynamoOrders;
+pub use users::DynamoUsers;

@@ -1,0 +1,197 @@
+//! Order summaries: hash `OrderId`, indexes `UserId-index` and `Status-index`, both ranged by `CreatedKey`.
+
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use futures::{StreamExt, TryStreamExt, stream};
+use millrace_aws::AwsError;
+use millrace_domain::{
+    Currency, Money, OrderId, TenantId, UserId,
+    order::{Basket, OrderItem, OrderStatus, Quantity},
+};
+
+use super::{
+    item::{Item, decimal, parsed, tenant_and_id, tenant_key, text, unreadable, whole},
+    table::{Range, Table, VERSION},
+};
+use crate::{OrderChange, OrderRow, Position, ReadOrders, WriteRows, Written};
+
+const ORDER_ID: &str = "OrderId";
+const USER_ID: &str = "UserId";
+const STATUS: &str = "Status";
+const STATUS_KEY: &str = "StatusKey";
+const CREATED_KEY: &str = "CreatedKey";
+const ITEMS: &str = "Items";
+const PRODUCT: &str = "Product";
+const QUANTITY: &str = "Quantity";
+const PRICE: &str = "Price";
+const TOTAL_AMOUNT: &str = "TotalAmount";
+const CURRENCY: &str = "Currency";
+const CREATED_AT: &str = "CreatedAt";
+const UPDATED_AT: &str = "UpdatedAt";
+const USER_INDEX: &str = "UserId-index";
+const STATUS_INDEX: &str = "Status-index";
+
+/// How many shards of an index one call reads at the same time.
+const SHARDS_AT_ONCE: usize = 16;
+
+/// Order summaries on DynamoDB.
+#[derive(Debug, Clone)]
+pub struct DynamoOrders {
+    table: Table,
+    /// At least one.
+    shards: u16,
+}
+
+impl DynamoOrders {
+    /// The summaries in a table. A status is one key of its index for each of `shards`, since one key for all would be
+    /// a partition that every write goes through; writers and readers must agree on the number. 0 counts as 1.
+    pub fn new(client: Client, table: impl Into<Arc<str>>, shards: u16) -> Self {
+        Self { table: Table::new(client, table, ORDER_ID), shards: shards.max(1) }
+    }
+
+    fn shard_of(&self, order_id: OrderId) -> u16 {
+        // A remainder is smaller than its divisor, so it fits.
+        u16::try_from(order_id.0.as_u128() % u128::from(self.shards)).unwrap_or(0)
+    }
+
+    async fn list(
+        &self,
+        index: &'static str,
+        hash: (&'static str, String),
+        before: Option<&Position>,
+        limit: u16,
+    ) -> Result<Vec<OrderRow>, AwsError> {
+        let below = before.map(|position| (CREATED_KEY, position.to_string()));
+        self.table.query(&Range { index, hash, below }, limit).await?.iter().map(row).collect()
+    }
+
+    /// What a change sets, besides the version.
+    fn assignments(&self, change: &OrderChange) -> Result<Vec<(&'static str, AttributeValue)>, AwsError> {
+        let text = |text: String| AttributeValue::S(text);
+        let mut set = vec![
+            (STATUS, text(change.status.as_str().to_owned())),
+            (STATUS_KEY, text(status_key(&change.tenant, change.status, self.shard_of(change.order_id)))),
+            (UPDATED_AT, text(change.updated_at.to_string())),
+        ];
+        if let Some(placed) = change.creation()? {
+            let total = placed.basket.total();
+            let position = Position { created_at: placed.created_at, order_id: change.order_id };
+            set.extend([
+                (USER_ID, text(tenant_key(&change.tenant, placed.user_id))),
+                (CREATED_KEY, text(position.to_string())),
+                (CREATED_AT, text(placed.created_at.to_string())),
+                (ITEMS, AttributeValue::L(placed.basket.items().iter().map(item_to_attribute).collect())),
+                (TOTAL_AMOUNT, AttributeValue::N(total.to_decimal())),
+                (CURRENCY, text(total.currency().into())),
+            ]);
+        }
+        Ok(set)
+    }
+}
+
+impl WriteRows<OrderChange> for DynamoOrders {
+    async fn write(&self, change: &OrderChange) -> Result<Written, AwsError> {
+        let key = tenant_key(&change.tenant, change.order_id);
+        self.table.update(key, change.from, change.to, self.assignments(change)?).await
+    }
+}
+
+impl ReadOrders for DynamoOrders {
+    async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
+        self.table.get(tenant_key(tenant, order_id)).await?.as_ref().map(row).transpose()
+    }
+
+    async fn by_user(
+        &self,
+        tenant: &TenantId,
+        user_id: UserId,
+        before: Option<&Position>,
+        limit: u16,
+    ) -> Result<Vec<OrderRow>, AwsError> {
+        self.list(USER_INDEX, (USER_ID, tenant_key(tenant, user_id)), before, limit).await
+    }
+
+    async fn by_status(
+        &self,
+        tenant: &TenantId,
+        status: OrderStatus,
+        before: Option<&Position>,
+        limit: u16,
+    ) -> Result<Vec<OrderRow>, AwsError> {
+        // Any one shard may hold the newest `limit` orders, so each is asked for that many.
+        stream::iter(0..self.shards)
+            .map(|shard| {
+                self.list(STATUS_INDEX, (STATUS_KEY, status_key(tenant, status, shard)), before, limit)
+            })
+            .buffer_unordered(SHARDS_AT_ONCE)
+            .try_fold(Vec::new(), async |newest, rows| Ok(merge(newest, rows, limit)))
+            .await
+    }
+}
+
+/// The newest of two lists. Cut at every step, so that many shards take no more memory than few.
+fn merge(mut newest: Vec<OrderRow>, rows: Vec<OrderRow>, limit: u16) -> Vec<OrderRow> {
+    newest.extend(rows);
+    newest.sort_unstable_by_key(|row| Reverse(row.position()));
+    newest.truncate(limit.into());
+    newest
+}
+
+fn status_key(tenant: &TenantId, status: OrderStatus, shard: u16) -> String {
+    tenant_key(tenant, format_args!("{}#{shard}", status.as_str()))
+}
+
+fn item_to_attribute(item: &OrderItem) -> AttributeValue {
+    AttributeValue::M(HashMap::from([
+        (PRODUCT.to_owned(), AttributeValue::S(item.product.as_str().to_owned())),
+        (QUANTITY.to_owned(), AttributeValue::N(item.quantity.get().to_string())),
+        (PRICE.to_owned(), AttributeValue::N(item.price.to_decimal())),
+    ]))
+}
+
+fn row(item: &Item) -> Result<OrderRow, AwsError> {
+    let (tenant, id) = tenant_and_id(item, ORDER_ID)?;
+    let (users_tenant, user_id) = tenant_and_id(item, USER_ID)?;
+    if users_tenant != tenant {
+        return Err(unreadable(USER_ID));
+    }
+    Ok(OrderRow {
+        tenant,
+        order_id: OrderId(id),
+        user_id: UserId(user_id),
+        basket: basket(item)?,
+        status: status(item)?,
+        created_at: parsed(item, CREATED_AT)?,
+        updated_at: parsed(item, UPDATED_AT)?,
+        version: whole(item, VERSION)?,
+    })
+}
+
+fn status(item: &Item) -> Result<OrderStatus, AwsError> {
+    let name = text(item, STATUS)?;
+    OrderStatus::ALL.into_iter().find(|status| status.as_str() == name).ok_or_else(|| unreadable(STATUS))
+}
+
+fn basket(item: &Item) -> Result<Basket, AwsError> {
+    let currency: Currency = parsed(item, CURRENCY)?;
+    let lines = item.get(ITEMS).and_then(|v| v.as_l().ok()).ok_or_else(|| unreadable(ITEMS))?;
+    let lines = lines.iter().map(|line| {
+        let line = line.as_m().map_err(|_| unreadable(ITEMS))?;
+        Ok(OrderItem {
+            product: parsed(line, PRODUCT)?,
+            quantity: Quantity::try_from(whole::<i32>(line, QUANTITY)?).map_err(|_| unreadable(QUANTITY))?,
+            price: money(line, PRICE, currency)?,
+        })
+    });
+    let basket = Basket::new(lines.collect::<Result<_, AwsError>>()?).map_err(|_| unreadable(ITEMS))?;
+    if basket.total() == money(item, TOTAL_AMOUNT, currency)? {
+        Ok(basket)
+    } else {
+        Err(unreadable(TOTAL_AMOUNT))
+    }
+}
+
+fn money(item: &Item, attribute: &str, currency: Currency) -> Result<Money, AwsError> {
+    Money::from_decimal(currency, &decimal(item, attribute)?).map_err(|_| unreadable(attribute))
+}

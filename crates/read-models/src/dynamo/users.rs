@@ -1,0 +1,86 @@
+//! Users' profiles: hash `UserId`, index `Email-index`.
+
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use millrace_aws::AwsError;
+use millrace_domain::{Email, TenantId, UserId};
+
+use super::{
+    item::{Item, parsed, tenant_and_id, tenant_key, whole},
+    table::{Range, Table, VERSION},
+};
+use crate::{ReadUsers, UserChange, UserRow, WriteRows, Written};
+
+const USER_ID: &str = "UserId";
+const EMAIL: &str = "Email";
+const EMAIL_KEY: &str = "EmailKey";
+const NAME: &str = "Name";
+const CREATED_AT: &str = "CreatedAt";
+const UPDATED_AT: &str = "UpdatedAt";
+const EMAIL_INDEX: &str = "Email-index";
+
+/// How many users an address is looked for under. One holds it; others are shown only while the index or a projection
+/// lags behind a change of hands.
+const MOST_HOLDERS: u16 = 16;
+
+/// Users' profiles on DynamoDB.
+#[derive(Debug, Clone)]
+pub struct DynamoUsers(Table);
+
+impl DynamoUsers {
+    /// The profiles in a table.
+    pub fn new(client: Client, table: impl Into<Arc<str>>) -> Self {
+        Self(Table::new(client, table, USER_ID))
+    }
+}
+
+impl WriteRows<UserChange> for DynamoUsers {
+    async fn write(&self, change: &UserChange) -> Result<Written, AwsError> {
+        let key = tenant_key(&change.tenant, change.user_id);
+        self.0.update(key, change.from, change.to, assignments(change)?).await
+    }
+}
+
+impl ReadUsers for DynamoUsers {
+    async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
+        self.0.get(tenant_key(tenant, user_id)).await?.as_ref().map(row).transpose()
+    }
+
+    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Option<UserRow>, AwsError> {
+        let hash = (EMAIL_KEY, tenant_key(tenant, email.normalised()));
+        let items = self.0.query(&Range { index: EMAIL_INDEX, hash, below: None }, MOST_HOLDERS).await?;
+        let holders = items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        Ok(holders.into_iter().max_by_key(|row| (row.updated_at, row.user_id)))
+    }
+}
+
+/// What a change sets, besides the version.
+fn assignments(change: &UserChange) -> Result<Vec<(&'static str, AttributeValue)>, AwsError> {
+    let text = |text: String| AttributeValue::S(text);
+    let mut set = vec![(UPDATED_AT, text(change.updated_at.to_string()))];
+    if let Some((created_at, ..)) = change.creation()? {
+        set.push((CREATED_AT, text(created_at.to_string())));
+    }
+    if let Some(email) = &change.email {
+        set.push((EMAIL, text(email.as_str().to_owned())));
+        set.push((EMAIL_KEY, text(tenant_key(&change.tenant, email.normalised()))));
+    }
+    if let Some(name) = &change.name {
+        set.push((NAME, text(name.as_str().to_owned())));
+    }
+    Ok(set)
+}
+
+fn row(item: &Item) -> Result<UserRow, AwsError> {
+    let (tenant, id) = tenant_and_id(item, USER_ID)?;
+    Ok(UserRow {
+        tenant,
+        user_id: UserId(id),
+        email: parsed(item, EMAIL)?,
+        name: parsed(item, NAME)?,
+        created_at: parsed(item, CREATED_AT)?,
+        updated_at: parsed(item, UPDATED_AT)?,
+        version: whole(item, VERSION)?,
+    })
+}
