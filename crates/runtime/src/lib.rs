@@ -1,1 +1,21 @@
-//! What Millrace's deployables share: configuration, telemetry, health, shutdown, the error table.
+//! What Millrace's deployables share.
+//!
+//! A deployable is a configuration ([`config`]), a set of gRPC services, and perhaps a task in the background.
+//! [`process::main`] gives it telemetry and signals; [`serve::serve`] gives it a port, health, reflection, metrics and
+//! an orderly end; [`failure::Failure`] is the one table of errors; [`call::Call`] is what a request says of its caller.
+
+pub mod call;
+pub mod clock;
+pub mod config;
+mod edge;
+pub mod failure;
+mod health;
+pub mod process;
+pub mod serve;
+pub mod telemetry;
+pub mod trace;
+
+pub use call::Call;
+pub use failure::{Failure, Violations};
+pub use health::{LIVENESS, READINESS};
+pub use trace::TraceParent;

@@ -1,0 +1,235 @@
+//! What happens to every call before it reaches its service, and to every reply on the way out.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use http::{Request, Response};
+use tokio::{sync::Semaphore, time::Instant};
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
+
+/// Puts the edge around a server's services.
+#[derive(Clone)]
+pub(crate) struct EdgeLayer {
+    slots: Arc<Semaphore>,
+}
+
+impl EdgeLayer {
+    /// An edge that lets `calls` run at a time and sheds the rest.
+    pub(crate) fn new(calls: usize) -> Self {
+        Self { slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))) }
+    }
+}
+
+impl<S> Layer<S> for EdgeLayer {
+    type Service = Edge<S>;
+
+    fn layer(&self, inner: S) -> Edge<S> {
+        Edge { inner, slots: self.slots.clone() }
+    }
+}
+
+/// The edge: trace, deadline, a bound on calls, panics contained, and the framework's own refusals translated.
+#[derive(Clone)]
+pub(crate) struct Edge<S> {
+    inner: S,
+    slots: Arc<Semaphore>,
+}
+
+impl<S> Service<Request<Body>> for Edge<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        // The clone takes the place of the service that was polled ready (see the documentation of `Service`).
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        let slots = self.slots.clone();
+        let started = Instant::now();
+        let method = request.uri().path().to_owned();
+        let trace = caller_trace(&request);
+        let deadline = caller_patience(&request).and_then(|patience| started.checked_add(patience));
+        if let Some(deadline) = deadline {
+            request.extensions_mut().insert(Deadline(deadline));
+        }
+        let span = tracing::info_span!("rpc", method, trace_id = trace.trace_id());
+        let served = async move {
+            // Probes must be answered when the process is busy: that is when they matter.
+            let slot = if method.starts_with("/grpc.health.") { None } else { Some(slots.try_acquire()) };
+            if matches!(slot, Some(Err(_))) {
+                return record(&method, started, Status::from(Failure::Overloaded).into_http());
+            }
+            let answer = AssertUnwindSafe(inner.call(request)).catch_unwind();
+            let answer = match deadline {
+                Some(deadline) => tokio::time::timeout_at(deadline, answer).await,
+                None => Ok(answer.await),
+            };
+            let response = match answer {
+                Ok(Ok(Ok(response))) => translate(response),
+                Ok(Err(_)) => Status::from(Failure::Internal("a call panicked".to_owned())).into_http(),
+                Err(_) => Status::from(Failure::DeadlineExceeded).into_http(),
+            };
+            record(&method, started, response)
+        };
+        CURRENT.scope(trace, served.instrument(span)).map(Ok).boxed()
+    }
+}
+
+/// The caller's trace, continued by a span of ours; a new trace where the caller sent none, or nonsense.
+fn caller_trace<B>(request: &Request<B>) -> TraceParent {
+    let sent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
+    sent.and_then(|text| text.parse().ok()).map_or_else(TraceParent::new_root, TraceParent::child)
+}
+
+/// How long the caller waits: `grpc-timeout`, at most eight digits and a unit (gRPC over HTTP/2, "Requests").
+fn caller_patience<B>(request: &Request<B>) -> Option<Duration> {
+    let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// Translates a refusal of the framework's. Every status of ours carries details. One without was made while the
+/// request was read, and the framework calls bytes that are no message INTERNAL, and too many of them OUT_OF_RANGE;
+/// both are the caller's bad input.
+fn translate(response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    if matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty() {
+        Status::from(Failure::invalid("", "the request is not a message of this call, or too large"))
+            .into_http()
+    } else {
+        response
+    }
+}
+
+/// Counts a call and its time.
+fn record(method: &str, started: Instant, response: Response<Body>) -> Response<Body> {
+    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
+    // A path that no service has is the caller's invention: no label of ours.
+    let method = if code == Code::Unimplemented { "unknown" } else { method }.to_owned();
+    let code = format!("{code:?}");
+    metrics::histogram!("rpc_seconds", "method" => method.clone()).record(started.elapsed().as_secs_f64());
+    metrics::counter!("rpc_total", "method" => method, "code" => code).increment(1);
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use tonic_types::StatusExt as _;
+    use tower::service_fn;
+
+    use super::*;
+
+    async fn through<F>(edge: &EdgeLayer, request: Request<Body>, answer: impl Fn() -> F) -> Status
+    where
+        F: Future<Output = Response<Body>> + Send + 'static,
+    {
+        let answer = Arc::new(Mutex::new(Some(answer())));
+        let service = service_fn(move |_| {
+            let answer = answer.lock().unwrap().take().expect("one call");
+            answer.map(Ok)
+        });
+        let response = edge.layer(service).call(request).await.unwrap();
+        Status::from_header_map(response.headers()).unwrap_or_else(|| Status::ok(""))
+    }
+
+    fn request(headers: &[(&'static str, &'static str)]) -> Request<Body> {
+        let mut request = Request::new(Body::empty());
+        for (name, value) in headers {
+            request.headers_mut().insert(*name, value.parse().unwrap());
+        }
+        request
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_no_message_are_the_callers_fault() {
+        for framework in [Status::internal("failed to decode"), Status::out_of_range("too large")] {
+            let answer = || std::future::ready(framework.clone().into_http());
+            let status = through(&EdgeLayer::new(1), request(&[]), answer).await;
+            assert_eq!(status.code(), Code::InvalidArgument);
+            assert!(status.get_error_details().bad_request().is_some());
+        }
+    }
+
+    #[tokio::test]
+    async fn our_own_internal_errors_stay_internal() {
+        let answer = || async { Status::from(Failure::Internal("x".into())).into_http() };
+        let status = through(&EdgeLayer::new(1), request(&[]), answer).await;
+        assert_eq!(status.code(), Code::Internal);
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_one_calls_internal_error() {
+        let status = through(&EdgeLayer::new(1), request(&[]), || async { panic!("boom") }).await;
+        assert_eq!(status.code(), Code::Internal);
+        assert!(!status.message().contains("boom"));
+    }
+
+    #[tokio::test]
+    async fn what_is_beyond_the_bound_is_shed_and_probes_are_not() {
+        let full = EdgeLayer::new(0);
+        let ok = || async { Status::not_found("").into_http() };
+        let status = through(&full, request(&[]), ok).await;
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let mut probe = request(&[]);
+        *probe.uri_mut() = "/grpc.health.v1.Health/Check".parse().unwrap();
+        assert_eq!(through(&full, probe, ok).await.code(), Code::NotFound);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_deadline_ends_the_call() {
+        let forever = || std::future::pending();
+        let status = through(&EdgeLayer::new(1), request(&[("grpc-timeout", "50m")]), forever).await;
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn a_timeout_is_at_most_eight_digits_and_a_unit() {
+        let patience = |text| caller_patience(&request(&[("grpc-timeout", text)]));
+        assert_eq!(patience("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(patience("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for text in ["", "S", "2", "2x", "-2S", "123456789S", "2 S"] {
+            assert_eq!(patience(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_trace_is_continued_and_nonsense_starts_a_new_one() {
+        let sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let trace = caller_trace(&request(&[("traceparent", sent)]));
+        assert_eq!(trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_ne!(trace.to_string(), sent);
+        assert_ne!(caller_trace(&request(&[("traceparent", "nonsense")])), trace);
+    }
+}

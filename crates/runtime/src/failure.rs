@@ -1,0 +1,276 @@
+//! The one table of errors: what can go wrong with a call, and the status that its caller sees.
+
+use std::time::Duration;
+
+use millrace_aws::AwsError;
+use millrace_domain::{Invalid, user::User};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
+
+use crate::trace::TraceParent;
+
+/// The domain of every `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "millrace";
+
+/// After this long a call that was refused for want of capacity may be tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// After this long a read model that was behind may have caught up.
+const RETRY_READ_AFTER: Duration = Duration::from_millis(200);
+
+/// Why a call fails, by what its caller can do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// Fields are missing or break rules.
+    #[error("{} of the request's fields are bad", .0.len())]
+    InvalidArgument(Vec<Violation>),
+    /// A command id was used before, with another body.
+    #[error("the command_id was used before with another request")]
+    CommandIdReused,
+    /// An aggregate or a row does not exist.
+    #[error("the {resource_type} does not exist")]
+    NotFound {
+        /// What is missing, such as `user`.
+        resource_type: &'static str,
+        /// Its name. Empty where the name is personal data.
+        name: String,
+    },
+    /// Another aggregate of the tenant holds a value that only one may hold.
+    /// Another aggregate of the tenant holds a value that only one may hold.
+    #[error("the value of {scope} is taken")]
+    KeyTaken {
+        /// What the value is, such as `user.email`.
+        scope: &'static str,
+    },
+    /// The aggregate is at another version than the command may be applied to.
+    #[error("the version is not the current one")]
+    VersionConflict {
+        /// The aggregate's version.
+        current: u64,
+    },
+    /// A rule of the domain forbids it in the present state.
+    #[error("{description}")]
+    Precondition {
+        /// The kind of rule, such as `ORDER_STATUS`.
+        kind: &'static str,
+        /// What the rule was applied to, such as an order's id.
+        subject: String,
+        /// The reason, in words.
+        description: String,
+    },
+    /// The process has as much to do as it takes on.
+    #[error("the server is busy")]
+    Overloaded,
+    /// The read model has not caught up with the caller's read-after token.
+    #[error("the read model is behind the version asked for")]
+    ReadModelBehind,
+    /// The caller's deadline passed.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// A call to AWS failed.
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    /// What should not happen did. The text goes to the log only.
+    #[error("{0}")]
+    Internal(String),
+}
+
+/// A field that is missing or breaks a rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The field's path, such as `items[2].quantity`.
+    pub field: String,
+    /// The rule, in words. Never holds the value.
+    pub description: String,
+}
+
+/// The most bad fields that a reply names. Details travel in a header, and clients take 8 KiB of headers by default.
+pub const MOST_VIOLATIONS: usize = 50;
+
+/// Collects what is wrong with a request, so that its caller learns all of it at once: every bad field in the order in
+/// which they are noted, up to [`MOST_VIOLATIONS`].
+#[derive(Debug, Default)]
+pub struct Violations(Vec<Violation>);
+
+impl Violations {
+    /// Takes the value out, or notes why there is none.
+    pub fn field<T>(&mut self, field: impl Into<String>, value: Result<T, Invalid>) -> Option<T> {
+        value.map_err(|invalid| self.add(field, invalid.0)).ok()
+    }
+
+    /// Notes that a field is bad. The first reason that a field was given stays.
+    pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
+        if self.0.len() == MOST_VIOLATIONS {
+            return;
+        }
+        let field = field.into();
+        if self.0.iter().all(|violation| violation.field != field) {
+            self.0.push(Violation { field, description: description.into() });
+        }
+    }
+
+    /// Hands on what was parsed, `None` where some of it is missing, or fails with all that was noted.
+    pub fn finish<T>(self, parsed: Option<T>) -> Result<T, Failure> {
+        match parsed {
+            Some(parsed) if self.0.is_empty() => Ok(parsed),
+            _ => Err(Failure::InvalidArgument(self.0)),
+        }
+    }
+}
+
+impl Failure {
+    /// A failure for one bad field.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::InvalidArgument(vec![Violation { field: field.into(), description: description.into() }])
+    }
+}
+
+fn error_info(reason: &str) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, ERROR_DOMAIN, [])
+}
+
+fn retry_later(reason: &str, after: Duration) -> ErrorDetails {
+    let mut details = error_info(reason);
+    details.set_retry_info(Some(after));
+    details
+}
+
+/// The table. Every failure of every call becomes a status here and nowhere else.
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Self {
+        let message = failure.to_string();
+        let (code, message, details) = match failure {
+            Failure::InvalidArgument(violations) => {
+                let fields: Vec<_> =
+                    violations.into_iter().map(|v| FieldViolation::new(v.field, v.description)).collect();
+                (Code::InvalidArgument, message, ErrorDetails::with_bad_request(fields))
+            }
+            Failure::CommandIdReused => (Code::InvalidArgument, message, error_info("COMMAND_ID_REUSED")),
+            Failure::NotFound { resource_type, name } => {
+                let mut details = ErrorDetails::new();
+                details.set_resource_info(resource_type, name, "", message.as_str());
+                (Code::NotFound, message, details)
+            }
+            Failure::KeyTaken { scope } => {
+                let reason = if scope == User::EMAIL_KEY { "EMAIL_TAKEN" } else { "KEY_TAKEN" };
+                (Code::AlreadyExists, message, error_info(reason))
+            }
+            Failure::VersionConflict { current } => {
+                let metadata = [("current_version".to_owned(), current.to_string())];
+                let details = ErrorDetails::with_error_info("VERSION_CONFLICT", ERROR_DOMAIN, metadata);
+                (Code::Aborted, message, details)
+            }
+            Failure::Precondition { kind, subject, description } => {
+                let details = ErrorDetails::with_precondition_failure_violation(kind, subject, description);
+                (Code::FailedPrecondition, message, details)
+            }
+            Failure::Overloaded => (Code::ResourceExhausted, message, retry_later("OVERLOADED", RETRY_AFTER)),
+            Failure::ReadModelBehind => {
+                (Code::Unavailable, message, retry_later("READ_MODEL_BEHIND", RETRY_READ_AFTER))
+            }
+            Failure::DeadlineExceeded => (Code::DeadlineExceeded, message, error_info("DEADLINE_EXCEEDED")),
+            Failure::Aws(AwsError::Throttled(_)) => (
+                Code::ResourceExhausted,
+                "the server's storage is throttled".to_owned(),
+                retry_later("THROTTLED", RETRY_AFTER),
+            ),
+            Failure::Aws(AwsError::Unreachable(_)) => (
+                Code::Unavailable,
+                "the server's storage cannot be reached".to_owned(),
+                retry_later("STORAGE_UNREACHABLE", RETRY_AFTER),
+            ),
+            Failure::Aws(AwsError::Refused(_) | AwsError::Nonsense(_)) | Failure::Internal(_) => {
+                let trace_id = TraceParent::current().trace_id();
+                tracing::error!(trace_id, error = message, "a call failed for an internal reason");
+                let bland = format!("internal error; trace id {trace_id}");
+                (Code::Internal, bland, error_info("INTERNAL"))
+            }
+        };
+        Self::with_error_details(code, message, details)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn aws(text: &str) -> String {
+        text.to_owned()
+    }
+
+    #[test]
+    fn every_failure_has_its_code_and_its_details() {
+        use Code::*;
+        let not_found = Failure::NotFound { resource_type: "user", name: "7".into() };
+        let rule =
+            Failure::Precondition { kind: "ORDER_STATUS", subject: "7".into(), description: "no".into() };
+        let table = [
+            (Failure::invalid("email", "bad"), InvalidArgument, None),
+            (Failure::CommandIdReused, InvalidArgument, Some("COMMAND_ID_REUSED")),
+            (not_found, NotFound, None),
+            (Failure::KeyTaken { scope: "user.email" }, AlreadyExists, Some("EMAIL_TAKEN")),
+            (Failure::KeyTaken { scope: "product.sku" }, AlreadyExists, Some("KEY_TAKEN")),
+            (Failure::VersionConflict { current: 3 }, Aborted, Some("VERSION_CONFLICT")),
+            (rule, FailedPrecondition, None),
+            (Failure::Overloaded, ResourceExhausted, Some("OVERLOADED")),
+            (Failure::ReadModelBehind, Unavailable, Some("READ_MODEL_BEHIND")),
+            (Failure::DeadlineExceeded, DeadlineExceeded, Some("DEADLINE_EXCEEDED")),
+            (Failure::Aws(AwsError::Throttled(aws("x"))), ResourceExhausted, Some("THROTTLED")),
+            (Failure::Aws(AwsError::Unreachable(aws("x"))), Unavailable, Some("STORAGE_UNREACHABLE")),
+            (Failure::Aws(AwsError::Refused(aws("x"))), Internal, Some("INTERNAL")),
+            (Failure::Aws(AwsError::Nonsense(aws("x"))), Internal, Some("INTERNAL")),
+            (Failure::Internal("x".into()), Internal, Some("INTERNAL")),
+        ];
+        for (failure, code, reason) in table {
+            let shown = format!("{failure:?}");
+            let status = Status::from(failure);
+            let details = status.get_error_details();
+            assert_eq!(status.code(), code, "{shown}");
+            let info = details.error_info();
+            assert_eq!(info.map(|i| i.reason.as_str()), reason, "{shown}");
+            assert!(info.is_none_or(|i| i.domain == ERROR_DOMAIN), "{shown}");
+            let retry = matches!(code, ResourceExhausted | Unavailable);
+            assert_eq!(details.retry_info().is_some(), retry, "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_internal_stays_inside() {
+        let status = Status::from(Failure::Internal("the secret name of a table".into()));
+        assert!(!status.message().contains("secret"));
+        assert!(status.message().contains("trace id"));
+    }
+
+    #[test]
+    fn a_conflict_names_the_current_version_and_a_missing_thing_its_name() {
+        let conflict = Status::from(Failure::VersionConflict { current: 42 }).get_error_details();
+        assert_eq!(conflict.error_info().unwrap().metadata["current_version"], "42");
+        let missing = Failure::NotFound { resource_type: "order", name: "7".into() };
+        let details = Status::from(missing).get_error_details();
+        let resource = details.resource_info().unwrap();
+        assert_eq!((resource.resource_type.as_str(), resource.resource_name.as_str()), ("order", "7"));
+    }
+
+    #[test]
+    fn all_bad_fields_are_named_each_once() {
+        let mut violations = Violations::default();
+        let email: Option<u8> = violations.field("email", Err(Invalid("is bad")));
+        violations.add("email", "is worse");
+        violations.add("items[2].quantity", "is zero");
+        let Err(Failure::InvalidArgument(all)) = violations.finish(email) else { panic!("accepted") };
+        let fields: Vec<_> = all.iter().map(|v| (v.field.as_str(), v.description.as_str())).collect();
+        assert_eq!(fields, [("email", "is bad"), ("items[2].quantity", "is zero")]);
+    }
+
+    #[test]
+    fn a_reply_never_names_more_fields_than_its_header_holds() {
+        let mut violations = Violations::default();
+        for n in 0..100_000 {
+            violations.add(format!("items[{n}].quantity"), "must be 1 to 10,000, and this one is not");
+        }
+        let status = Status::from(violations.finish(None::<()>).unwrap_err());
+        assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), MOST_VIOLATIONS);
+        // Base64 in the header takes a third more.
+        assert!(status.details().len() * 4 / 3 < 8 * 1024, "{}", status.details().len());
+    }
+}

@@ -1,0 +1,158 @@
+//! A deployable's ports: gRPC with health and reflection, and metrics.
+
+use std::{future::IntoFuture as _, net::SocketAddr, time::Duration};
+
+use anyhow::Context as _;
+use axum::{Router, routing::get};
+use futures::future::BoxFuture;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    service::RoutesBuilder,
+    transport::{Server, server::TcpIncoming},
+};
+
+use crate::{edge::EdgeLayer, health::Board};
+
+/// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200
+/// four-byte characters, takes about 85 KB.
+pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
+
+/// How often a process looks whether it can still do its work. While it starts, it looks sooner, and each time waits
+/// twice as long.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A look that takes longer than this found nothing.
+const PROBE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// From the signal on, calls in flight have this long; connections that are idle but open are cut after it.
+const DRAIN: Duration = Duration::from_secs(12);
+
+/// The ports of a deployable, bound.
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For metrics, where they are served.
+    pub metrics: Option<TcpListener>,
+}
+
+impl Listeners {
+    /// Binds both ports.
+    pub async fn bind(grpc: SocketAddr, metrics: SocketAddr) -> anyhow::Result<Self> {
+        Ok(Self {
+            grpc: TcpListener::bind(grpc).await.with_context(|| format!("binding the gRPC port {grpc}"))?,
+            metrics: Some(
+                TcpListener::bind(metrics)
+                    .await
+                    .with_context(|| format!("binding the metrics port {metrics}"))?,
+            ),
+        })
+    }
+}
+
+/// Looks whether the process can do its work.
+pub type Probe = Box<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+
+/// What a deployable serves.
+pub struct Served {
+    /// Its gRPC services.
+    pub routes: RoutesBuilder,
+    /// Their full names, for health.
+    pub names: &'static [&'static str],
+    /// Whether it can do its work, such as reach AWS.
+    pub probe: Probe,
+    /// How many calls run at a time.
+    pub max_concurrent_calls: u32,
+    /// What the metrics port shows.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// Serves until `shutdown`, then lets calls in flight end.
+///
+/// From the moment of `shutdown` on the health service answers NOT_SERVING and no connection is taken. Where serving
+/// fails, `shutdown` is cancelled, so that everything else that listens to it ends as well.
+pub async fn serve(
+    listeners: Listeners,
+    mut served: Served,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let grpc_addr = listeners.grpc.local_addr()?;
+    let metrics_addr = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+    let (board, health) = Board::new(served.names).await;
+    served.routes.add_service(health);
+    add_reflection(&mut served.routes)?;
+
+    let metrics = serve_metrics(listeners.metrics, served.metrics, shutdown.clone());
+    let readiness = keep_readiness(board, served.probe, shutdown.clone());
+    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
+    let grpc = Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .max_concurrent_streams(Some(served.max_concurrent_calls))
+        .http2_max_header_list_size(Some(16 * 1024))
+        .layer(EdgeLayer::new(usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX)))
+        .add_routes(served.routes.routes())
+        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+
+    let metrics_addr = metrics_addr.map(|addr| addr.to_string());
+    tracing::info!(grpc_addr = %grpc_addr, metrics_addr, "serving");
+    let grpc = async {
+        let ended = tokio::select! {
+            ended = grpc => ended.context("serving gRPC"),
+            () = after(&shutdown, DRAIN) => Ok(()),
+        };
+        // Where serving failed, nothing else is to go on.
+        shutdown.cancel();
+        ended
+    };
+    let (grpc, metrics, ()) = tokio::join!(grpc, metrics, readiness);
+    grpc.and(metrics)
+}
+
+async fn after(shutdown: &CancellationToken, patience: Duration) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(patience).await;
+}
+
+/// Reflection in both of its versions, since clients in the field use either.
+fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(millrace_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    routes.add_service(builder().build_v1()?);
+    routes.add_service(builder().build_v1alpha()?);
+    Ok(())
+}
+
+/// Shows what the probe finds, until the shutdown, and NOT_SERVING from then on.
+async fn keep_readiness(board: Board, probe: Probe, shutdown: CancellationToken) {
+    let mut pause = FIRST_PROBE_INTERVAL;
+    let watch = async {
+        loop {
+            let ready = tokio::time::timeout(PROBE_PATIENCE, probe()).await.unwrap_or(false);
+            board.ready(ready).await;
+            tokio::time::sleep(pause).await;
+            pause = if ready { PROBE_INTERVAL } else { (pause * 2).min(PROBE_INTERVAL) };
+        }
+    };
+    shutdown.run_until_cancelled(watch).await;
+    board.ready(false).await;
+}
+
+async fn serve_metrics(
+    listener: Option<TcpListener>,
+    handle: Option<PrometheusHandle>,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let (Some(listener), Some(handle)) = (listener, handle) else { return Ok(()) };
+    let pages = Router::new().route("/metrics", get(move || async move { handle.render() }));
+    let ended = axum::serve(listener, pages).into_future();
+    match shutdown.run_until_cancelled(ended).await {
+        Some(ended) => ended.context("serving metrics"),
+        None => Ok(()),
+    }
+}
