@@ -1,1 +1,3 @@
 //! Millrace's command service: gRPC commands in, events stored and relayed to the bus.
+
+pub mod relay;

@@ -1,0 +1,297 @@
+//! The relay: carries committed events from the event store's stream to the bus.
+//!
+//! Every replica of the command service runs one. They share the stream's shards by leases in a table
+//! ([`Leases`]): a replica that vanishes loses its leases by time, one that was thought gone by their fence. A shard is
+//! read from the oldest record on, and not before its parents are finished. The checkpoint in the lease moves only past
+//! what the bus has accepted, so every event that the table holds is published **at least once**, and as a rule in the
+//! order of its aggregate's versions; a crash repeats the last second or so.
+//!
+//! The stream keeps a day. If it has dropped what was not yet relayed (an outage of more than a day, a shard or a stream
+//! that vanished, a local emulator that restarted) the relay says so in its log and in `relay_trimmed_total`, and
+//! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). Two things it
+//! cannot know: what happened more than a day before the first relay of all was started, and what was written while the
+//! table had no stream.
+//!
+//! What is not an event is counted, logged once, and passed over, since it must not hold up the events behind it. It
+//! stays in the table, where an audit finds it. An entry that the bus does not accept is sent again without end, and
+//! holds up its own shard alone; one whose content the bus refuses, or that is too large, goes without its data, which
+//! the consumer then reads from the store.
+//!
+//! # Metrics
+//! `relay_published_total`, `relay_entries_failed_total`, `relay_lag_seconds`, `relay_trimmed_total`,
+//! `relay_refilled_total`, `relay_undecodable_total`, `relay_skipped_total`, `relay_oversized_total`,
+//! `relay_leases_held`, `relay_leases_lost_total`.
+//!
+//! # Where things are
+//! [`ShardStream`], [`Leases`], [`EventBus`] and [`Refill`] are what the relay needs of the world; [`aws`] and
+//! [`memory`] hold two implementations of each. `plan` decides which leases to take, `keeper` keeps one, `shard` reads
+//! under it, `publisher` sends what was read.
+
+pub mod aws;
+pub mod bus;
+mod config;
+mod keeper;
+pub mod leases;
+pub mod memory;
+mod meters;
+mod plan;
+mod publisher;
+pub mod refill;
+mod shard;
+pub mod stream;
+#[cfg(test)]
+mod tests;
+mod time;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+pub use bus::EventBus;
+pub use config::RelayConfig;
+pub use leases::Leases;
+use millrace_aws::AwsError;
+use millrace_domain::Timestamp;
+pub use refill::Refill;
+pub use stream::ShardStream;
+pub use time::Clock;
+use tokio::{
+    sync::Semaphore,
+    task::{Id, JoinSet},
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, warn};
+
+use self::{
+    leases::{Lease, Replica},
+    plan::{Claim, Plan, Sightings, View},
+    publisher::Publisher,
+    shard::relay_shard,
+    stream::{Shard, ShardId},
+    time::{after, whole_millis},
+};
+
+/// How soon after a shard's end the leases are looked at again: at once, but not in a tight loop if shards keep failing.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// One replica's relay.
+pub struct Relay<S, L, B, R> {
+    ports: Ports<S, L, B, R>,
+    workers: Workers,
+    sightings: Sightings,
+    listing: Option<(Instant, Vec<Shard>)>,
+}
+
+/// What a relay works with.
+#[derive(Clone)]
+struct Ports<S, L, B, R> {
+    stream: S,
+    leases: L,
+    refill: R,
+    publisher: Publisher<B>,
+    clock: Clock,
+    /// One refill at a time: each reads the whole table.
+    refills: Arc<Semaphore>,
+}
+
+impl<S, L, B, R> Ports<S, L, B, R> {
+    fn config(&self) -> &RelayConfig {
+        &self.publisher.config
+    }
+}
+
+/// The shards that are being read, each by a task.
+#[derive(Default)]
+struct Workers {
+    tasks: JoinSet<()>,
+    shards: HashMap<Id, ShardId>,
+    stops: HashMap<ShardId, CancellationToken>,
+}
+
+impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
+    /// A relay that does nothing until it [runs](Self::run). `clock` tells the time of day; durations are measured by
+    /// tokio.
+    pub fn new(
+        stream: S,
+        leases: L,
+        bus: B,
+        refill: R,
+        config: RelayConfig,
+        clock: impl Fn() -> Timestamp + Send + Sync + 'static,
+    ) -> Self {
+        meters::describe();
+        let clock: Clock = Arc::new(clock);
+        let publisher = Publisher { bus, config, clock: clock.clone() };
+        let refills = Arc::new(Semaphore::new(1));
+        let ports = Ports { stream, leases, refill, publisher, clock, refills };
+        Self { ports, workers: Workers::default(), sightings: Sightings::new(), listing: None }
+    }
+
+    /// Relays until `shutdown` is cancelled; then ends the work in flight and gives the leases up, within about
+    /// twice [`RelayConfig::drain`]. Dropping the future stops everything at once, as a crash would.
+    pub async fn run(mut self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            self.round(&shutdown).await;
+            let balance_interval = self.ports.config().balance_interval;
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = self.workers.ended() => {
+                    // A finished shard has children; they are to follow at once.
+                    self.listing = None;
+                    sleep(BREATH).await;
+                }
+                () = sleep(balance_interval) => {}
+            }
+        }
+        self.shut_down().await;
+    }
+
+    /// Looks at the world once and acts on it. At a shutdown a call in flight may still end: a lease that was taken
+    /// without our knowing would have to expire.
+    async fn round(&mut self, shutdown: &CancellationToken) {
+        let drain = self.ports.config().drain;
+        let cut = async {
+            shutdown.cancelled().await;
+            sleep(drain).await;
+        };
+        tokio::select! {
+            result = self.balance(shutdown) => {
+                if let Err(error) = result {
+                    warn!(%error, "the relay cannot see its leases or shards");
+                }
+            }
+            () = cut => {}
+        }
+        meters::leases_held(self.workers.stops.len());
+    }
+
+    async fn balance(&mut self, shutdown: &CancellationToken) -> Result<(), AwsError> {
+        let plan = self.plan().await?;
+        for claim in plan.claims {
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
+            self.claim(claim, shutdown).await;
+        }
+        for shard in plan.surplus {
+            self.workers.stop(&shard);
+        }
+        for lease in plan.forgotten {
+            self.ports.leases.forget(&lease).await?;
+        }
+        for replica in plan.vanished {
+            self.ports.leases.withdraw(&replica.owner).await?;
+        }
+        Ok(())
+    }
+
+    async fn plan(&mut self) -> Result<Plan, AwsError> {
+        let ports = self.ports.clone();
+        let config = ports.config();
+        let now = (ports.clock)();
+        let lifetime = config.lease_duration.max(3 * config.balance_interval);
+        let replica = Replica { owner: config.owner.clone(), expires_at: whole_millis(after(now, lifetime)) };
+        ports.leases.announce(&replica).await?;
+        // The leases first: a lease is deleted only once its shard is no longer listed, so a shard that is listed later
+        // and has no lease is new.
+        let table = ports.leases.list().await?;
+        let shards = self.shards().await?;
+        self.sightings.look(&shards, &table);
+        let held: HashSet<ShardId> = self.workers.stops.keys().cloned().collect();
+        let now = (ports.clock)();
+        Ok(Plan::of(&View {
+            config,
+            now,
+            shards: &shards,
+            table: &table,
+            held: &held,
+            sightings: &self.sightings,
+        }))
+    }
+
+    /// The stream's shards, as they were at most [`RelayConfig::discovery_interval`] ago.
+    async fn shards(&mut self) -> Result<Vec<Shard>, AwsError> {
+        if let Some((at, shards)) = &self.listing
+            && at.elapsed() < self.ports.config().discovery_interval
+        {
+            return Ok(shards.clone());
+        }
+        let at = Instant::now();
+        let shards = self.ports.stream.shards().await?;
+        self.listing = Some((at, shards.clone()));
+        Ok(shards)
+    }
+
+    async fn claim(&mut self, claim: Claim, shutdown: &CancellationToken) {
+        let leases = &self.ports.leases;
+        let taken = Instant::now();
+        let result = match &claim {
+            Claim::Create(lease) => leases.create(lease).await.map(|created| created.then(|| lease.clone())),
+            Claim::Take(seen) => {
+                let config = self.ports.config();
+                let expires_at = whole_millis(after((self.ports.clock)(), config.lease_duration));
+                leases.take(seen, &config.owner, expires_at).await
+            }
+        };
+        match result {
+            // Between seeing and taking, its owner may have finished it.
+            Ok(Some(lease)) if lease.is_finished() => {}
+            Ok(Some(lease)) => self.read(lease, taken, shutdown),
+            // Another replica was faster.
+            Ok(None) => {}
+            Err(error) => warn!(%error, ?claim, "a lease could not be taken"),
+        }
+    }
+
+    fn read(&mut self, lease: Lease, taken: Instant, shutdown: &CancellationToken) {
+        let stop = shutdown.child_token();
+        let shard = lease.shard.clone();
+        let work = relay_shard(self.ports.clone(), lease, taken, stop.clone());
+        let id = self.workers.tasks.spawn(work).id();
+        self.workers.shards.insert(id, shard.clone());
+        self.workers.stops.insert(shard, stop);
+    }
+
+    /// The shutdown has told the workers to stop already.
+    async fn shut_down(mut self) {
+        let drain = self.ports.config().drain;
+        let all_ended = async {
+            while !self.workers.stops.is_empty() {
+                self.workers.ended().await;
+            }
+            self.ports.leases.withdraw(&self.ports.config().owner).await
+        };
+        match timeout(2 * drain, all_ended).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => warn!(%error, "the relay could not take its leave"),
+            Err(_) => warn!("the relay's work did not end in time; its leases will expire"),
+        }
+        meters::leases_held(0);
+    }
+}
+
+impl Workers {
+    /// Waits until the next shard is no longer read; for ever if there is none.
+    async fn ended(&mut self) {
+        let id = match self.tasks.join_next_with_id().await {
+            None => return std::future::pending().await,
+            Some(Ok((id, ()))) => id,
+            Some(Err(failure)) => {
+                error!(%failure, "the reading of a shard was cut off");
+                failure.id()
+            }
+        };
+        if let Some(shard) = self.shards.remove(&id) {
+            self.stops.remove(&shard);
+        }
+    }
+
+    fn stop(&self, shard: &ShardId) {
+        if let Some(stop) = self.stops.get(shard) {
+            stop.cancel();
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The relay's world on AWS.
+
+mod bus;
+mod leases;
+mod refill;
+mod stream;
+
+pub use bus::EventBridgeBus;
+pub use leases::DynamoLeases;
+pub use refill::DynamoRefill;
+pub use stream::DynamoStream;

@@ -1,0 +1,209 @@
+//! Which leases a replica should take, and which it should give up. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use millrace_domain::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    config::RelayConfig,
+    leases::{Checkpoint, Lease, LeaseTable, Progress, Replica},
+    stream::{Position, RETENTION, Shard, ShardId},
+    time::{after, before, hash_of, since, whole_millis},
+};
+
+/// How long a finished lease is kept once its shard is no longer listed. Longer than a stream keeps anything, so that a
+/// reader with an old list does not take the shard for a new one.
+const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
+
+/// How long a replica that vanished stays in the table.
+const KEEP_VANISHED: Duration = Duration::from_secs(60 * 60);
+
+/// What a replica sees of the world.
+pub(super) struct View<'a> {
+    pub(super) config: &'a RelayConfig,
+    pub(super) now: Timestamp,
+    pub(super) shards: &'a [Shard],
+    pub(super) table: &'a LeaseTable,
+    /// What this replica is reading.
+    pub(super) held: &'a HashSet<ShardId>,
+    pub(super) sightings: &'a Sightings,
+}
+
+/// What it should do.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    /// Leases to take.
+    pub(super) claims: Vec<Claim>,
+    /// Shards to stop reading, so that others can.
+    pub(super) surplus: Vec<ShardId>,
+    /// Finished leases to delete.
+    pub(super) forgotten: Vec<Lease>,
+    /// Vanished replicas to delete.
+    pub(super) vanished: Vec<Replica>,
+}
+
+/// A lease to take.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Claim {
+    /// The first of its shard.
+    Create(Lease),
+    /// One that nobody holds any more, as it was seen.
+    Take(Lease),
+}
+
+impl Plan {
+    /// Shares the shards that can be read out among the replicas that are there. Each replica works this out alone; where
+    /// two want the same lease, the table lets one of them have it.
+    pub(super) fn of(view: &View<'_>) -> Self {
+        let leases: HashMap<&ShardId, &Lease> = view.table.leases.iter().map(|l| (&l.shard, l)).collect();
+        let mut readable = view.readable(&leases);
+        // Every replica has its own order of preference, so that few want the same at the same time.
+        readable.sort_by_key(|shard| hash_of((&view.config.owner, shard)));
+        let holdings = view.holdings();
+        let share = readable.len().div_ceil(holdings.len());
+
+        let mut claims = Vec::new();
+        for shard in readable.iter().filter(|shard| !view.held.contains(shard)) {
+            let lease = leases.get(shard).copied();
+            let overdue = view.sightings.age(shard) >= 2 * view.config.lease_duration;
+            let wanted = view.held.len() + claims.len() < share || overdue;
+            match lease {
+                _ if !wanted => {}
+                None => claims.push(Claim::Create(view.first_lease(shard))),
+                Some(lease) if view.is_free(lease) => claims.push(Claim::Take(lease.clone())),
+                Some(_) => {}
+            }
+        }
+        // Where all is taken, and somebody has less than everybody could have, nobody needs more than that.
+        let least = readable.len() / holdings.len();
+        let all_taken =
+            readable.iter().all(|shard| leases.get(shard).is_some_and(|lease| !view.is_free(lease)));
+        let kept = if all_taken && holdings.values().any(|count| *count < least) { least } else { share };
+        let held = readable.iter().filter(|shard| view.held.contains(shard));
+        let surplus = held.skip(kept).cloned().collect();
+        // A first lease is dated by the leases that are there; they stay until it is written.
+        let forgotten = if claims.is_empty() { view.forgotten() } else { Vec::new() };
+        Self { claims, surplus, forgotten, vanished: view.vanished() }
+    }
+}
+
+impl View<'_> {
+    /// Shards that have something left to read and whose parents have not.
+    ///
+    /// A shard that only a lease knows counts: its end is still to be read, or to be refilled.
+    fn readable(&self, leases: &HashMap<&ShardId, &Lease>) -> Vec<ShardId> {
+        let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
+        let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
+        let ready = self.shards.iter().filter(|shard| {
+            let parent_done = |parent| finished(parent) || !listed.contains(parent);
+            !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
+        });
+        let unlisted = self.table.leases.iter().filter(|l| !l.is_finished() && !listed.contains(&l.shard));
+        ready.map(|shard| shard.id.clone()).chain(unlisted.map(|lease| lease.shard.clone())).collect()
+    }
+
+    /// How many shards each replica holds that is there: this one, those that say so, and those that hold any.
+    fn holdings(&self) -> HashMap<&str, usize> {
+        let announced =
+            self.table.replicas.iter().filter(|r| r.expires_at > self.now).map(|r| r.owner.as_str());
+        let this = self.config.owner.as_str();
+        let mut holdings: HashMap<&str, usize> = announced.chain([this]).map(|owner| (owner, 0)).collect();
+        for lease in self.table.leases.iter().filter(|lease| !lease.is_finished() && !self.is_free(lease)) {
+            if let Some(owner) = &lease.owner {
+                *holdings.entry(owner).or_default() += 1;
+            }
+        }
+        holdings
+    }
+
+    /// Whether nobody holds the lease: by its expiry, or because it has not been renewed for as long as it lives, which
+    /// needs no agreement between clocks. One that says it is ours, while we do not read the shard, was taken by a call
+    /// whose reply was lost.
+    fn is_free(&self, lease: &Lease) -> bool {
+        let Some(owner) = &lease.owner else { return true };
+        let unrenewed =
+            self.sightings.age(&lease.shard) > self.config.lease_duration + self.config.renew_interval;
+        let ours_unread = *owner == self.config.owner && !self.held.contains(&lease.shard);
+        lease.expires_at <= self.now || unrenewed || ours_unread
+    }
+
+    /// A shard's first lease.
+    ///
+    /// It is dated back to when some relay was last alive: had the shard appeared before, it would have a lease. After
+    /// an outage longer than the stream's memory this tells that the shard's start may be missing. So may the shards
+    /// between what was known and this one, where it continues none that was known; it is dated back further then.
+    fn first_lease(&self, shard: &ShardId) -> Lease {
+        let last_sign = self.table.leases.iter().map(|lease| lease.expires_at).max();
+        let last_alive =
+            last_sign.map_or(self.now, |sign| before(sign, self.config.lease_duration).min(self.now));
+        let time = if self.continues(shard) { last_alive } else { before(last_alive, RETENTION) };
+        Lease {
+            shard: shard.clone(),
+            owner: Some(self.config.owner.clone()),
+            fence: 1,
+            expires_at: whole_millis(after(self.now, self.config.lease_duration)),
+            progress: Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time },
+        }
+    }
+
+    /// Whether the shard follows one that has a lease, or belongs to a stream whose first shards are all still listed.
+    fn continues(&self, shard: &ShardId) -> bool {
+        let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
+        let parent = listed.get(shard).and_then(|shard| shard.parent.as_ref());
+        let mut leased = self.table.leases.iter().map(|lease| &lease.shard);
+        parent.is_some_and(|parent| leased.clone().any(|shard| shard == parent))
+            || leased.all(|shard| listed.contains_key(shard))
+    }
+
+    fn forgotten(&self) -> Vec<Lease> {
+        let listed = |lease: &Lease| self.shards.iter().any(|shard| shard.id == lease.shard);
+        let old = |lease: &Lease| since(lease.expires_at, self.now) > KEEP_FINISHED;
+        self.table.leases.iter().filter(|l| l.is_finished() && old(l) && !listed(l)).cloned().collect()
+    }
+
+    fn vanished(&self) -> Vec<Replica> {
+        let old = |replica: &&Replica| since(replica.expires_at, self.now) > KEEP_VANISHED;
+        self.table.replicas.iter().filter(old).cloned().collect()
+    }
+}
+
+/// Since when each lease has looked as it does, by this process's own sense of time.
+#[derive(Debug)]
+pub(super) struct Sightings {
+    seen: HashMap<ShardId, (Option<(u64, Timestamp)>, Instant)>,
+    now: Instant,
+}
+
+impl Sightings {
+    /// Nothing seen yet.
+    pub(super) fn new() -> Self {
+        Self { seen: HashMap::new(), now: Instant::now() }
+    }
+
+    /// Takes a look at all shards that are listed or leased.
+    pub(super) fn look(&mut self, shards: &[Shard], table: &LeaseTable) {
+        self.now = Instant::now();
+        let listed = shards.iter().map(|shard| (shard.id.clone(), None));
+        let leased = table.leases.iter().map(|l| (l.shard.clone(), Some((l.fence, l.expires_at))));
+        // A lease overrides the listing of its shard.
+        let looks: HashMap<ShardId, Option<(u64, Timestamp)>> = listed.chain(leased).collect();
+        let before = std::mem::take(&mut self.seen);
+        for (shard, look) in looks {
+            let first =
+                before.get(&shard).filter(|(then, _)| *then == look).map_or(self.now, |(_, first)| *first);
+            self.seen.insert(shard, (look, first));
+        }
+    }
+
+    /// For how long the shard's lease, or its absence, has not changed.
+    fn age(&self, shard: &ShardId) -> Duration {
+        self.seen.get(shard).map_or(Duration::ZERO, |(_, first)| self.now.duration_since(*first))
+    }
+}
+
+#[cfg(test)]
+mod tests;

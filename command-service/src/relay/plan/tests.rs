@@ -1,0 +1,142 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: i64 = 1_800_000_000_000_000;
+
+fn at(seconds: i64) -> Timestamp {
+    Timestamp::from_unix_micros(NOW + seconds * 1_000_000)
+}
+
+fn lease(shard: &str, owner: Option<&str>, expires_in: i64, checkpoint: Checkpoint) -> Lease {
+    Lease {
+        shard: ShardId::from(shard),
+        owner: owner.map(str::to_owned),
+        fence: 1,
+        expires_at: at(expires_in),
+        progress: Progress { checkpoint, time: at(0) },
+    }
+}
+
+fn reading() -> Checkpoint {
+    Checkpoint::At(Position::TrimHorizon)
+}
+
+fn shard(id: &str, parent: Option<&str>) -> Shard {
+    Shard { id: ShardId::from(id), parent: parent.map(ShardId::from) }
+}
+
+fn plan(owner: &str, shards: &[Shard], table: &LeaseTable, held: &HashSet<ShardId>) -> Plan {
+    let config = RelayConfig::new(owner, "millrace");
+    let mut sightings = Sightings { seen: HashMap::new(), now: Instant::now() };
+    sightings.look(shards, table);
+    Plan::of(&View { config: &config, now: at(0), shards, table, held, sightings: &sightings })
+}
+
+fn claimed(plan: &Plan) -> Vec<&str> {
+    let mut names: Vec<&str> = plan
+        .claims
+        .iter()
+        .map(|claim| match claim {
+            Claim::Create(lease) | Claim::Take(lease) => lease.shard.as_str(),
+        })
+        .collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn a_child_waits_for_a_listed_parent_and_for_no_other() {
+    let shards = [shard("p", None), shard("c", Some("p")), shard("d", Some("unlisted"))];
+    let unfinished = LeaseTable { leases: vec![lease("p", Some("b"), 5, reading())], replicas: vec![] };
+    assert_eq!(claimed(&plan("a", &shards, &unfinished, &HashSet::new())), ["d"]);
+    let finished = LeaseTable { leases: vec![lease("p", None, 0, Checkpoint::ShardEnd)], replicas: vec![] };
+    assert_eq!(claimed(&plan("a", &shards, &finished, &HashSet::new())), ["c", "d"]);
+}
+
+#[test]
+fn only_leases_that_nobody_holds_are_claimed() {
+    let table = LeaseTable {
+        leases: vec![
+            lease("released", None, 5, reading()),
+            lease("expired", Some("b"), -1, reading()),
+            lease("held", Some("c"), 5, reading()),
+            lease("lost-reply", Some("a"), 5, reading()),
+            lease("unlisted-finished", None, -5, Checkpoint::ShardEnd),
+        ],
+        replicas: vec![],
+    };
+    let shards = [shard("released", None), shard("expired", None), shard("held", None)];
+    // Two replicas share four shards.
+    assert_eq!(claimed(&plan("a", &shards, &table, &HashSet::new())).len(), 2);
+    let alone = LeaseTable {
+        leases: table.leases.into_iter().filter(|l| l.shard.as_str() != "held").collect(),
+        ..table
+    };
+    assert_eq!(
+        claimed(&plan("a", &shards[..2], &alone, &HashSet::new())),
+        ["expired", "lost-reply", "released"]
+    );
+}
+
+#[test]
+fn a_first_lease_is_dated_by_what_is_known() {
+    let time = |shards: &[Shard], leases: Vec<Lease>| match &plan(
+        "a",
+        shards,
+        &LeaseTable { leases, replicas: vec![] },
+        &HashSet::new(),
+    )
+    .claims[..]
+    {
+        [.., Claim::Create(lease)] => lease.progress.time,
+        other => panic!("{other:?}"),
+    };
+    let child = [shard("c", Some("p"))];
+    assert_eq!(time(&child, vec![]), at(0), "the first relay of all");
+    let ended = |since: i64| vec![lease("p", None, since, Checkpoint::ShardEnd)];
+    assert_eq!(time(&child, ended(-100)), at(-108), "the last sign of life");
+    assert_eq!(time(&[shard("x", None)], ended(-100)), before(at(-108), RETENTION), "not what was known");
+}
+
+proptest! {
+    #[test]
+    fn replicas_that_agree_on_the_world_settle_on_even_shares(replicas in 1_usize..6, count in 0_usize..20) {
+        let owners: Vec<String> = (0..replicas).map(|n| format!("r{n}")).collect();
+        let shards: Vec<Shard> = (0..count).map(|n| shard(&format!("s{n}"), None)).collect();
+        let replicas: Vec<Replica> =
+            owners.iter().map(|owner| Replica { owner: owner.clone(), expires_at: at(5) }).collect();
+        let mut leases: HashMap<ShardId, Lease> = HashMap::new();
+        let held_by = |leases: &HashMap<ShardId, Lease>, owner: &str| -> HashSet<ShardId> {
+            leases.values().filter(|l| l.owner.as_deref() == Some(owner)).map(|l| l.shard.clone()).collect()
+        };
+        let mut changes = 1;
+        for round in 0..10 {
+            changes = 0;
+            for owner in &owners {
+                // The first one is alone at first.
+                if round == 0 && *owner != owners[0] {
+                    continue;
+                }
+                let known = if round == 0 { replicas[..1].to_vec() } else { replicas.clone() };
+                let table = LeaseTable { leases: leases.values().cloned().collect(), replicas: known };
+                let plan = plan(owner, &shards, &table, &held_by(&leases, owner));
+                changes += plan.claims.len() + plan.surplus.len();
+                for claim in plan.claims {
+                    let (Claim::Create(mut lease) | Claim::Take(mut lease)) = claim;
+                    lease.owner = Some(owner.clone());
+                    leases.insert(lease.shard.clone(), lease);
+                }
+                for shard in plan.surplus {
+                    leases.get_mut(&shard).unwrap().owner = None;
+                }
+            }
+        }
+        prop_assert_eq!(changes, 0, "they never settle");
+        for owner in &owners {
+            let held = held_by(&leases, owner).len();
+            prop_assert!((count / owners.len()..=count.div_ceil(owners.len())).contains(&held), "{owner}: {held}");
+        }
+        prop_assert_eq!(leases.values().filter(|l| l.owner.is_some()).count(), count);
+    }
+}

@@ -1,0 +1,305 @@
+//! Relaying one shard, under its lease.
+
+use std::time::Duration;
+
+use millrace_domain::Timestamp;
+use millrace_proto::Envelope;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{
+    Ports,
+    bus::EventBus,
+    config::RelayConfig,
+    keeper::{Keeper, Lost},
+    leases::{Checkpoint, Lease, Leases, Progress},
+    meters,
+    refill::Refill,
+    stream::{Content, Position, RETENTION, Record, Records, ShardId, ShardStream, StreamError},
+    time::{Backoff, Stopped, before, pause, since, unless_stopped},
+};
+
+/// Relays a shard from its lease's checkpoint on until the shard ends, the lease is lost, or `stop` is cancelled. In the
+/// end the lease is given up with the last progress, as far as it still can be.
+pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refill>(
+    ports: Ports<S, L, B, R>,
+    lease: Lease,
+    taken: Instant,
+    stop: CancellationToken,
+) {
+    let shard = lease.shard.clone();
+    info!(%shard, fence = lease.fence, checkpoint = lease.progress.checkpoint.to_text(), "the shard is ours");
+    let (progress, moved) = watch::channel(lease.progress.clone());
+    let mut keeper =
+        Keeper::new(ports.leases.clone(), lease, ports.config().clone(), ports.clock.clone(), taken);
+    let drained = async {
+        stop.cancelled().await;
+        sleep(ports.config().drain).await;
+    };
+    let reader = Reader::new(&ports, &shard, &progress, &stop);
+    let lost = tokio::select! {
+        _ = reader.run() => None,
+        lost = keeper.keep(moved) => Some(lost),
+        () = drained => None,
+    };
+    let end = match lost {
+        Some(lost) => Err(lost),
+        None => {
+            let last = progress.borrow().clone();
+            keeper.give_up(last).await
+        }
+    };
+    match end {
+        Ok(()) => {
+            info!(%shard, checkpoint = progress.borrow().checkpoint.to_text(), "the shard's lease is given up")
+        }
+        Err(Lost) => {
+            meters::lease_lost();
+            warn!(%shard, "the shard's lease is lost");
+        }
+    }
+}
+
+/// Reads one shard and publishes what it reads.
+struct Reader<'a, S, L, B, R> {
+    ports: &'a Ports<S, L, B, R>,
+    shard: &'a ShardId,
+    /// What the bus has accepted; the keeper writes it down.
+    progress: &'a watch::Sender<Progress>,
+    stop: &'a CancellationToken,
+    backoff: Backoff,
+}
+
+impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, R> {
+    fn new(
+        ports: &'a Ports<S, L, B, R>,
+        shard: &'a ShardId,
+        progress: &'a watch::Sender<Progress>,
+        stop: &'a CancellationToken,
+    ) -> Self {
+        let config = ports.config();
+        let backoff = Backoff::new(config.first_backoff, config.max_backoff, (&config.owner, shard));
+        Self { ports, shard, progress, stop, backoff }
+    }
+
+    fn config(&self) -> &'a RelayConfig {
+        self.ports.config()
+    }
+
+    async fn run(mut self) -> Result<(), Stopped> {
+        if self.horizon_is_doubtful() {
+            self.refill().await?;
+        }
+        // At the end of the shard the checkpoint has no position any more.
+        while let Some(position) = self.position() {
+            let Err(error) = self.follow(&position).await? else { continue };
+            match error {
+                // After a long pause, such as the bus's refusals; the position is still good.
+                StreamError::Expired => {}
+                StreamError::Trimmed => self.heal_trimmed().await?,
+                StreamError::Gone => self.heal_gone().await?,
+                StreamError::Failed(error) => {
+                    warn!(shard = %self.shard, %error, "the shard could not be read");
+                    // An emulator that was away may have come back without its records.
+                    if self.horizon_is_doubtful() {
+                        self.refill().await?;
+                    }
+                }
+            }
+            self.backoff.pause(self.stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads from a position on, until the shard ends or a call fails.
+    async fn follow(&mut self, position: &Position) -> Result<Result<(), StreamError>, Stopped> {
+        let mut cursor = match self.call(self.ports.stream.open(self.shard, position)).await? {
+            Ok(cursor) => cursor,
+            Err(error) => return Ok(Err(error)),
+        };
+        loop {
+            let next_read = Instant::now() + self.config().poll_interval;
+            let Records { records, next } = match self.call(self.ports.stream.read(&cursor)).await? {
+                Ok(read) => read,
+                // Whether the shard itself is gone, opening it again will tell.
+                Err(StreamError::Gone) => return Ok(Err(StreamError::Expired)),
+                Err(error) => return Ok(Err(error)),
+            };
+            self.backoff.reset();
+            let eager = records.len() >= RelayConfig::EAGER_RECORDS;
+            self.relay(records).await?;
+            match next {
+                Some(next) => cursor = next,
+                None => {
+                    self.advance(Checkpoint::ShardEnd, None);
+                    return Ok(Ok(()));
+                }
+            }
+            if !eager {
+                unless_stopped(sleep_until(next_read), self.stop).await?;
+            }
+        }
+    }
+
+    /// Publishes records, window by window, and moves the progress past each that the bus has accepted whole.
+    async fn relay(&self, records: Vec<Record>) -> Result<(), Stopped> {
+        let mut records = records.into_iter().peekable();
+        while records.peek().is_some() {
+            if self.stop.is_cancelled() {
+                return Err(Stopped);
+            }
+            let mut events = Vec::new();
+            let mut last = None;
+            for record in records.by_ref().take(self.ports.publisher.window()) {
+                events.extend(self.event(record.content, &record.sequence.0));
+                last = Some(record.sequence);
+            }
+            let time = events.last().map(|event| event.timestamp);
+            self.ports.publisher.publish(events, self.stop).await?;
+            if let Some(sequence) = last {
+                self.advance(Checkpoint::At(Position::After(sequence)), time);
+            }
+        }
+        Ok(())
+    }
+
+    /// The event in a record or an item, if it holds one.
+    ///
+    /// One that cannot be read is counted, named in the log and passed over: no later attempt could read it either, and
+    /// the events behind it must not wait. It stays in the table.
+    fn event(&self, content: Content, place: &str) -> Option<Envelope> {
+        match content {
+            Content::Event(envelope) => Some(*envelope),
+            Content::Skip => {
+                meters::skipped();
+                None
+            }
+            Content::Undecodable(reason) => {
+                meters::undecodable();
+                error!(shard = %self.shard, place, reason, "a record is not an event and is passed over");
+                None
+            }
+        }
+    }
+
+    /// Moves the progress. `event` is the time of the last event accepted, where there was one.
+    fn advance(&self, checkpoint: Checkpoint, event: Option<Timestamp>) {
+        let now = (self.ports.clock)();
+        self.progress.send_modify(|progress| {
+            progress.time = match event {
+                // A writer's clock that runs ahead must not shorten a later refill.
+                Some(time) => time.min(now),
+                None => self.accepted_before(progress),
+            };
+            progress.checkpoint = checkpoint;
+        });
+    }
+
+    /// A time such that all older events of the shard have been accepted, but for differences between clocks.
+    fn accepted_before(&self, progress: &Progress) -> Timestamp {
+        match progress.checkpoint {
+            Checkpoint::At(Position::TrimHorizon) => before(progress.time, RETENTION),
+            Checkpoint::At(Position::After(_)) | Checkpoint::ShardEnd => progress.time,
+        }
+    }
+
+    fn position(&self) -> Option<Position> {
+        match &self.progress.borrow().checkpoint {
+            Checkpoint::At(position) => Some(position.clone()),
+            Checkpoint::ShardEnd => None,
+        }
+    }
+
+    /// Whether records at the start of the shard, where nothing has been read yet, may have been dropped. After a record
+    /// the stream itself would say so.
+    fn horizon_is_doubtful(&self) -> bool {
+        let progress = self.progress.borrow();
+        progress.checkpoint == Checkpoint::At(Position::TrimHorizon)
+            && since(progress.time, (self.ports.clock)()) > self.config().trust_horizon
+    }
+
+    async fn heal_trimmed(&mut self) -> Result<(), Stopped> {
+        meters::trimmed();
+        error!(shard = %self.shard, "the stream has dropped records that were not relayed");
+        // At a horizon that is not in doubt, a record was dropped between opening and reading. It was there before any
+        // relay was, or the refill that was just done has published it.
+        if self.horizon_is_doubtful() || matches!(self.position(), Some(Position::After(_))) {
+            self.refill().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends a shard that is no longer there, after filling in what it may have held beyond the checkpoint.
+    async fn heal_gone(&mut self) -> Result<(), Stopped> {
+        // A shard that is still listed is still there: a stream can be slow to know its own shards. Ending it here would
+        // lose all that it has yet to bring.
+        match self.call(self.ports.stream.shards()).await? {
+            Ok(shards) if shards.iter().all(|listed| listed.id != *self.shard) => {}
+            Ok(_) => {
+                warn!(shard = %self.shard, "the shard is listed but cannot be opened");
+                return Ok(());
+            }
+            Err(error) => {
+                warn!(shard = %self.shard, %error, "the stream's shards could not be listed");
+                return Ok(());
+            }
+        }
+        meters::trimmed();
+        error!(shard = %self.shard, "a shard has vanished from the stream before all of it was relayed");
+        self.refill().await?;
+        self.advance(Checkpoint::ShardEnd, None);
+        Ok(())
+    }
+
+    /// Publishes from the table all that the shard may have held since the checkpoint, and much else with it, and goes
+    /// back to the trim horizon.
+    async fn refill(&mut self) -> Result<(), Stopped> {
+        let turn = unless_stopped(self.ports.refills.acquire(), self.stop).await?;
+        let begun = (self.ports.clock)();
+        let start = before(self.accepted_before(&self.progress.borrow()), self.config().refill_margin);
+        warn!(shard = %self.shard, since = %start, "refilling from the table");
+        let mut from = None;
+        loop {
+            match self.call(self.ports.refill.page(start, from.as_ref())).await? {
+                Ok(page) => {
+                    self.backoff.reset();
+                    self.publish_refill(page.contents).await?;
+                    from = page.next;
+                    if from.is_none() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    warn!(shard = %self.shard, %error, "the table could not be read");
+                    self.backoff.pause(self.stop).await?;
+                }
+            }
+            // A table may have a thousand pages without an event that is wanted.
+            pause(Duration::ZERO, self.stop).await?;
+        }
+        drop(turn);
+        self.progress
+            .send_replace(Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: begun });
+        Ok(())
+    }
+
+    async fn publish_refill(&self, contents: Vec<Content>) -> Result<(), Stopped> {
+        let mut events = contents.into_iter().filter_map(|content| self.event(content, "table")).peekable();
+        while events.peek().is_some() {
+            let window: Vec<_> = events.by_ref().take(self.ports.publisher.window()).collect();
+            let count = window.len();
+            self.ports.publisher.publish(window, self.stop).await?;
+            (0..count).for_each(|_| meters::refilled());
+        }
+        Ok(())
+    }
+
+    /// Makes a call that changes nothing, and so may be abandoned at a stop.
+    async fn call<T>(&self, call: impl Future<Output = T>) -> Result<T, Stopped> {
+        unless_stopped(call, self.stop).await
+    }
+}

@@ -1,0 +1,8 @@
+//! What the relay promises, over the world in memory and tokio's paused clock.
+
+mod buses;
+mod publishing;
+mod sharing;
+mod simulation;
+mod streams;
+mod world;

@@ -1,0 +1,246 @@
+//! What happens to streams: shards split, cursors expire, records and shards vanish.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use millrace_aws::AwsError;
+use tokio::time::sleep;
+
+use super::{
+    buses::{ChoosyBus, throttled},
+    world::World,
+};
+use crate::relay::{
+    ShardStream,
+    leases::Checkpoint,
+    memory::{MemoryCursor, MemoryStream, MemoryTable},
+    stream::{Position, Records, Shard, ShardId, StreamError},
+};
+
+const OUTAGE: Duration = Duration::from_secs(30 * 60 * 60);
+
+#[tokio::test(start_paused = true)]
+async fn children_are_read_after_their_parents_and_finished_shards_no_more() {
+    let world = World::new();
+    let root = world.stream.open_shards().remove(0);
+    let mut ids = Vec::new();
+    for version in 1..=4 {
+        for aggregate in 0..40 {
+            ids.push(world.store(world.event(aggregate, version)));
+        }
+        for shard in world.stream.open_shards() {
+            world.stream.split(&shard);
+        }
+    }
+    let _a = world.start("a");
+    let _b = world.start("b");
+    world.until_published(&ids).await;
+    let mut newest = std::collections::HashMap::new();
+    for event in world.bus.events() {
+        let before = newest.insert(event.aggregate_id, event.version).unwrap_or_default();
+        assert_eq!(event.version, before + 1, "a child was read before its parent's end");
+    }
+    let root = world.lease(&root).await;
+    assert_eq!((root.owner, root.progress.checkpoint), (None, Checkpoint::ShardEnd));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_children_of_a_split_are_read_without_delay() {
+    let world = World::new();
+    let _relay = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    world.stream.split(&world.stream.open_shards()[0]);
+    let ids = world.store_firsts(2..20);
+    sleep(Duration::from_secs(1)).await;
+    assert!(world.has_published(&ids));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_cursor_is_renewed_where_it_was() {
+    let world = World::new();
+    let _relay = world.start("a");
+    for round in 0..5 {
+        let ids = world.store_firsts(round * 10..round * 10 + 10);
+        world.until_published(&ids).await;
+        world.stream.expire_cursors();
+    }
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.most_repeats(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_stream_has_dropped_comes_from_the_table_and_only_that() {
+    let world = World::new();
+    let old = world.store_firsts(0..50);
+    let relay = world.start_with(World::patient("a"), world.bus.clone());
+    world.until_published(&old).await;
+    sleep(OUTAGE).await;
+    let recent = world.store_firsts([100]);
+    world.until_published(&recent).await;
+    relay.stop().await;
+
+    let missed = world.store_firsts(200..260);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    let new = world.store_firsts([300]);
+    let _relay = world.start_with(World::patient("b"), world.bus.clone());
+    world.until_published(&missed).await;
+    world.until_published(&new).await;
+    let count = |id| world.bus.events().iter().filter(|event| event.event_id == id).count();
+    assert!(old.iter().all(|id| count(*id) == 1), "the refill begins near the checkpoint");
+
+    // It is done once.
+    sleep(Duration::from_secs(600)).await;
+    let so_far = world.bus.entries().len();
+    sleep(Duration::from_secs(6_000)).await;
+    assert_eq!(world.bus.entries().len(), so_far);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_dropped_under_a_reader_that_the_bus_held_up_come_from_the_table() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.stop().await;
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let relay = world.start_with(World::patient("b"), stuck);
+    let missed = world.store_firsts(2..30);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    relay.crash().await;
+    let _relay = world.start("c");
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_was_never_read_and_lost_its_start_is_refilled() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.crash().await;
+    // The old shard ends and new ones appear and lose records, all while nobody looks.
+    world.stream.split(&world.stream.open_shards()[0]);
+    let missed = world.store_firsts(2..30);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_no_longer_listed_is_refilled_and_ended() {
+    let world = World::new();
+    let shard = world.stream.open_shards().remove(0);
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.crash().await;
+    let missed = world.store_firsts(2..30);
+    world.stream.replace();
+    let new = world.store_firsts([100]);
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+    world.until_published(&new).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(world.lease(&shard).await.is_finished());
+    let so_far = world.bus.entries().len();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.bus.entries().len(), so_far, "it is refilled once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_vanished_between_known_ones_is_refilled() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.crash().await;
+    let missed = world.store_firsts(2..30);
+    world.stream.split(&world.stream.open_shards()[0]);
+    world.stream.drop_closed_shards();
+    let new = world.store_firsts([100]);
+    let _relay = world.start("b");
+    world.until_published(&new).await;
+    world.until_published(&missed).await;
+}
+
+/// A stream that does not know its shards yet, though it lists them.
+#[derive(Clone)]
+struct Slow {
+    there: MemoryStream,
+    refusals: Arc<AtomicU32>,
+}
+
+impl ShardStream for Slow {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        match self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
+            Ok(_) => Err(StreamError::Gone),
+            Err(_) => self.there.open(shard, position).await,
+        }
+    }
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        self.there.read(cursor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_listed_but_not_found_is_waited_for() {
+    let world = World::new();
+    let stream = Slow { there: world.stream.clone(), refusals: Arc::new(AtomicU32::new(5)) };
+    let ids = world.store_firsts(0..5);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), MemoryTable::default());
+    let _relay = world.start_through(stream, leases, bus, table, World::config("a"));
+    world.until_published(&ids).await;
+    assert!(!world.leases_now().await.remove(0).is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_replaced_under_a_running_relay_loses_nothing() {
+    let world = World::new();
+    let _relay = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    let missed = world.store_firsts(2..30);
+    world.stream.replace();
+    world.until_published(&missed).await;
+    world.until_published(&world.store_firsts([100])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_is_never_refilled() {
+    let world = World::new();
+    let ids = world.store_firsts(0..5);
+    let a = world.start_with(World::patient("a"), world.bus.clone());
+    world.until_published(&ids).await;
+    for owner in ["b", "c", "d"] {
+        let next = world.start_with(World::patient(owner), world.bus.clone());
+        sleep(OUTAGE).await;
+        next.stop().await;
+    }
+    a.stop().await;
+    assert_eq!(world.most_repeats(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_leases_are_forgotten_once_their_shards_are() {
+    let world = World::new();
+    let old = ShardId::from("shard-0");
+    let _relay = world.start_with(World::patient("a"), world.bus.clone());
+    world.until_published(&world.store_firsts([1])).await;
+    world.stream.replace();
+    world.until_published(&world.store_firsts([2])).await;
+    sleep(Duration::from_secs(3_600)).await;
+    assert!(world.lease(&old).await.is_finished());
+    sleep(Duration::from_secs(50 * 60 * 60)).await;
+    assert!(world.leases_now().await.iter().all(|lease| lease.shard != old));
+}
