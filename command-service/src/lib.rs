@@ -1,3 +1,117 @@
-//! Millrace's command service: gRPC commands in, events stored and relayed to the bus.
+//! Millrace's command service.
+//!
+//! A command comes in by gRPC, is parsed into the domain's types ([`users`], [`orders`]), decided and stored
+//! ([`handler`]). What is stored goes to the bus by the [`relay`], a task of every replica.
 
+mod config;
+pub mod handler;
+pub mod orders;
+mod parse;
 pub mod relay;
+mod reply;
+pub mod states;
+pub mod users;
+
+use std::{ffi::OsString, process::ExitCode};
+
+pub use config::Config;
+use millrace_aws::Aws;
+use millrace_domain::{AggregateType, StreamId, TenantId};
+use millrace_event_store::{DynamoStore, ReadEvents as _, Tables};
+use millrace_proto::command::{
+    order_command_service_server::{OrderCommandServiceServer, SERVICE_NAME as ORDERS},
+    user_command_service_server::{SERVICE_NAME as USERS, UserCommandServiceServer},
+};
+use millrace_runtime::{
+    clock,
+    process::{self, Process},
+    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, serve},
+};
+use tonic::service::RoutesBuilder;
+use uuid::Uuid;
+
+use crate::{
+    handler::Handler,
+    orders::Orders,
+    relay::{
+        Relay, RelayConfig,
+        aws::{DynamoLeases, DynamoRefill, DynamoStream, EventBridgeBus},
+    },
+    states::States,
+    users::Users,
+};
+
+/// The program: configuration from `args` and the environment, then [`run`] until SIGTERM.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    process::main(args, async |config: Config, process| {
+        let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;
+        run(config, &Aws::from_env().await, listeners, process).await
+    })
+}
+
+/// Serves commands, and relays events where the configuration says so, until the shutdown.
+pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Process) -> anyhow::Result<()> {
+    let tables = Tables {
+        events: config.event_store_table.clone(),
+        unique_keys: config.unique_key_table.clone(),
+        snapshots: config.snapshot_table.clone(),
+    };
+    let shards = config.event_type_index.then_some(config.index_shards);
+    let relay = config.relay.then(|| relay(&config, aws));
+    let store = DynamoStore::new(aws.dynamodb(), tables, shards.and_then(|n| u32::from(n).try_into().ok()));
+    let half = config.state_cache_bytes / 2;
+    let users = Handler::new(store.clone(), States::new(half), clock::now);
+    let orders = Handler::new(store.clone(), States::new(half), clock::now);
+    let mut routes = RoutesBuilder::default();
+    routes
+        .add_service(
+            UserCommandServiceServer::new(Users::new(users.clone()))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        )
+        .add_service(
+            OrderCommandServiceServer::new(Orders::new(orders, users))
+                .max_decoding_message_size(MAX_REQUEST_BYTES),
+        );
+    let served = Served {
+        routes,
+        names: &[USERS, ORDERS],
+        probe: probe(store),
+        max_concurrent_calls: config.common.max_concurrent_calls,
+        metrics: process.metrics,
+    };
+    let relaying = async {
+        if let Some(relay) = relay {
+            // Boxed: its state is large, and lies on the path of nothing that is fast.
+            Box::pin(relay.run(process.shutdown.clone())).await;
+        }
+    };
+    let (served, ()) = tokio::join!(serve(listeners, served, process.shutdown.clone()), relaying);
+    served
+}
+
+/// This replica's relay. Its name is new with every start: whoever has the name of a lease's owner may take it.
+fn relay(config: &Config, aws: &Aws) -> Relay<DynamoStream, DynamoLeases, EventBridgeBus, DynamoRefill> {
+    let dynamodb = aws.dynamodb();
+    let stream = DynamoStream::new(dynamodb.clone(), aws.streams(), &config.event_store_table);
+    let leases = DynamoLeases::new(dynamodb.clone(), &config.relay_lease_table);
+    let refill = DynamoRefill::new(dynamodb, &config.event_store_table);
+    let bus = EventBridgeBus::new(aws.eventbridge(), &config.event_bus_name);
+    let settings = RelayConfig {
+        poll_interval: config.relay_poll(),
+        discovery_interval: config.relay_discovery(),
+        balance_interval: config.relay_discovery() / 4,
+        trust_horizon: config.relay_trust_horizon(),
+        ..RelayConfig::new(Uuid::new_v4().to_string(), &config.event_source)
+    };
+    Relay::new(stream, leases, bus, refill, settings, clock::now)
+}
+
+/// Whether the event store can be read: by asking for a stream that nobody has.
+fn probe(store: DynamoStore) -> Probe {
+    let nobody =
+        StreamId { tenant: TenantId::default(), aggregate_type: AggregateType::of("probe"), id: Uuid::nil() };
+    Box::new(move || {
+        let (store, nobody) = (store.clone(), nobody.clone());
+        Box::pin(async move { store.page(&nobody, 0, 1).await.is_ok() })
+    })
+}

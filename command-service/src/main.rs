@@ -1,3 +1,7 @@
-//! Nothing yet.
+//! The command service as a program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    command_service::main(std::env::args_os())
+}

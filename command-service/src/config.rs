@@ -1,0 +1,108 @@
+//! What the command service can be told.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::{ArgAction, Parser};
+use millrace_runtime::{
+    config::{Common, IndexShards, index_shards, non_empty, table_name},
+    process::Configured,
+};
+
+/// Takes commands by gRPC, stores their events, and relays them to the bus.
+///
+/// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "command-service", version)]
+pub struct Config {
+    /// Where gRPC is served.
+    #[arg(long, env = "GRPC_ADDR", default_value = "0.0.0.0:50051")]
+    pub grpc_addr: SocketAddr,
+
+    /// What every deployable can be told.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// The table of events.
+    #[arg(long, env = "EVENT_STORE_TABLE", value_parser = table_name)]
+    pub event_store_table: String,
+
+    /// The table of snapshots.
+    #[arg(long, env = "SNAPSHOT_TABLE", value_parser = table_name)]
+    pub snapshot_table: String,
+
+    /// The table of unique keys, such as users' e-mail addresses.
+    #[arg(long, env = "UNIQUE_KEY_TABLE", value_parser = table_name)]
+    pub unique_key_table: String,
+
+    /// The table of the relay's leases and checkpoints.
+    #[arg(long, env = "RELAY_LEASE_TABLE", value_parser = table_name)]
+    pub relay_lease_table: String,
+
+    /// The bus that events are published on.
+    #[arg(long, env = "EVENT_BUS_NAME", value_parser = non_empty)]
+    pub event_bus_name: String,
+
+    /// The `Source` under which events are published.
+    #[arg(long, env = "EVENT_SOURCE", default_value = "millrace", value_parser = non_empty)]
+    pub event_source: String,
+
+    /// Whether this replica takes part in relaying events to the bus.
+    #[arg(long, env = "RELAY", default_value = "on", action = ArgAction::Set, value_parser = on_off)]
+    pub relay: bool,
+
+    /// How long the relay waits before it reads an idle shard again, in milliseconds. A shard allows 5 reads a second.
+    #[arg(long, env = "RELAY_POLL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(5..=10_000))]
+    pub relay_poll_ms: u64,
+
+    /// How often the relay looks for new shards, in milliseconds; for leases to take over it looks four times as often.
+    #[arg(long, env = "RELAY_DISCOVERY_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub relay_discovery_ms: u64,
+
+    /// For how many seconds the stream can be trusted to keep what was not read yet. DynamoDB keeps 24 hours; an
+    /// emulator that restarts keeps nothing.
+    #[arg(long, env = "RELAY_TRUST_SECONDS", default_value_t = 72_000, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub relay_trust_seconds: u64,
+
+    /// Whether the event store has the index by event type; without it every append costs half.
+    #[arg(long, env = "EVENT_TYPE_INDEX", default_value = "on", action = ArgAction::Set, value_parser = on_off)]
+    pub event_type_index: bool,
+
+    /// Into how many shards the index by event type is spread. Everybody who uses the index must agree on it.
+    #[arg(long, env = "INDEX_SHARDS", default_value = "4", value_parser = index_shards)]
+    pub index_shards: IndexShards,
+
+    /// How much memory the states of aggregates may take, in bytes.
+    #[arg(long, env = "STATE_CACHE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(65_536..))]
+    pub state_cache_bytes: u64,
+}
+
+impl Config {
+    /// How long the relay waits before it reads an idle shard again.
+    pub fn relay_poll(&self) -> Duration {
+        Duration::from_millis(self.relay_poll_ms)
+    }
+
+    /// For how long the stream can be trusted to keep what was not read yet.
+    pub fn relay_trust_horizon(&self) -> Duration {
+        Duration::from_secs(self.relay_trust_seconds)
+    }
+
+    /// How often the relay looks for new shards.
+    pub fn relay_discovery(&self) -> Duration {
+        Duration::from_millis(self.relay_discovery_ms)
+    }
+}
+
+impl Configured for Config {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}

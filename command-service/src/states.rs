@@ -1,0 +1,88 @@
+//! States of aggregates in memory: they save reads, and nothing rests on them.
+
+use std::{fmt, mem::size_of, sync::Arc};
+
+use millrace_domain::{Aggregate, Root, StreamId};
+use quick_cache::{Weighter, sync::Cache};
+
+/// The states of one kind of aggregate that were used lately, bounded by the memory they take.
+pub struct States<A> {
+    roots: Arc<Cache<StreamId, Root<A>, Weight>>,
+    known: Arc<Cache<StreamId, ()>>,
+}
+
+/// What an entry weighs, in bytes: about what it takes in memory.
+#[derive(Clone)]
+struct Weight;
+
+/// About what a remembered command takes: its id, digest and receipt, and the allocation of the id's text.
+const COMMAND_BYTES: usize = 160;
+
+/// About what a state with its key and the cache's own entry takes beyond the struct itself: a tenant's, an e-mail's
+/// and a name's text.
+const OVERHEAD_BYTES: usize = 512;
+
+/// About what an entry of the set of known aggregates takes.
+const KNOWN_BYTES: usize = 256;
+
+impl<A: Aggregate> Weighter<StreamId, Root<A>> for Weight {
+    fn weight(&self, _: &StreamId, root: &Root<A>) -> u64 {
+        let bytes = size_of::<Root<A>>() + OVERHEAD_BYTES + root.remembered() * COMMAND_BYTES;
+        u64::try_from(bytes).unwrap_or(u64::MAX)
+    }
+}
+
+impl<A: Aggregate> States<A> {
+    /// An empty cache that takes about `bytes` of memory at most; one part in eight of it remembers which aggregates
+    /// exist.
+    pub fn new(bytes: u64) -> Self {
+        let room = |bytes: u64, each: usize| usize::try_from(bytes).unwrap_or(usize::MAX) / each;
+        let (known, roots) = (bytes / 8, bytes - bytes / 8);
+        Self {
+            roots: Arc::new(Cache::with_weighter(room(roots, 2 * OVERHEAD_BYTES).max(1), roots, Weight)),
+            known: Arc::new(Cache::new(room(known, KNOWN_BYTES).max(1))),
+        }
+    }
+
+    /// The state that was kept last, which may be old.
+    pub fn get(&self, stream: &StreamId) -> Option<Root<A>> {
+        let root = self.roots.get(stream);
+        let outcome = if root.is_some() { "hit" } else { "miss" };
+        metrics::counter!("state_cache_total", "outcome" => outcome).increment(1);
+        root
+    }
+
+    /// Keeps a state, unless a newer one is there.
+    pub fn keep(&self, stream: &StreamId, root: Root<A>) {
+        if self.roots.peek(stream).is_none_or(|kept| kept.version() < root.version()) {
+            self.roots.insert(stream.clone(), root);
+        }
+    }
+
+    /// Whether the aggregate is known to exist.
+    pub fn is_known(&self, stream: &StreamId) -> bool {
+        self.known.get(stream).is_some() || self.roots.peek(stream).is_some()
+    }
+
+    /// Remembers that the aggregate exists.
+    pub fn know(&self, stream: &StreamId) {
+        self.known.insert(stream.clone(), ());
+    }
+
+    /// How much the states weigh, in bytes.
+    pub fn weight(&self) -> u64 {
+        self.roots.weight()
+    }
+}
+
+impl<A> Clone for States<A> {
+    fn clone(&self) -> Self {
+        Self { roots: self.roots.clone(), known: self.known.clone() }
+    }
+}
+
+impl<A> fmt::Debug for States<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("States")
+    }
+}

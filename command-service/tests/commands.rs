@@ -1,0 +1,410 @@
+//! The four commands over the store in memory: what is stored, what is answered, what is refused.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
+
+use command_service::{handler::Handler, orders::Orders, states::States, users::Users};
+use futures::future::join_all;
+use millrace_aws::AwsError;
+use millrace_domain::{StreamId, Timestamp, order::Order, user::User};
+use millrace_event_store::{AppendError, AppendEvents, Commit, MemoryStore, Page, ReadEvents};
+use millrace_proto::{
+    Money,
+    command::{
+        CreateOrderRequest, CreateOrderResponse, CreateUserRequest, CreateUserResponse,
+        UpdateOrderStatusRequest, UpdateUserProfileRequest,
+        order_command_service_server::OrderCommandService as _,
+        user_command_service_server::UserCommandService as _,
+    },
+    types::{OrderItem, OrderStatus},
+};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+fn noon() -> Timestamp {
+    "2026-11-23T12:00:00Z".parse().expect("a time")
+}
+
+/// A replica of the service: caches of its own over a store that it may share.
+struct Replica<S> {
+    users: Users<S>,
+    orders: Orders<S>,
+}
+
+fn replica<S: AppendEvents>(store: &S) -> Replica<S> {
+    let users: Handler<User, S> = Handler::new(store.clone(), States::new(1 << 20), noon);
+    let orders: Handler<Order, S> = Handler::new(store.clone(), States::new(1 << 20), noon);
+    Replica { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
+}
+
+fn user(email: &str, command_id: &str) -> CreateUserRequest {
+    CreateUserRequest {
+        email: email.into(),
+        name: "John Doe".into(),
+        command_id: Some(command_id.into()),
+        correlation_id: None,
+    }
+}
+
+fn item(quantity: i32, units: i64, nanos: i32) -> OrderItem {
+    let price = Money { currency_code: "USD".into(), units, nanos };
+    OrderItem { product: "laptop".into(), quantity, price: Some(price) }
+}
+
+impl<S: AppendEvents> Replica<S> {
+    async fn create_user(&self, request: CreateUserRequest) -> Result<CreateUserResponse, Status> {
+        self.users.create_user(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    async fn rename(&self, user_id: &str, name: &str, command_id: &str) -> Result<(u64, bool), Status> {
+        let request = UpdateUserProfileRequest {
+            user_id: user_id.into(),
+            name: Some(name.into()),
+            command_id: Some(command_id.into()),
+            ..Default::default()
+        };
+        let reply = self.users.update_user_profile(Request::new(request)).await?.into_inner();
+        Ok((reply.version, reply.replayed))
+    }
+
+    async fn move_email(&self, user_id: &str, email: &str) -> Result<u64, Status> {
+        let request = UpdateUserProfileRequest {
+            user_id: user_id.into(),
+            email: Some(email.into()),
+            ..Default::default()
+        };
+        Ok(self.users.update_user_profile(Request::new(request)).await?.into_inner().version)
+    }
+
+    async fn create_order(&self, user_id: &str) -> Result<CreateOrderResponse, Status> {
+        let request = CreateOrderRequest {
+            user_id: user_id.into(),
+            items: vec![item(1, 999, 990_000_000)],
+            total_amount: Some(Money { currency_code: "USD".into(), units: 999, nanos: 990_000_000 }),
+            ..Default::default()
+        };
+        self.orders.create_order(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    async fn set_status(&self, order_id: &str, status: OrderStatus) -> Result<u64, Status> {
+        self.set_status_at(order_id, status, None).await
+    }
+
+    async fn set_status_at(
+        &self,
+        order_id: &str,
+        status: OrderStatus,
+        expected: Option<u64>,
+    ) -> Result<u64, Status> {
+        let request = UpdateOrderStatusRequest {
+            order_id: order_id.into(),
+            status: status.into(),
+            expected_version: expected,
+            ..Default::default()
+        };
+        Ok(self.orders.update_order_status(Request::new(request)).await?.into_inner().version)
+    }
+}
+
+fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_recipes_walk_stores_one_event_a_command_with_all_its_metadata() {
+    let store = MemoryStore::default();
+    let service = replica(&store);
+    let mut request = Request::new(user("john.doe@example.com", "cmd-001"));
+    request.get_mut().correlation_id = Some("corr-001".into());
+    request.metadata_mut().insert("x-tenant-id", "acme".parse().unwrap());
+    let created = service.users.create_user(request).await.unwrap().into_inner();
+    assert_eq!((created.version, created.replayed, created.command_id.as_str()), (1, false, "cmd-001"));
+
+    let events = store.all();
+    let envelope = &events[0].envelope;
+    assert_eq!(events.len(), 1);
+    assert_eq!(envelope.aggregate_id.to_string(), created.aggregate_id);
+    assert_eq!(envelope.event_id.to_string(), created.event_id);
+    assert_eq!(envelope.tenant_id.as_str(), "acme");
+    assert_eq!((envelope.event_type.as_str(), envelope.schema_version), ("UserCreated", 1));
+    assert_eq!(envelope.correlation_id.as_str(), "corr-001");
+    assert_eq!(envelope.causation_id.as_str(), "cmd-001");
+    assert!(envelope.trace_parent.is_some());
+    assert_eq!(envelope.event_data.as_ref().unwrap()["email"], "john.doe@example.com");
+}
+
+#[tokio::test]
+async fn an_order_moves_along_its_way_and_not_back() {
+    let service = replica(&MemoryStore::default());
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let order = service.create_order(&john).await.unwrap().aggregate_id;
+    assert_eq!(service.set_status(&order, OrderStatus::Processing).await.unwrap(), 2);
+    let refused = service.set_status(&order, OrderStatus::Created).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let details = refused.get_error_details();
+    assert_eq!(details.precondition_failure().unwrap().violations[0].r#type, "ORDER_STATUS");
+    assert_eq!(service.set_status(&order, OrderStatus::Shipped).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn an_order_of_nobody_and_a_status_of_nothing_are_refused_and_store_nothing() {
+    let store = MemoryStore::default();
+    let service = replica(&store);
+    let nobody = uuid::Uuid::from_u128(7).to_string();
+    assert_eq!(service.create_order(&nobody).await.unwrap_err().code(), Code::FailedPrecondition);
+    assert_eq!(service.set_status(&nobody, OrderStatus::Shipped).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(service.rename(&nobody, "x", "c").await.unwrap_err().code(), Code::NotFound);
+    assert!(store.all().is_empty());
+}
+
+#[tokio::test]
+async fn twenty_creates_with_one_command_id_are_one_event_and_one_reply() {
+    let store = MemoryStore::default();
+    let replicas = [replica(&store), replica(&store)];
+    let attempts = (0..20).map(|n| replicas[n % 2].create_user(user("john@example.com", "same")));
+    let replies: Vec<_> = join_all(attempts).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(store.all().len(), 1);
+    assert_eq!(replies.iter().filter(|reply| reply.replayed).count(), 19);
+    let first = CreateUserResponse { replayed: false, ..replies[0].clone() };
+    assert!(replies.into_iter().all(|reply| CreateUserResponse { replayed: false, ..reply } == first));
+}
+
+#[tokio::test]
+async fn a_create_is_replayed_however_much_has_happened_since() {
+    let service = replica(&MemoryStore::default());
+    let first = service.create_user(user("john@example.com", "create")).await.unwrap();
+    for n in 0..200 {
+        service.rename(&first.aggregate_id, "x", &n.to_string()).await.unwrap();
+    }
+    let again = service.create_user(user("john@example.com", "create")).await.unwrap();
+    assert_eq!(again, CreateUserResponse { replayed: true, ..first });
+}
+
+#[tokio::test]
+async fn thirty_users_with_one_address_are_one_user() {
+    let store = MemoryStore::default();
+    let service = replica(&store);
+    let ids: Vec<_> = (0..30).map(|n| n.to_string()).collect();
+    let replies = join_all(ids.iter().map(|id| service.create_user(user("John@Example.com", id)))).await;
+    let refused: Vec<_> = replies.iter().filter_map(|reply| reply.as_ref().err()).collect();
+    assert_eq!((refused.len(), store.all().len()), (29, 1));
+    assert!(
+        refused.iter().all(|status| status.code() == Code::AlreadyExists && reason(status) == "EMAIL_TAKEN")
+    );
+}
+
+#[tokio::test]
+async fn a_command_id_with_another_body_is_refused_on_every_replica() {
+    let store = MemoryStore::default();
+    let (here, there) = (replica(&store), replica(&store));
+    let john = here.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    there.rename(&john, "Jack", "b").await.unwrap();
+    for service in [&here, &there] {
+        let reused = service.create_user(user("other@example.com", "a")).await.unwrap_err();
+        assert_eq!((reused.code(), reason(&reused).as_str()), (Code::InvalidArgument, "COMMAND_ID_REUSED"));
+        let reused = service.rename(&john, "Joe", "b").await.unwrap_err();
+        assert_eq!((reused.code(), reason(&reused).as_str()), (Code::InvalidArgument, "COMMAND_ID_REUSED"));
+    }
+    assert_eq!(store.all().len(), 2);
+}
+
+#[tokio::test]
+async fn a_retry_is_recognised_by_a_replica_that_has_an_old_state() {
+    let store = MemoryStore::default();
+    let (here, there) = (replica(&store), replica(&store));
+    let john = here.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    here.rename(&john, "Old", "b").await.unwrap();
+    assert_eq!(there.rename(&john, "New", "c").await.unwrap(), (3, false));
+    assert_eq!(there.rename(&john, "Newer", "d").await.unwrap(), (4, false));
+    assert_eq!(here.rename(&john, "New", "c").await.unwrap(), (3, true));
+    assert_eq!(store.all().len(), 4);
+}
+
+#[tokio::test]
+async fn no_refusal_rests_on_an_old_state() {
+    let store = MemoryStore::default();
+    let (here, there) = (replica(&store), replica(&store));
+    let john = here.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let order = here.create_order(&john).await.unwrap().aggregate_id;
+    there.set_status(&order, OrderStatus::Processing).await.unwrap();
+    // `here` still holds CREATED, from which SHIPPED cannot be reached.
+    assert_eq!(here.set_status(&order, OrderStatus::Shipped).await.unwrap(), 3);
+    // `there` still holds version 2.
+    assert_eq!(there.set_status_at(&order, OrderStatus::Delivered, Some(3)).await.unwrap(), 4);
+}
+
+#[tokio::test]
+async fn an_expected_version_is_never_retried() {
+    let store = MemoryStore::default();
+    let (here, there) = (replica(&store), replica(&store));
+    let john = here.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let order = here.create_order(&john).await.unwrap().aggregate_id;
+    there.set_status(&order, OrderStatus::Processing).await.unwrap();
+    for service in [&here, &there] {
+        let stale = service.set_status_at(&order, OrderStatus::Cancelled, Some(1)).await.unwrap_err();
+        assert_eq!((stale.code(), reason(&stale).as_str()), (Code::Aborted, "VERSION_CONFLICT"));
+        let details = stale.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["current_version"], "2");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_was_given_up_can_be_taken_and_taken_back() {
+    let service = replica(&MemoryStore::default());
+    let john = service.create_user(user("old@example.com", "a")).await.unwrap().aggregate_id;
+    let jane = service.create_user(user("jane@example.com", "b")).await.unwrap().aggregate_id;
+    assert_eq!(service.move_email(&jane, "OLD@example.com").await.unwrap_err().code(), Code::AlreadyExists);
+    service.move_email(&john, "new@example.com").await.unwrap();
+    service.move_email(&jane, "OLD@example.com").await.unwrap();
+    assert_eq!(service.move_email(&john, "old@example.com").await.unwrap_err().code(), Code::AlreadyExists);
+    service.move_email(&jane, "jane@example.com").await.unwrap();
+    service.move_email(&john, "old@example.com").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_warm_command_is_one_request_and_a_cold_one_two() {
+    let store = MemoryStore::default();
+    let warm = replica(&store);
+    let john = warm.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let before = store.requests();
+    let order = warm.create_order(&john).await.unwrap().aggregate_id;
+    assert_eq!(store.requests() - before, 1, "an order of a known user");
+    let before = store.requests();
+    warm.set_status(&order, OrderStatus::Processing).await.unwrap();
+    assert_eq!(store.requests() - before, 1, "a warm update");
+    let cold = replica(&store);
+    let before = store.requests();
+    cold.set_status(&order, OrderStatus::Shipped).await.unwrap();
+    assert_eq!(store.requests() - before, 2, "a cold update");
+}
+
+#[tokio::test]
+async fn a_cache_that_holds_nothing_changes_no_answer() {
+    let store = MemoryStore::default();
+    let states: States<User> = States::new(0);
+    let users = Handler::new(store.clone(), states.clone(), noon);
+    let service = Replica {
+        users: Users::new(users.clone()),
+        orders: Orders::new(Handler::new(store.clone(), States::new(0), noon), users),
+    };
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    for n in 0..10 {
+        service.rename(&john, "x", &n.to_string()).await.unwrap();
+    }
+    assert_eq!(service.rename(&john, "x", "3").await.unwrap(), (5, true));
+    assert_eq!(states.weight(), 0);
+}
+
+#[tokio::test]
+async fn states_take_no_more_memory_than_they_are_given() {
+    let store = MemoryStore::default();
+    let bound = 64 * 1024;
+    let states: States<User> = States::new(bound);
+    let users = Users::new(Handler::new(store.clone(), states.clone(), noon));
+    for n in 0..1_000 {
+        users.create_user(Request::new(user(&format!("u{n}@example.com"), &n.to_string()))).await.unwrap();
+    }
+    assert!(states.weight() <= bound, "{} bytes", states.weight());
+    assert!(states.weight() > bound / 4, "{} bytes: it is of no use", states.weight());
+}
+
+/// A store that loses replies: an append takes effect, and its caller learns nothing.
+#[derive(Debug, Clone)]
+struct Lossy {
+    inner: MemoryStore,
+    losses: Arc<AtomicU32>,
+    /// What the SDK does: send the same commit again.
+    resends: bool,
+}
+
+impl ReadEvents for Lossy {
+    async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
+        self.inner.page(stream, after, limit).await
+    }
+}
+
+impl AppendEvents for Lossy {
+    async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        let result = self.inner.append(commit).await;
+        let lost = self.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        match (lost, self.resends) {
+            (false, _) => result,
+            (true, true) => self.inner.append(commit).await,
+            (true, false) => Err(AwsError::Unreachable("the reply was lost".into()).into()),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_append_that_meets_itself_is_no_conflict() {
+    let store = Lossy { inner: MemoryStore::default(), losses: Arc::new(1.into()), resends: true };
+    let service = replica(&store);
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap();
+    assert!(!john.replayed);
+    store.losses.store(1, Ordering::SeqCst);
+    assert_eq!(service.rename(&john.aggregate_id, "Jack", "b").await.unwrap(), (2, false));
+    assert_eq!(store.inner.all().len(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_lost_a_reply_gets_it_by_sending_again() {
+    let store = Lossy { inner: MemoryStore::default(), losses: Arc::new(1.into()), resends: false };
+    let service = replica(&store);
+    let lost = service.create_user(user("john@example.com", "a")).await.unwrap_err();
+    assert_eq!(lost.code(), Code::Unavailable);
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap();
+    assert!(john.replayed);
+    store.losses.store(1, Ordering::SeqCst);
+    assert_eq!(service.rename(&john.aggregate_id, "Jack", "b").await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(service.rename(&john.aggregate_id, "Jack", "b").await.unwrap(), (2, true));
+    assert_eq!(store.inner.all().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_clients_on_one_aggregate_lose_nothing() {
+    let store = MemoryStore::default();
+    let replicas = Arc::new([replica(&store), replica(&store), replica(&store)]);
+    let john = replicas[0].create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let clients = (0..16).map(|client| {
+        let (replicas, john) = (replicas.clone(), john.clone());
+        tokio::spawn(async move {
+            let mut done = 0;
+            for n in 0..100 {
+                match replicas[client % 3].rename(&john, "x", &format!("{client}-{n}")).await {
+                    Ok((_, replayed)) => {
+                        assert!(!replayed);
+                        done += 1;
+                    }
+                    Err(status) => assert_eq!(
+                        (status.code(), reason(&status).as_str()),
+                        (Code::Aborted, "VERSION_CONFLICT")
+                    ),
+                }
+            }
+            done
+        })
+    });
+    let done: usize = join_all(clients).await.into_iter().map(Result::unwrap).sum();
+    let versions: Vec<_> = store.all().iter().map(|event| event.envelope.version).collect();
+    assert_eq!(versions.len(), done + 1);
+    assert!(versions.into_iter().eq(1..=u64::try_from(done).unwrap() + 1), "no gaps");
+}
+
+#[tokio::test]
+async fn tenants_do_not_meet() {
+    let store = MemoryStore::default();
+    let service = replica(&store);
+    let mut replies = Vec::new();
+    for tenant in ["acme", "umbrella"] {
+        let mut request = Request::new(user("john@example.com", "same"));
+        request.metadata_mut().insert("x-tenant-id", tenant.parse().unwrap());
+        replies.push(service.users.create_user(request).await.unwrap().into_inner());
+    }
+    assert_ne!(replies[0].aggregate_id, replies[1].aggregate_id);
+    // The default tenant knows neither.
+    assert_eq!(service.rename(&replies[0].aggregate_id, "x", "c").await.unwrap_err().code(), Code::NotFound);
+}
