@@ -1,3 +1,7 @@
-//! Nothing yet.
+//! The projector as a process.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    projector::main(std::env::args_os())
+}

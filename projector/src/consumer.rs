@@ -1,0 +1,318 @@
+//! The loop around a handler: receiving, keeping messages hidden while they are worked on, deleting them, trying again,
+//! giving up.
+//!
+//! SQS counts how often it hands a message out, and that count decides when the message is given up. So a message whose
+//! failure is its own goes back to the queue, hidden for longer each time, and at the last attempt to the dead letters.
+//! A message that only the surroundings stop, such as AWS being out of reach, is not handed back at all: it stays here,
+//! hidden, and is tried again until it succeeds or the process ends. Since only so many messages are held at a time,
+//! receiving comes to rest by itself in an outage, and the messages that are still in the queue are not counted.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use millrace_aws::AwsError;
+use millrace_runtime::TraceParent;
+use tokio::{
+    sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
+    task::{JoinError, JoinSet},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Failed, Handle,
+    backoff::Backoff,
+    metrics::{DEAD_LETTERS, FAILURES, count_queue_error, count_reason},
+    queue::{Cause, MOST_MESSAGES, Message, Queue, Receipt},
+};
+
+/// Between the attempts at a message that fails by its own fault.
+const MESSAGE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
+
+/// Between attempts that AWS fails.
+const AWS_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(20) };
+
+/// How often a deletion is tried. What is left comes again and is dropped as a duplicate.
+const DELETIONS: u32 = 3;
+
+/// How a consumer works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How many messages are held at a time: at least [`MOST_MESSAGES`].
+    pub messages_at_once: u32,
+    /// How long what is in flight may take once the consumer is told to stop.
+    pub drain: Duration,
+    /// A number from 0 to 1 by chance, to spread attempts.
+    pub chance: fn() -> f64,
+}
+
+/// Whether a consumer can do its work. At first it cannot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Whether the queue can be used, by the last that is known of it.
+    pub receives: bool,
+    /// How many batches hold messages that the surroundings stop.
+    pub held_up: usize,
+}
+
+impl Condition {
+    /// Whether nothing is in its way.
+    pub fn is_good(self) -> bool {
+        self.receives && self.held_up == 0
+    }
+}
+
+/// Brings the messages of a queue to a handler.
+pub struct Consumer<Q, H> {
+    queue: Q,
+    handler: H,
+    settings: Settings,
+    condition: watch::Sender<Condition>,
+}
+
+impl<Q: Queue, H: Handle> Consumer<Q, H> {
+    /// A consumer that shows in `condition` whether it can do its work.
+    pub fn new(queue: Q, handler: H, settings: Settings, condition: watch::Sender<Condition>) -> Self {
+        Self { queue, handler, settings, condition }
+    }
+
+    /// Consumes until `stop`, then ends what is in flight within the settings' time. Messages that are not done by then
+    /// come back to another consumer.
+    pub async fn run(self, stop: CancellationToken) {
+        let this = Arc::new(self);
+        let free = Arc::new(Semaphore::new(room(this.settings)));
+        let mut batches = JoinSet::new();
+        let mut failures = 0;
+        // The queue has told its rules, so it can be used; the first receiving may wait long for its answer.
+        this.can_receive(true);
+        while let Some(Ok(mut permit)) =
+            stop.run_until_cancelled(Arc::clone(&free).acquire_many_owned(MOST_MESSAGES)).await
+        {
+            match stop.run_until_cancelled(this.queue.receive()).await {
+                None => break,
+                Some(Ok(messages)) => {
+                    failures = 0;
+                    this.can_receive(true);
+                    keep(&mut permit, messages.len());
+                    if !messages.is_empty() {
+                        let (this, stop) = (Arc::clone(&this), stop.clone());
+                        batches.spawn(async move { this.work(messages, permit, &stop).await });
+                    }
+                }
+                Some(Err(error)) => {
+                    drop(permit);
+                    failures += 1;
+                    this.can_receive(false);
+                    this.queue_failed("receive", &error);
+                    let pause = AWS_BACKOFF.after(failures, (this.settings.chance)());
+                    stop.run_until_cancelled(sleep(pause)).await;
+                }
+            }
+            while let Some(ended) = batches.try_join_next() {
+                report(H::NAME, ended);
+            }
+        }
+        let drained = timeout(this.settings.drain, async {
+            while let Some(ended) = batches.join_next().await {
+                report(H::NAME, ended);
+            }
+        });
+        if drained.await.is_err() {
+            tracing::warn!(projection = H::NAME, batches = batches.len(), "left unfinished at the end");
+        }
+    }
+
+    /// Works on a batch until no message of it is left here.
+    async fn work(&self, messages: Vec<Message>, permit: OwnedSemaphorePermit, stop: &CancellationToken) {
+        let hidden = Mutex::new(messages.iter().map(|message| message.receipt.clone()).collect());
+        tokio::select! {
+            () = self.settle_all(messages, permit, &hidden, stop) => {}
+            never = self.keep_hidden(&hidden) => match never {},
+        }
+    }
+
+    async fn settle_all(
+        &self,
+        mut messages: Vec<Message>,
+        mut permit: OwnedSemaphorePermit,
+        hidden: &Mutex<Vec<Receipt>>,
+        stop: &CancellationToken,
+    ) {
+        let mut rounds = 0;
+        let mut held_up = None;
+        loop {
+            let outcomes = self.handler.handle(&messages).await;
+            let mut sorted = Sorted::default();
+            for (message, outcome) in messages.into_iter().zip(outcomes) {
+                self.settle(message, outcome, &mut sorted).await;
+            }
+            // Held while nothing is being hidden, so that no late heartbeat undoes what is decided here.
+            *hidden.lock().await = sorted.kept.iter().map(|message| message.receipt.clone()).collect();
+            self.delete(sorted.done).await;
+            self.hide(&sorted.later).await;
+            keep(&mut permit, sorted.kept.len());
+            if sorted.kept.is_empty() {
+                return;
+            }
+            messages = sorted.kept;
+            rounds += 1;
+            held_up.get_or_insert_with(|| HeldUp::new(&self.condition));
+            let pause = AWS_BACKOFF.after(rounds, (self.settings.chance)());
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                hidden.lock().await.clear();
+                let later = |message: &Message| (message.receipt.clone(), self.message_backoff(message));
+                return self.hide(&messages.iter().map(later).collect::<Vec<_>>()).await;
+            }
+        }
+    }
+
+    /// Decides where a message goes.
+    async fn settle(&self, message: Message, outcome: Result<(), Failed>, sorted: &mut Sorted) {
+        let Err(failed) = outcome else { return sorted.done.push(message.receipt) };
+        let reason = failed.failure.reason();
+        count_reason(FAILURES, H::NAME, reason);
+        self.log(&message, &failed);
+        if failed.failure.is_of_the_surroundings() {
+            sorted.kept.push(message);
+        } else if message.attempts < self.queue.rules().max_attempts {
+            sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));
+        } else {
+            let cause = Cause {
+                reason: failed.failure.to_string(),
+                projection: H::NAME,
+                trace_parent: failed.event.and_then(|event| event.trace_parent),
+            };
+            match self.queue.dead_letter(&message, &cause).await {
+                Ok(()) => {
+                    count_reason(DEAD_LETTERS, H::NAME, reason);
+                    sorted.done.push(message.receipt);
+                }
+                Err(error) => {
+                    self.queue_failed("dead_letter", &error);
+                    match error {
+                        AwsError::Throttled(_) | AwsError::Unreachable(_) => sorted.kept.push(message),
+                        // The queue's own redrive takes it the next time, if without the reason.
+                        AwsError::Refused(_) | AwsError::Nonsense(_) => {
+                            sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hides messages anew, again and again, long before they would be seen.
+    async fn keep_hidden(&self, hidden: &Mutex<Vec<Receipt>>) -> Infallible {
+        let visibility = self.queue.rules().visibility;
+        loop {
+            sleep(visibility / 3).await;
+            let receipts = hidden.lock().await;
+            let again: Vec<_> = receipts.iter().map(|receipt| (receipt.clone(), visibility)).collect();
+            self.hide(&again).await;
+        }
+    }
+
+    async fn hide(&self, receipts: &[(Receipt, Duration)]) {
+        if receipts.is_empty() {
+            return;
+        }
+        for error in self.queue.hide(receipts).await.iter().filter_map(|result| result.as_ref().err()) {
+            self.queue_failed("hide", error);
+        }
+    }
+
+    async fn delete(&self, mut receipts: Vec<Receipt>) {
+        for attempt in 1..=DELETIONS {
+            if receipts.is_empty() {
+                return;
+            }
+            let results = self.queue.delete(&receipts).await;
+            let mut left = Vec::new();
+            for (receipt, result) in receipts.into_iter().zip(results) {
+                let Err(error) = result else { continue };
+                self.queue_failed("delete", &error);
+                if !matches!(error, AwsError::Refused(_)) {
+                    left.push(receipt);
+                }
+            }
+            receipts = left;
+            if !receipts.is_empty() && attempt < DELETIONS {
+                sleep(AWS_BACKOFF.after(attempt, (self.settings.chance)())).await;
+            }
+        }
+    }
+
+    fn message_backoff(&self, message: &Message) -> Duration {
+        MESSAGE_BACKOFF.after(message.attempts, (self.settings.chance)())
+    }
+
+    fn can_receive(&self, receives: bool) {
+        self.condition.send_if_modified(|condition| {
+            let before = std::mem::replace(&mut condition.receives, receives);
+            before != receives
+        });
+    }
+
+    fn queue_failed(&self, call: &'static str, error: &AwsError) {
+        count_queue_error(H::NAME, call);
+        tracing::warn!(projection = H::NAME, call, %error, "a call to the queue failed");
+    }
+
+    fn log(&self, message: &Message, failed: &Failed) {
+        let event = failed.event.as_deref();
+        tracing::warn!(
+            projection = H::NAME,
+            message_id = message.id,
+            attempts = message.attempts,
+            tenant = event.map(|event| event.stream.tenant.as_str()),
+            aggregate = event.map(|event| event.stream.to_string()),
+            version = event.map(|event| event.version),
+            trace_id = event.and_then(|event| event.trace_parent).map(TraceParent::trace_id),
+            reason = %failed.failure,
+            "a message was not applied",
+        );
+    }
+}
+
+/// Where the messages of a batch go.
+#[derive(Default)]
+struct Sorted {
+    /// To be deleted.
+    done: Vec<Receipt>,
+    /// Back to the queue, hidden for so long.
+    later: Vec<(Receipt, Duration)>,
+    /// To be tried again here.
+    kept: Vec<Message>,
+}
+
+/// A batch that the surroundings hold up, for as long as this lives.
+struct HeldUp<'a>(&'a watch::Sender<Condition>);
+
+impl<'a> HeldUp<'a> {
+    fn new(condition: &'a watch::Sender<Condition>) -> Self {
+        condition.send_modify(|condition| condition.held_up += 1);
+        Self(condition)
+    }
+}
+
+impl Drop for HeldUp<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|condition| condition.held_up -= 1);
+    }
+}
+
+/// How many messages there is room for.
+fn room(settings: Settings) -> usize {
+    usize::try_from(settings.messages_at_once.max(MOST_MESSAGES)).unwrap_or(usize::MAX)
+}
+
+/// Gives back the room that so many messages do not take.
+fn keep(permit: &mut OwnedSemaphorePermit, messages: usize) {
+    drop(permit.split(permit.num_permits().saturating_sub(messages)));
+}
+
+fn report(projection: &'static str, ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        // Its messages come back when their time is up.
+        tracing::error!(projection, %error, "the work on a batch broke off");
+    }
+}

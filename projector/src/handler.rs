@@ -1,0 +1,174 @@
+//! What becomes of messages: events read from them, sorted by row, and applied.
+
+use std::{collections::HashMap, future::Future, marker::PhantomData};
+
+use futures::{StreamExt as _, stream};
+use millrace_domain::{StreamId, Timestamp};
+use millrace_event_store::ReadEvents;
+use millrace_proto::Envelope;
+use millrace_read_models::WriteRows;
+
+use crate::{
+    About, Failed, Failure,
+    apply::{Brought, Outcome, Row},
+    bus, metrics,
+    projection::{Projection, read},
+    queue::Message,
+};
+
+/// Does the work that messages ask for. Receiving them, deleting them and trying again is the business of
+/// [`Consumer`](crate::Consumer).
+pub trait Handle: Clone + Send + Sync + 'static {
+    /// The handler's name, for metrics, logs and dead letters.
+    const NAME: &'static str;
+
+    /// Handles messages and says of each, in their order, whether its work is done.
+    fn handle(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<(), Failed>>> + Send;
+}
+
+/// Where the time comes from.
+pub type Clock = fn() -> Timestamp;
+
+/// Writes what a projection makes of events into its rows.
+pub struct Projector<P, W, R> {
+    rows: W,
+    events: R,
+    clock: Clock,
+    projection: PhantomData<fn() -> P>,
+}
+
+impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Projector<P, W, R> {
+    /// How many rows of a batch are written at a time.
+    const ROWS_AT_ONCE: usize = 10;
+
+    /// A projector that keeps its rows in `rows` and finds the history in `events`.
+    pub fn new(rows: W, events: R, clock: Clock) -> Self {
+        Self { rows, events, clock, projection: PhantomData }
+    }
+
+    /// Brings a row up to date and settles the messages that were about it.
+    async fn apply(&self, stream: &StreamId, asked: &Asked<P>) -> Vec<(usize, Result<(), Failed>)> {
+        let row = Row::<P, W, R> { stream, brought: &asked.brought, rows: &self.rows, events: &self.events };
+        let outcome = row.bring_up_to_date().await;
+        self.measure(&outcome, asked);
+        asked.letters.iter().map(|letter| (letter.message, letter.settled(&outcome))).collect()
+    }
+
+    fn measure(&self, outcome: &Outcome, asked: &Asked<P>) {
+        let written = |version| outcome.written.as_ref().is_some_and(|written| written.contains(&version));
+        let now = (self.clock)();
+        let mut known = 0;
+        let mut seen = 0;
+        for letter in asked.letters.iter().filter(|letter| letter.envelope.version <= outcome.reached) {
+            known += 1;
+            // Messages are in the order of versions, so copies of one event follow each other.
+            if written(letter.envelope.version) && seen != letter.envelope.version {
+                seen = letter.envelope.version;
+                known -= 1;
+                metrics::lag(P::NAME, seconds(letter.envelope.timestamp, now));
+            }
+        }
+        let applied = outcome.written.as_ref().map_or(0, |written| written.end() - written.start() + 1);
+        metrics::count(metrics::EVENTS_APPLIED, P::NAME, applied);
+        metrics::count(metrics::DUPLICATES, P::NAME, known);
+        metrics::count(metrics::GAPS_HEALED, P::NAME, outcome.gaps);
+    }
+}
+
+impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Handle for Projector<P, W, R> {
+    const NAME: &'static str = P::NAME;
+
+    async fn handle(&self, messages: &[Message]) -> Vec<Result<(), Failed>> {
+        // Each is overwritten when its row is done.
+        let mut outcomes: Vec<Result<(), Failed>> = vec![Ok(()); messages.len()];
+        let mut rows: HashMap<StreamId, Asked<P>> = HashMap::new();
+        for (message, outcome) in outcomes.iter_mut().enumerate() {
+            match bus::envelope(&messages[message].body) {
+                Ok(envelope) => match read::<P>(&envelope) {
+                    Ok(change) => {
+                        rows.entry(envelope.stream()).or_default().add(Letter { message, envelope }, change);
+                    }
+                    Err(failure) => *outcome = Err(failed(&envelope, failure)),
+                },
+                Err(failure) => *outcome = Err(failure.into()),
+            }
+        }
+        for asked in rows.values_mut() {
+            asked.letters.sort_by_key(|letter| letter.envelope.version);
+        }
+        let work: Vec<_> = rows.iter().map(|(stream, asked)| self.apply(stream, asked)).collect();
+        let settled: Vec<_> = stream::iter(work).buffer_unordered(Self::ROWS_AT_ONCE).collect().await;
+        for (message, outcome) in settled.into_iter().flatten() {
+            outcomes[message] = outcome;
+        }
+        outcomes
+    }
+}
+
+impl<P, W: Clone, R: Clone> Clone for Projector<P, W, R> {
+    fn clone(&self) -> Self {
+        Self {
+            rows: self.rows.clone(),
+            events: self.events.clone(),
+            clock: self.clock,
+            projection: PhantomData,
+        }
+    }
+}
+
+/// A message that could be read.
+struct Letter {
+    /// Its place in the batch.
+    message: usize,
+    /// What it says, without the data.
+    envelope: Envelope,
+}
+
+impl Letter {
+    /// What became of the message, given what became of its row.
+    fn settled(&self, outcome: &Outcome) -> Result<(), Failed> {
+        let version = self.envelope.version;
+        match &outcome.failure {
+            _ if version <= outcome.reached => Ok(()),
+            // The row was brought as far as the batch goes.
+            None => Ok(()),
+            Some((at, failure)) => Err(failed(&self.envelope, failure.clone().met_by(version, *at))),
+        }
+    }
+}
+
+/// What a batch asks of one row.
+struct Asked<P: Projection> {
+    brought: Brought<P::Change>,
+    letters: Vec<Letter>,
+}
+
+impl<P: Projection> Default for Asked<P> {
+    fn default() -> Self {
+        Self { brought: Brought::new(), letters: Vec::new() }
+    }
+}
+
+impl<P: Projection> Asked<P> {
+    fn add(&mut self, mut letter: Letter, change: Option<P::Change>) {
+        letter.envelope.event_data = None;
+        let brought = self.brought.entry(letter.envelope.version).or_default();
+        *brought = brought.take().or(change);
+        self.letters.push(letter);
+    }
+}
+
+fn failed(envelope: &Envelope, failure: Failure) -> Failed {
+    let about = About {
+        stream: envelope.stream(),
+        version: envelope.version,
+        trace_parent: envelope.trace_parent.as_deref().and_then(|text| text.parse().ok()),
+    };
+    Failed { failure, event: Some(Box::new(about)) }
+}
+
+/// The seconds between two times; none where clocks disagree about their order.
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    let micros = u64::try_from(to.unix_micros() - from.unix_micros()).unwrap_or(0);
+    std::time::Duration::from_micros(micros).as_secs_f64()
+}

@@ -1,0 +1,78 @@
+//! Queues as the projector needs them, on SQS and in memory.
+
+mod memory;
+mod sqs;
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+pub use memory::{Calls, DeadLetter, MemoryQueue};
+use millrace_aws::AwsError;
+use millrace_runtime::TraceParent;
+pub use sqs::{LONG_POLL, SqsQueue, Unusable};
+
+/// How many messages a call to a queue holds at most (SQS API Reference, `ReceiveMessage`).
+pub const MOST_MESSAGES: u32 = 10;
+
+/// What proves that a message was received, and lets its receiver delete or hide it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt(pub Arc<str>);
+
+/// A message as it was received. Its body may hold personal data: not for logs.
+#[derive(Clone)]
+pub struct Message {
+    /// The message's id, the same each time that it is received.
+    pub id: String,
+    /// The proof of this time.
+    pub receipt: Receipt,
+    /// What it says.
+    pub body: String,
+    /// How often it has been received, this time included.
+    pub attempts: u32,
+}
+
+/// The rules of a queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// How long a message that was received stays hidden from other receivers, if it is neither deleted nor hidden
+    /// anew.
+    pub visibility: Duration,
+    /// How often a message is received at most; after that the queue itself moves it to the dead letters.
+    pub max_attempts: u32,
+}
+
+/// What a dead letter is to carry besides its body.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    /// Why the message failed, in words.
+    pub reason: String,
+    /// Whose work it was.
+    pub projection: &'static str,
+    /// The trace that its event belongs to.
+    pub trace_parent: Option<TraceParent>,
+}
+
+/// A queue that delivers every message at least once, in any order, and keeps dead letters.
+pub trait Queue: Clone + Send + Sync + 'static {
+    /// The queue's rules.
+    fn rules(&self) -> Rules;
+
+    /// Receives up to [`MOST_MESSAGES`], waiting for the first one as long as the queue allows.
+    fn receive(&self) -> impl Future<Output = Result<Vec<Message>, AwsError>> + Send;
+
+    /// Deletes messages, up to [`MOST_MESSAGES`], and says of each, in their order, whether that succeeded.
+    fn delete(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), AwsError>>> + Send;
+
+    /// Hides messages, up to [`MOST_MESSAGES`], for so long from now on, and says of each, in their order, whether
+    /// that succeeded.
+    fn hide(
+        &self,
+        receipts: &[(Receipt, Duration)],
+    ) -> impl Future<Output = Vec<Result<(), AwsError>>> + Send;
+
+    /// Puts a copy of a message among the dead letters. The message itself stays to be deleted.
+    fn dead_letter(
+        &self,
+        message: &Message,
+        cause: &Cause,
+    ) -> impl Future<Output = Result<(), AwsError>> + Send;
+}

@@ -1,0 +1,7 @@
+//! The projector on queues, rows and a store in memory.
+
+mod consuming;
+mod convergence;
+mod failing;
+mod requests;
+mod world;
