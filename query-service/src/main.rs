@@ -1,3 +1,7 @@
-//! Nothing yet.
+//! The query service as a program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    query_service::main(std::env::args_os())
+}

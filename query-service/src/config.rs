@@ -1,0 +1,125 @@
+//! What the query service can be told.
+
+use std::{ffi::OsStr, fmt, net::SocketAddr};
+
+use clap::{
+    Arg, Command, Parser,
+    builder::{TypedValueParser, ValueParserFactory},
+    error::ErrorKind,
+};
+use millrace_runtime::{
+    config::{Common, IndexShards, index_shards, table_name},
+    process::Configured,
+};
+
+use crate::token::PageTokens;
+
+/// Answers queries by gRPC from the read models.
+///
+/// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "query-service", version)]
+pub struct Config {
+    /// Where gRPC is served.
+    #[arg(long, env = "GRPC_ADDR", default_value = "0.0.0.0:50052")]
+    pub grpc_addr: SocketAddr,
+
+    /// What every deployable can be told.
+    #[command(flatten)]
+    pub common: Common,
+
+    /// The table of users' profiles.
+    #[arg(long, env = "USER_READ_MODEL_TABLE", value_parser = table_name)]
+    pub user_read_model_table: String,
+
+    /// The table of order summaries.
+    #[arg(long, env = "ORDER_READ_MODEL_TABLE", value_parser = table_name)]
+    pub order_read_model_table: String,
+
+    /// Into how many shards the index by status is spread. The projector must agree on it.
+    #[arg(long, env = "INDEX_SHARDS", default_value = "4", value_parser = index_shards)]
+    pub index_shards: IndexShards,
+
+    /// The secret that page tokens are sealed with, at least 32 bytes, the same for all replicas [default: derived from
+    /// the name of the table of order summaries].
+    ///
+    /// Without a secret of its own, whoever knows that name can make tokens. That gains nothing: a token only says where
+    /// a list that its bearer may read goes on.
+    #[arg(long, env = "PAGE_TOKEN_KEY", hide_env_values = true)]
+    pub page_token_key: Option<PageTokenKey>,
+}
+
+impl Config {
+    pub(crate) fn page_tokens(&self) -> PageTokens {
+        match &self.page_token_key {
+            Some(key) => PageTokens::new(key.0.as_bytes()),
+            None => PageTokens::of_table(&self.order_read_model_table),
+        }
+    }
+}
+
+impl Configured for Config {
+    fn common(&self) -> &Common {
+        &self.common
+    }
+}
+
+/// A secret of at least 32 bytes. Never shows, not even where it is refused.
+#[derive(Clone)]
+pub struct PageTokenKey(String);
+
+impl fmt::Debug for PageTokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PageTokenKey(…)")
+    }
+}
+
+impl ValueParserFactory for PageTokenKey {
+    type Parser = PageTokenKeyParser;
+
+    fn value_parser() -> PageTokenKeyParser {
+        PageTokenKeyParser
+    }
+}
+
+/// Reads a [`PageTokenKey`]. A parser of its own, since clap's error for a plain function quotes the value.
+#[derive(Debug, Clone)]
+pub struct PageTokenKeyParser;
+
+impl TypedValueParser for PageTokenKeyParser {
+    type Value = PageTokenKey;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<PageTokenKey, clap::Error> {
+        match value.to_str() {
+            Some(text) if text.len() >= 32 => Ok(PageTokenKey(text.to_owned())),
+            _ => Err(command.clone().error(
+                ErrorKind::ValueValidation,
+                "invalid value for '--page-token-key': must be at least 32 bytes of UTF-8",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(more: &[&str]) -> Result<Config, clap::Error> {
+        let tables = ["query-service", "--user-read-model-table=users", "--order-read-model-table=orders"];
+        Config::try_parse_from(tables.iter().chain(more))
+    }
+
+    #[test]
+    fn the_key_never_shows() {
+        let config = with(&["--page-token-key=hush-hush-hush-hush-hush-hush-hush"]).unwrap();
+        assert!(!format!("{config:?}").contains("hush"));
+        let error = with(&["--page-token-key=hush-hush"]).unwrap_err();
+        assert!(!format!("{error} {error:?}").contains("hush"), "{error}");
+        assert!(error.to_string().contains("at least 32 bytes"), "{error}");
+    }
+}

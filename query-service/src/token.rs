@@ -1,0 +1,205 @@
+//! Page tokens: where a list goes on, sealed so that nobody can make, change or misplace one.
+
+use std::fmt;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use millrace_domain::{Invalid, OrderId, TenantId, Timestamp, UserId, order::OrderStatus};
+use millrace_read_models::{OrderRow, Position};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+/// The form of a token: this byte, the position (microseconds, order id), the seal; in base64url without padding.
+const FORM: u8 = 1;
+const POSITION_LEN: usize = 8 + 16;
+const SEAL_LEN: usize = 32;
+
+/// A list of orders that somebody pages through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum List {
+    /// The orders of a user.
+    OfUser(UserId),
+    /// The orders in a status.
+    InStatus(OrderStatus),
+}
+
+impl List {
+    /// Whether an order of the list's tenant is on it.
+    pub fn holds(&self, row: &OrderRow) -> bool {
+        match self {
+            Self::OfUser(user_id) => row.user_id == *user_id,
+            Self::InStatus(status) => row.status == *status,
+        }
+    }
+}
+
+/// Makes and reads page tokens.
+///
+/// A token holds a position and an HMAC-SHA256 over it, the list and the tenant. So it is good for going on in that
+/// list of that tenant, and for nothing else.
+#[derive(Clone)]
+pub struct PageTokens(Hmac<Sha256>);
+
+impl fmt::Debug for PageTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PageTokens(…)")
+    }
+}
+
+impl PageTokens {
+    /// Tokens sealed with a key of any length.
+    pub fn new(key: &[u8]) -> Self {
+        Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length (RFC 2104, section 2)"))
+    }
+
+    /// Tokens sealed with a key that whoever knows the table's name can derive. See `PAGE_TOKEN_KEY` for why that does
+    /// no harm.
+    pub fn of_table(name: &str) -> Self {
+        let key: [u8; 32] =
+            Sha256::new().chain_update("millrace page tokens of ").chain_update(name).finalize().into();
+        Self::new(&key)
+    }
+
+    /// The token to go on after `position`.
+    pub fn seal(&self, tenant: &TenantId, list: &List, position: &Position) -> String {
+        let body = body(position);
+        let seal: [u8; SEAL_LEN] = self.sealing(tenant, list, &body).finalize().into_bytes().into();
+        BASE64_URL_SAFE_NO_PAD.encode([&body[..], &seal].concat())
+    }
+
+    /// The position in a token, if it was made for this list of this tenant.
+    pub fn open(&self, tenant: &TenantId, list: &List, token: &str) -> Result<Position, Invalid> {
+        const BAD: Invalid = Invalid("must be the next_page_token of the page before, of the same query");
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| BAD)?;
+        let (body, seal) = bytes.split_at_checked(1 + POSITION_LEN).ok_or(BAD)?;
+        // In constant time, and refuses a seal of another length.
+        self.sealing(tenant, list, body).verify_slice(seal).map_err(|_| BAD)?;
+        match body.split_first() {
+            Some((&FORM, position)) => read_position(position).ok_or(BAD),
+            Some(_) | None => Err(BAD),
+        }
+    }
+
+    /// What is sealed. Each part has a fixed length or its length before it, except for the last, so no two different
+    /// lists, tenants or positions are the same bytes.
+    fn sealing(&self, tenant: &TenantId, list: &List, body: &[u8]) -> Hmac<Sha256> {
+        let tenant = tenant.as_str();
+        let mut mac = self.0.clone();
+        mac.update(body);
+        mac.update(&tenant.len().to_be_bytes());
+        mac.update(tenant.as_bytes());
+        match list {
+            List::OfUser(user_id) => {
+                mac.update(b"u");
+                mac.update(user_id.0.as_bytes());
+            }
+            List::InStatus(status) => {
+                mac.update(b"s");
+                mac.update(status.as_str().as_bytes());
+            }
+        }
+        mac
+    }
+}
+
+fn body(position: &Position) -> Vec<u8> {
+    let mut body = Vec::with_capacity(1 + POSITION_LEN + SEAL_LEN);
+    body.push(FORM);
+    body.extend(position.created_at.unix_micros().to_be_bytes());
+    body.extend(position.order_id.0.as_bytes());
+    body
+}
+
+fn read_position(bytes: &[u8]) -> Option<Position> {
+    let (time, id) = bytes.split_first_chunk()?;
+    Some(Position {
+        created_at: Timestamp::from_unix_micros(i64::from_be_bytes(*time)),
+        order_id: OrderId(Uuid::from_slice(id).ok()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tokens() -> PageTokens {
+        PageTokens::of_table("orders")
+    }
+
+    fn position() -> Position {
+        Position {
+            created_at: Timestamp::from_unix_micros(1_767_225_600_000_000),
+            order_id: OrderId(Uuid::from_u128(7)),
+        }
+    }
+
+    const OF_USER: List = List::OfUser(UserId(Uuid::from_u128(1)));
+
+    #[test]
+    fn a_token_is_good_for_its_own_list_only() {
+        let tenant = TenantId::default();
+        let token = tokens().seal(&tenant, &OF_USER, &position());
+        assert_eq!(tokens().open(&tenant, &OF_USER, &token), Ok(position()));
+        for list in [List::OfUser(UserId(Uuid::from_u128(2))), List::InStatus(OrderStatus::Created)] {
+            assert!(tokens().open(&tenant, &list, &token).is_err(), "{list:?}");
+        }
+        for other in ["other", "another"] {
+            assert!(tokens().open(&other.parse().unwrap(), &OF_USER, &token).is_err(), "{other}");
+        }
+        assert!(PageTokens::of_table("order").open(&tenant, &OF_USER, &token).is_err());
+        assert!(PageTokens::new(b"secret").open(&tenant, &OF_USER, &token).is_err());
+    }
+
+    #[test]
+    fn a_changed_token_is_refused_at_every_bit_and_every_length() {
+        let tenant = TenantId::default();
+        let token = tokens().seal(&tenant, &OF_USER, &position());
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(&token).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut changed = bytes.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let changed = BASE64_URL_SAFE_NO_PAD.encode(changed);
+            assert!(tokens().open(&tenant, &OF_USER, &changed).is_err(), "bit {bit}");
+        }
+        for len in 0..token.len() {
+            assert!(tokens().open(&tenant, &OF_USER, &token[..len]).is_err(), "{len} characters");
+        }
+        for longer in
+            [format!("{token}A"), format!("{token}="), format!("{token}{token}"), format!(" {token}")]
+        {
+            assert!(tokens().open(&tenant, &OF_USER, &longer).is_err(), "{longer}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_another_form_is_refused_even_with_a_seal() {
+        let mut body = body(&position());
+        body[0] = FORM + 1;
+        let seal = tokens().sealing(&TenantId::default(), &OF_USER, &body).finalize().into_bytes();
+        let token = BASE64_URL_SAFE_NO_PAD.encode([&body[..], &seal].concat());
+        assert!(tokens().open(&TenantId::default(), &OF_USER, &token).is_err());
+    }
+
+    #[test]
+    fn a_token_fits_its_field() {
+        let tenant = "x".repeat(64).parse().unwrap();
+        assert!(tokens().seal(&tenant, &OF_USER, &position()).len() <= 1024);
+    }
+
+    proptest! {
+        #[test]
+        fn every_position_survives_its_token(micros in 0..253_402_300_799_999_999_i64, id in any::<u128>()) {
+            let position =
+                Position { created_at: Timestamp::from_unix_micros(micros), order_id: OrderId(Uuid::from_u128(id)) };
+            let token = tokens().seal(&TenantId::default(), &OF_USER, &position);
+            prop_assert_eq!(tokens().open(&TenantId::default(), &OF_USER, &token), Ok(position));
+        }
+
+        #[test]
+        fn no_text_is_a_token(text in ".{0,100}") {
+            prop_assert!(tokens().open(&TenantId::default(), &OF_USER, &text).is_err());
+        }
+    }
+}

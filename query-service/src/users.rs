@@ -1,0 +1,102 @@
+//! `UserQueryService`.
+
+use millrace_domain::{Email, UserId};
+use millrace_proto::query::{
+    GetUserByEmailRequest, GetUserByEmailResponse, GetUserProfileRequest, GetUserProfileResponse,
+    user_query_service_server::UserQueryService,
+};
+use millrace_read_models::{ReadOrders, ReadUsers, UserRow};
+use millrace_runtime::{Call, Failure, Violations};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    models::{After, Kind, Models, Row},
+    view::user_profile,
+};
+
+/// Answers queries about users.
+#[derive(Debug)]
+pub struct Users<U, O> {
+    models: Models<U, O>,
+}
+
+impl<U, O> Users<U, O> {
+    /// The service over the read models.
+    pub fn new(models: Models<U, O>) -> Self {
+        Self { models }
+    }
+}
+
+#[tonic::async_trait]
+impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
+    async fn get_user_profile(
+        &self,
+        request: Request<GetUserProfileRequest>,
+    ) -> Result<Response<GetUserProfileResponse>, Status> {
+        let call = Call::of(&request)?;
+        let row = self.by_id(&call, request.into_inner()).await?;
+        Ok(Response::new(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
+    }
+
+    async fn get_user_by_email(
+        &self,
+        request: Request<GetUserByEmailRequest>,
+    ) -> Result<Response<GetUserByEmailResponse>, Status> {
+        let call = Call::of(&request)?;
+        let row = self.by_email(&call, request.into_inner()).await?;
+        Ok(Response::new(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
+    }
+}
+
+impl<U: ReadUsers, O: ReadOrders> Users<U, O> {
+    async fn by_id(&self, call: &Call, request: GetUserProfileRequest) -> Result<UserRow, Failure> {
+        let mut wrong = Violations::default();
+        let user_id: Option<UserId> = wrong.field("user_id", request.user_id.parse());
+        let after = After::parse(&mut wrong, request.after);
+        let user_id = wrong.finish(user_id)?;
+
+        let row = match self.awaited(call, after).await? {
+            Some(row) if row.user_id == user_id => Some(row),
+            _ => self.models.users.get(&call.tenant, user_id).await?,
+        };
+        row.ok_or_else(|| Failure::NotFound { resource_type: "user", name: user_id.to_string() })
+    }
+
+    async fn by_email(&self, call: &Call, request: GetUserByEmailRequest) -> Result<UserRow, Failure> {
+        let mut wrong = Violations::default();
+        let email = wrong.field("email", Email::try_from(request.email));
+        let after = After::parse(&mut wrong, request.after);
+        let email = wrong.finish(email)?;
+
+        let awaited = self.awaited(call, after).await?;
+        let indexed = self.models.users.by_email(&call.tenant, &email).await?;
+        let row = match awaited {
+            Some(awaited) => overlay(indexed, awaited, &email),
+            None => indexed,
+        };
+        // An address is personal data: it is not repeated.
+        row.ok_or_else(|| Failure::NotFound { resource_type: "user", name: String::new() })
+    }
+
+    /// The user who was waited for, if it was a user.
+    async fn awaited(&self, call: &Call, after: Option<After>) -> Result<Option<UserRow>, Failure> {
+        let Some(after) = after else { return Ok(None) };
+        match self.models.caught_up(call, after, Kind::User).await? {
+            Row::User(row) => Ok(Some(row)),
+            Row::Order(_) => Ok(None),
+        }
+    }
+}
+
+/// Who holds an address, by an index that may lag behind a row that was read for certain.
+fn overlay(indexed: Option<UserRow>, certain: UserRow, email: &Email) -> Option<UserRow> {
+    let holds = certain.email.normalised() == email.normalised();
+    match indexed {
+        // The index is read after the row, so it may show the same user newer.
+        Some(row) if row.user_id == certain.user_id && row.version > certain.version => Some(row),
+        // If the certain row holds the address, whoever the index shows had it before.
+        _ if holds => Some(certain),
+        Some(row) if row.user_id == certain.user_id => None,
+        row => row,
+    }
+}
