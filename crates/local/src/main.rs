@@ -1,3 +1,52 @@
-//! Nothing yet.
+//! `cargo run`: Millrace on this machine, with an AWS of its own.
 
-fn main() {}
+mod aws;
+mod calls;
+mod child;
+mod cli;
+mod demo;
+mod deployable;
+mod interrupt;
+mod log_line;
+mod stdout;
+mod up;
+
+use std::{env, process::ExitCode};
+
+use anyhow::Context;
+use clap::Parser;
+use millrace_local::say;
+
+use crate::{
+    cli::{Cli, Command},
+    deployable::Deployable,
+};
+
+fn main() -> ExitCode {
+    let mut args = env::args_os().skip(1);
+    // Started by ourselves as one of the deployables, which have command lines of their own.
+    if let Some(deployable) = args.next().as_deref().and_then(Deployable::named) {
+        return deployable.main(args);
+    }
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("millrace: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            None => up::run(cli.up).await,
+            Some(Command::Demo) => demo::run().await,
+            Some(Command::Aws(args)) => aws::run(args).await,
+        }
+    });
+    // Interrupted while it starts, an emulator is not waited for: it ends because we do.
+    runtime.shutdown_background();
+    result
+}

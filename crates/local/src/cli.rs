@@ -1,0 +1,84 @@
+//! The command line of `cargo run`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Runs Millrace on this machine, without an AWS account.
+///
+/// Without a subcommand: starts the local AWS, the three deployables on free loopback ports, prints where they are
+/// with calls to try, and stays until Ctrl-C or SIGTERM.
+///
+/// With AWS_ENDPOINT_URL set, the AWS there is used instead of a local one.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, args_conflicts_with_subcommands = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) up: UpArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Starts everything, walks a user and an order through it with real calls, and ends.
+    ///
+    /// Shows each reply, the stored event, how long each command took to become readable, and what is refused.
+    /// Exits 0 if all of it was as it should be, and 1 at the first step that was not. Always begins without data.
+    Demo,
+
+    /// Starts the local AWS with everything that the deployables need, and prints their environment.
+    ///
+    /// Standard output is a shell script of export lines, everything else goes to standard error:
+    ///
+    ///     cargo run -- aws > aws.env &      then, once it has been written:      source aws.env
+    ///
+    /// Ctrl-C or SIGTERM ends it.
+    #[command(verbatim_doc_comment)]
+    Aws(AwsArgs),
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) aws: AwsArgs,
+
+    /// The loopback port of the command service [default: any free one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) command_port: Option<u16>,
+
+    /// The loopback port of the query service [default: any free one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) query_port: Option<u16>,
+
+    /// The loopback port of the projector [default: any free one]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) projector_port: Option<u16>,
+}
+
+#[derive(Debug, Default, Args)]
+pub(crate) struct AwsArgs {
+    /// The loopback port of the local AWS [default: any free one]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) port: Option<u16>,
+
+    /// Keeps all data in this directory from one run to the next; it is made if it does not exist
+    ///
+    /// The data are written when the local AWS ends. Events that the relay had not yet published are not
+    /// kept in the stream, only in the event store.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}
