@@ -1,1 +1,14 @@
-//! Nothing yet.
+//! Millrace end to end: the deployables' own code over gRPC on the local AWS. Every test has an AWS account of its own,
+//! so all of them run side by side.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+
+mod calls;
+mod commands;
+mod health;
+mod kept_on_dynamodb;
+mod processes;
+mod propagation;
+mod queries;
+mod requests;
+mod validation;

@@ -1,0 +1,63 @@
+//! Calls that many tests make.
+
+use millrace_proto::{
+    Money,
+    command::{CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest},
+    query::ReadAfter,
+    types::{OrderItem, OrderStatus},
+};
+use millrace_tests::World;
+use tonic::Status;
+use tonic_types::StatusExt as _;
+
+/// A user to create.
+pub(crate) fn user(email: &str) -> CreateUserRequest {
+    CreateUserRequest { email: email.into(), name: "John Doe".into(), ..Default::default() }
+}
+
+/// The recipe's order: a laptop at 999.99 USD.
+pub(crate) fn laptop(user_id: &str) -> CreateOrderRequest {
+    let price = Money { currency_code: "USD".into(), units: 999, nanos: 990_000_000 };
+    CreateOrderRequest {
+        user_id: user_id.into(),
+        items: vec![OrderItem { product: "laptop".into(), quantity: 1, price: Some(price.clone()) }],
+        total_amount: Some(price),
+        ..Default::default()
+    }
+}
+
+/// An aggregate's id and version, as a reply to a command names them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct At {
+    pub(crate) id: String,
+    pub(crate) version: u64,
+}
+
+impl At {
+    /// The read-after token.
+    pub(crate) fn after(&self) -> Option<ReadAfter> {
+        Some(ReadAfter { aggregate_id: self.id.clone(), version: self.version })
+    }
+}
+
+pub(crate) async fn create_user(world: &World, email: &str) -> Result<At, Status> {
+    let reply = world.users().create_user(user(email)).await?.into_inner();
+    Ok(At { id: reply.aggregate_id, version: reply.version })
+}
+
+pub(crate) async fn create_order(world: &World, user: &At) -> Result<At, Status> {
+    let reply = world.orders().create_order(laptop(&user.id)).await?.into_inner();
+    Ok(At { id: reply.aggregate_id, version: reply.version })
+}
+
+pub(crate) async fn set_status(world: &World, order: &At, status: OrderStatus) -> Result<At, Status> {
+    let request =
+        UpdateOrderStatusRequest { order_id: order.id.clone(), status: status.into(), ..Default::default() };
+    let reply = world.orders().update_order_status(request).await?.into_inner();
+    Ok(At { id: reply.aggregate_id, version: reply.version })
+}
+
+/// The reason in a status's ErrorInfo; empty where there is none.
+pub(crate) fn reason(status: &Status) -> String {
+    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
