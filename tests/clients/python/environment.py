@@ -1,0 +1,67 @@
+"""What the client needs to run: pinned packages in a virtual environment, and stubs generated from the contracts."""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+PROTO = ROOT / "proto"
+BUILD = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "clients-python"
+REQUIREMENTS = HERE / "requirements.txt"
+
+
+def enter() -> None:
+    """Goes on inside the virtual environment, which is made first if it is not there.
+
+    It is named after what it holds and who runs it, grows under another name and is renamed when it is complete: one
+    that exists is whole. Parallel runs wait for the first.
+    """
+    if sys.version_info < (3, 10):
+        sys.exit("the Python client needs Python 3.10 or newer")
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    fingerprint = hashlib.sha256(version.encode() + REQUIREMENTS.read_bytes()).hexdigest()[:16]
+    venv = BUILD / f"venv-{fingerprint}"
+    if pathlib.Path(sys.prefix).resolve() == venv:
+        return
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (venv / "bin/python").is_file():
+            install(venv)
+    python = str(venv / "bin/python")
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    os.execve(python, [python, *sys.argv], clean)
+
+
+def install(venv: pathlib.Path) -> None:
+    """Makes the virtual environment."""
+    print("installing the Python client's packages (first time only) …", file=sys.stderr, flush=True)
+    unfinished = venv.with_suffix(".unfinished")
+    for leftover in (unfinished, venv):
+        shutil.rmtree(leftover, ignore_errors=True)
+    subprocess.run([sys.executable, "-m", "venv", unfinished], check=True)
+    pip = [unfinished / "bin/python", "-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"]
+    subprocess.run([*pip, "--require-hashes", "--requirement", REQUIREMENTS], check=True)
+    unfinished.rename(venv)
+
+
+@contextlib.contextmanager
+def stubs() -> Iterator[None]:
+    """Generates the stubs, which can be imported from then on. They are never older than the contracts."""
+    contracts = [str(path.relative_to(PROTO)) for path in sorted(PROTO.glob("millrace/**/*.proto"))]
+    # google.type comes with googleapis-common-protos; the rules' own types come with nobody.
+    rules = "buf/validate/validate.proto"
+    with tempfile.TemporaryDirectory(prefix="stubs-", dir=BUILD) as folder:
+        protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO / 'third_party'}", f"-I{PROTO}"]
+        subprocess.run([*protoc, f"--python_out={folder}", rules, *contracts], check=True)
+        subprocess.run([*protoc, f"--grpc_python_out={folder}", *contracts], check=True)
+        sys.path.insert(0, folder)
+        yield

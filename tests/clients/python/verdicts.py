@@ -1,0 +1,59 @@
+"""Sends the table of inputs to the servers and holds their verdicts against it."""
+
+import concurrent.futures
+import uuid
+
+import grpc
+
+import cases
+from calls import Server, details
+from cases import Case
+from google.rpc import error_details_pb2
+from report import Report
+from stack import Addresses
+
+# What a good input gets from a server that knows no user and no order.
+GOOD = {
+    "CreateUser": grpc.StatusCode.OK,
+    "UpdateUserProfile": grpc.StatusCode.NOT_FOUND,
+    "CreateOrder": grpc.StatusCode.FAILED_PRECONDITION,
+    "UpdateOrderStatus": grpc.StatusCode.NOT_FOUND,
+    "GetUserProfile": grpc.StatusCode.NOT_FOUND,
+    "GetUserByEmail": grpc.StatusCode.NOT_FOUND,
+    "GetOrder": grpc.StatusCode.NOT_FOUND,
+    "GetOrdersByUser": grpc.StatusCode.OK,
+    "GetOrdersByStatus": grpc.StatusCode.OK,
+}
+# A version that nobody has written is waited for, in vain.
+WAITED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+
+
+def run(report: Report, addresses: Addresses) -> None:
+    """Checks every row, several at a time."""
+    command, query = Server(addresses.command), Server(addresses.query)
+    run_id = uuid.uuid4().hex[:12]
+    with report.part("the table of inputs by the servers"), concurrent.futures.ThreadPoolExecutor(16) as threads:
+        # Each row has a tenant of its own, so that no row meets what another has stored.
+        verdicts = [
+            (case, threads.submit(check, command if ".command." in case.rpc else query, case, f"{run_id}-{number}"))
+            for number, case in enumerate(cases.load())
+        ]
+        for case, verdict in verdicts:
+            with report.fact(str(case)):
+                verdict.result()
+
+
+def check(server: Server, case: Case, tenant: str) -> None:
+    """Fails where the server says something else about a row than the row does."""
+    waits = "after" in case.request and not case.violations
+    error = server.error_of(case.method(), case.message(), tenant, timeout=1.0 if waits else 20.0)
+    code = error.code() if error else grpc.StatusCode.OK
+    if not case.violations:
+        expected = WAITED if waits else {GOOD[case.method().name]}
+        assert code in expected, f"a good input got {code.name}: {error and error.details()}"
+        return
+    assert code is grpc.StatusCode.INVALID_ARGUMENT, f"a bad input got {code.name}: {error and error.details()}"
+    violations = details(error, error_details_pb2.BadRequest).field_violations
+    named = sorted(violation.field for violation in violations)
+    assert named == case.violations, f"the server names {named}, the table {case.violations}"
+    assert all(violation.description for violation in violations), "a violation says what is wrong"
