@@ -80,6 +80,16 @@ struct Loaded<A> {
     fresh: bool,
 }
 
+/// What one attempt at a command comes to.
+enum Step<A> {
+    /// The command is done.
+    Answered(Answer),
+    /// The state was not the newest; this one is.
+    Refreshed(Loaded<A>),
+    /// Others came first; after a pause, on this state.
+    Raced(Loaded<A>),
+}
+
 impl<A, S> Handler<A, S>
 where
     A: Aggregate<Event: EventCodec, Refusal: IntoFailure>,
@@ -98,57 +108,61 @@ where
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
         let mut loaded = self.load(order).await?;
         for attempt in 0..ATTEMPTS {
-            let Loaded { root, fresh } = loaded;
-            let at = (self.clock)();
-            let decided =
-                root.decide(&order.command_id, order.digest, order.expected_version, &order.command, at);
-            let events = match decided {
-                Ok(Decision::Replay(receipt)) => return Ok(order.answer(receipt, true)),
-                Ok(Decision::Append(events)) => events,
-                Err(Refused::CommandIdReused) => return Err(Failure::CommandIdReused),
-                Err(refused) if fresh => return Err(order.refusal(refused)),
-                Err(_) => {
-                    loaded = Loaded { root: self.catch_up(&order.stream, root).await?, fresh: true };
-                    continue;
+            loaded = match self.attempt(order, loaded, attempt == 0).await? {
+                Step::Answered(answer) => return Ok(answer),
+                Step::Refreshed(loaded) => loaded,
+                Step::Raced(loaded) => {
+                    sleep(wait_before(attempt)).await;
+                    loaded
                 }
             };
-            let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, at)?;
-            match self.store.append(&commit).await {
-                Ok(()) => {
-                    self.states.keep(&order.stream, after);
-                    return Ok(order.answer(receipt, false));
-                }
-                Err(AppendError::Conflict { existing }) => {
-                    metrics::counter!("command_conflicts_total").increment(1);
-                    if existing
-                        .as_ref()
-                        .is_some_and(|e| commit.events.first().is_some_and(|ours| is_same(e, ours)))
-                    {
-                        // An attempt of our own took effect, and its reply was lost on the way.
-                        self.states.keep(&order.stream, after);
-                        return Ok(order.answer(receipt, false));
-                    }
-                    // For a first conflict the event that came first is at hand. Where it is not alone, ask for all.
-                    let root = match existing {
-                        Some(existing) if attempt == 0 => apply(root, &existing)?,
-                        _ => self.catch_up(&order.stream, root).await?,
-                    };
-                    loaded = Loaded { root, fresh: attempt > 0 };
-                }
-                Err(AppendError::Contended) => loaded = Loaded { root, fresh },
-                Err(AppendError::KeyTaken { scope }) => return Err(Failure::KeyTaken { scope }),
-                Err(AppendError::TooLarge { limit }) => {
-                    return Err(Failure::invalid(
-                        "",
-                        format!("the request is too large to be stored: {limit}"),
-                    ));
-                }
-                Err(AppendError::Failed(error)) => return Err(error.into()),
-            }
-            sleep(wait_before(attempt)).await;
         }
         let root = self.catch_up(&order.stream, loaded.root).await?;
         Err(Failure::VersionConflict { current: root.version() })
+    }
+
+    /// Decides the command on a state and appends what it comes to.
+    async fn attempt(&self, order: &Order<A>, loaded: Loaded<A>, first: bool) -> Result<Step<A>, Failure> {
+        let Loaded { root, fresh } = loaded;
+        let at = (self.clock)();
+        let decided =
+            root.decide(&order.command_id, order.digest, order.expected_version, &order.command, at);
+        let events = match decided {
+            Ok(Decision::Replay(receipt)) => return Ok(Step::Answered(order.answer(receipt, true))),
+            Ok(Decision::Append(events)) => events,
+            Err(Refused::CommandIdReused) => return Err(Failure::CommandIdReused),
+            Err(refused) if fresh => return Err(order.refusal(refused)),
+            Err(_) => return Ok(Step::Refreshed(self.refresh(order, root).await?)),
+        };
+        let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, at)?;
+        match self.store.append(&commit).await {
+            Ok(()) => {}
+            Err(AppendError::Conflict { existing }) => {
+                metrics::counter!("command_conflicts_total").increment(1);
+                let ours = commit.events.first().map(|event| event.envelope.event_id);
+                match existing {
+                    // An attempt of our own took effect, and its reply was lost on the way.
+                    Some(existing) if Some(existing.envelope.event_id) == ours => {}
+                    // The event that came first is at hand. Where it is not alone, the next conflict asks for all.
+                    Some(existing) if first => {
+                        return Ok(Step::Raced(Loaded { root: apply(root, &existing)?, fresh: false }));
+                    }
+                    Some(_) | None => return Ok(Step::Raced(self.refresh(order, root).await?)),
+                }
+            }
+            Err(AppendError::Contended) => return Ok(Step::Raced(Loaded { root, fresh })),
+            Err(AppendError::KeyTaken { scope }) => return Err(Failure::KeyTaken { scope }),
+            Err(AppendError::TooLarge { limit }) => {
+                return Err(Failure::invalid("", format!("the request is too large to be stored: {limit}")));
+            }
+            Err(AppendError::Failed(error)) => return Err(error.into()),
+        }
+        self.states.keep(&order.stream, after);
+        Ok(Step::Answered(order.answer(receipt, false)))
+    }
+
+    async fn refresh(&self, order: &Order<A>, root: Root<A>) -> Result<Loaded<A>, Failure> {
+        Ok(Loaded { root: self.catch_up(&order.stream, root).await?, fresh: true })
     }
 
     /// Whether an aggregate exists. Aggregates never cease to exist, so a yes from the cache is one for good.
@@ -171,7 +185,7 @@ where
         if let Some(root) = self.states.get(&order.stream) {
             return Ok(Loaded { root, fresh: false });
         }
-        Ok(Loaded { root: self.catch_up(&order.stream, Root::default()).await?, fresh: true })
+        self.refresh(order, Root::default()).await
     }
 
     /// The root with all events that are newer, which is kept.
@@ -260,10 +274,6 @@ impl<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>> Order<A> {
             command_digest: self.digest,
         }
     }
-}
-
-fn is_same(a: &StoredEvent, b: &StoredEvent) -> bool {
-    a.envelope.event_id == b.envelope.event_id
 }
 
 fn apply<A: Aggregate<Event: EventCodec>>(root: Root<A>, event: &StoredEvent) -> Result<Root<A>, Failure> {

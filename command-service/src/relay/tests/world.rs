@@ -170,7 +170,7 @@ impl World {
         let deadline = Instant::now() + PATIENCE;
         while self.held_by(owner).await.len() != count {
             assert!(Instant::now() < deadline, "{owner} does not come to hold {count} shards");
-            sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(100)).await;
         }
     }
 
@@ -215,12 +215,12 @@ impl Running {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(3_600);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 pub(super) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !holds() {
         assert!(Instant::now() < deadline, "never: {what}");
-        sleep(Duration::from_millis(20)).await;
+        sleep(Duration::from_millis(100)).await;
     }
 }
