@@ -170,6 +170,9 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 
     async fn balance(&mut self, shutdown: &CancellationToken) -> Result<(), AwsError> {
         let plan = self.plan().await?;
+        for lease in plan.noted {
+            self.ports.leases.create(&lease).await?;
+        }
         for claim in plan.claims {
             if shutdown.is_cancelled() {
                 return Ok(());

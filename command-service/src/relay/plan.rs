@@ -38,6 +38,9 @@ pub(super) struct View<'a> {
 pub(super) struct Plan {
     /// Leases to take.
     pub(super) claims: Vec<Claim>,
+    /// First leases of shards that cannot be read yet: nobody's, but dated, so that whoever reads them later knows for
+    /// how long their records may have lain there.
+    pub(super) noted: Vec<Lease>,
     /// Shards to stop reading, so that others can.
     pub(super) surplus: Vec<ShardId>,
     /// Finished leases to delete.
@@ -86,8 +89,9 @@ impl Plan {
         let held = readable.iter().filter(|shard| view.held.contains(shard));
         let surplus = held.skip(kept).cloned().collect();
         // A first lease is dated by the leases that are there; they stay until it is written.
-        let forgotten = if claims.is_empty() { view.forgotten() } else { Vec::new() };
-        Self { claims, surplus, forgotten, vanished: view.vanished() }
+        let noted = view.noted(&leases, &readable);
+        let forgotten = if claims.is_empty() && noted.is_empty() { view.forgotten() } else { Vec::new() };
+        Self { claims, noted, surplus, forgotten, vanished: view.vanished() }
     }
 }
 
@@ -99,11 +103,21 @@ impl View<'_> {
         let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
         let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
         let ready = self.shards.iter().filter(|shard| {
-            let parent_done = |parent| finished(parent) || !listed.contains(parent);
+            // A parent that vanished unfinished is refilled before its children are read.
+            let parent_done =
+                |parent| finished(parent) || !(listed.contains(parent) || leases.contains_key(parent));
             !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
         });
         let unlisted = self.table.leases.iter().filter(|l| !l.is_finished() && !listed.contains(&l.shard));
         ready.map(|shard| shard.id.clone()).chain(unlisted.map(|lease| lease.shard.clone())).collect()
+    }
+
+    /// First leases of the shards that wait for their parents.
+    fn noted(&self, leases: &HashMap<&ShardId, &Lease>, readable: &[ShardId]) -> Vec<Lease> {
+        let listed = self.shards.iter().map(|shard| &shard.id);
+        let waiting = listed.filter(|shard| !leases.contains_key(shard) && !readable.contains(shard));
+        let nobodys = |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
+        waiting.map(nobodys).collect()
     }
 
     /// How many shards each replica holds that is there: this one, those that say so, and those that hold any.
@@ -133,7 +147,8 @@ impl View<'_> {
 
     /// A shard's first lease.
     ///
-    /// It is dated back to when some relay was last alive: had the shard appeared before, it would have a lease. After
+    /// It is dated back to when some relay was last alive: had the shard appeared before, it would have a lease, since
+    /// every shard gets one when it is first seen, whether it can be read or has to wait for its parents. After
     /// an outage longer than the stream's memory this tells that the shard's start may be missing. So may the shards
     /// between what was known and this one, where it continues none that was known; it is dated back further then.
     fn first_lease(&self, shard: &ShardId) -> Lease {

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -243,4 +243,40 @@ async fn finished_leases_are_forgotten_once_their_shards_are() {
     assert!(world.lease(&old).await.is_finished());
     sleep(Duration::from_secs(50 * 60 * 60)).await;
     assert!(world.leases_now().await.iter().all(|lease| lease.shard != old));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_child_held_while_it_waited_for_its_parent_is_not_lost() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.stop().await;
+
+    // The stream splits while the last events of the parent are still to be relayed.
+    let root = world.stream.open_shards().remove(0);
+    let parents = world.store_firsts(2..5);
+    world.stream.split(&root);
+    let childrens = world.store_firsts(10..40);
+
+    // For 23 hours the bus takes nothing, then the parent's events alone.
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = {
+        let (open, parents) = (open.clone(), parents.clone());
+        ChoosyBus::by_entry(&world.bus, move |entry| {
+            let of_parent = parents.iter().any(|id| entry.detail.contains(&id.to_string()));
+            if open.load(Ordering::SeqCst) && of_parent { Ok(()) } else { Err(throttled()) }
+        })
+    };
+    let relay = world.start_with(World::patient("b"), gate);
+    sleep(Duration::from_secs(23 * 3_600)).await;
+    open.store(true, Ordering::SeqCst);
+    world.until_published(&parents).await;
+    sleep(Duration::from_secs(3 * 3_600)).await;
+    relay.crash().await;
+
+    // The children's first records are older than a day by now: the stream has none of them, the table has all.
+    world.stream.drop_records();
+    let _relay = world.start("c");
+    world.until_published(&childrens).await;
 }
