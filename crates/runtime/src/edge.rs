@@ -1,6 +1,7 @@
 //! What happens to every call before it reaches its service, and to every reply on the way out.
 
 use std::{
+    collections::HashSet,
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -17,16 +18,24 @@ use tracing::Instrument as _;
 
 use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
 
+/// The paths of calls that a server knows, such as `/grpc.health.v1.Health/Check`.
+pub(crate) type Methods = Arc<HashSet<String>>;
+
 /// Puts the edge around a server's services.
 #[derive(Clone)]
 pub(crate) struct EdgeLayer {
     slots: Arc<Semaphore>,
+    methods: Methods,
 }
 
 impl EdgeLayer {
-    /// An edge that lets `calls` run at a time and sheds the rest.
-    pub(crate) fn new(calls: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))) }
+    /// An edge that lets `calls` run at a time and sheds the rest. Logs and metrics name the calls in `methods`; any
+    /// other path is its caller's invention, of any number and content, and is called `unknown`.
+    pub(crate) fn new(calls: usize, methods: HashSet<String>) -> Self {
+        Self {
+            slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
+            methods: Arc::new(methods),
+        }
     }
 }
 
@@ -34,7 +43,7 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, slots: self.slots.clone() }
+        Edge { inner, slots: self.slots.clone(), methods: self.methods.clone() }
     }
 }
 
@@ -43,6 +52,7 @@ impl<S> Layer<S> for EdgeLayer {
 pub(crate) struct Edge<S> {
     inner: S,
     slots: Arc<Semaphore>,
+    methods: Methods,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -64,7 +74,7 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let slots = self.slots.clone();
         let started = Instant::now();
-        let method = request.uri().path().to_owned();
+        let method = self.methods.get(request.uri().path()).map_or("unknown", String::as_str).to_owned();
         let trace = caller_trace(&request);
         let deadline = caller_patience(&request).and_then(|patience| started.checked_add(patience));
         if let Some(deadline) = deadline {
@@ -134,9 +144,7 @@ fn translate(response: Response<Body>) -> Response<Body> {
 /// Counts a call and its time.
 fn record(method: &str, started: Instant, response: Response<Body>) -> Response<Body> {
     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-    // A path that no service has is the caller's invention: no label of ours.
-    let method = if code == Code::Unimplemented { "unknown" } else { method }.to_owned();
-    let code = format!("{code:?}");
+    let (method, code) = (method.to_owned(), format!("{code:?}"));
     metrics::histogram!("rpc_seconds", "method" => method.clone()).record(started.elapsed().as_secs_f64());
     metrics::counter!("rpc_total", "method" => method, "code" => code).increment(1);
     response
@@ -150,6 +158,12 @@ mod tests {
     use tower::service_fn;
 
     use super::*;
+
+    const PROBE: &str = "/grpc.health.v1.Health/Check";
+
+    fn edge(calls: usize) -> EdgeLayer {
+        EdgeLayer::new(calls, HashSet::from([PROBE.to_owned()]))
+    }
 
     async fn through<F>(edge: &EdgeLayer, request: Request<Body>, answer: impl Fn() -> F) -> Status
     where
@@ -176,7 +190,7 @@ mod tests {
     async fn bytes_that_are_no_message_are_the_callers_fault() {
         for framework in [Status::internal("failed to decode"), Status::out_of_range("too large")] {
             let answer = || std::future::ready(framework.clone().into_http());
-            let status = through(&EdgeLayer::new(1), request(&[]), answer).await;
+            let status = through(&edge(1), request(&[]), answer).await;
             assert_eq!(status.code(), Code::InvalidArgument);
             assert!(status.get_error_details().bad_request().is_some());
         }
@@ -185,33 +199,50 @@ mod tests {
     #[tokio::test]
     async fn our_own_internal_errors_stay_internal() {
         let answer = || async { Status::from(Failure::Internal("x".into())).into_http() };
-        let status = through(&EdgeLayer::new(1), request(&[]), answer).await;
+        let status = through(&edge(1), request(&[]), answer).await;
         assert_eq!(status.code(), Code::Internal);
     }
 
     #[tokio::test]
     async fn a_panic_is_one_calls_internal_error() {
-        let status = through(&EdgeLayer::new(1), request(&[]), || async { panic!("boom") }).await;
+        let status = through(&edge(1), request(&[]), || async { panic!("boom") }).await;
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("boom"));
     }
 
     #[tokio::test]
     async fn what_is_beyond_the_bound_is_shed_and_probes_are_not() {
-        let full = EdgeLayer::new(0);
+        let full = edge(0);
         let ok = || async { Status::not_found("").into_http() };
         let status = through(&full, request(&[]), ok).await;
         assert_eq!(status.code(), Code::ResourceExhausted);
         let mut probe = request(&[]);
-        *probe.uri_mut() = "/grpc.health.v1.Health/Check".parse().unwrap();
+        *probe.uri_mut() = PROBE.parse().unwrap();
         assert_eq!(through(&full, probe, ok).await.code(), Code::NotFound);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_ends_the_call() {
         let forever = || std::future::pending();
-        let status = through(&EdgeLayer::new(1), request(&[("grpc-timeout", "50m")]), forever).await;
+        let status = through(&edge(1), request(&[("grpc-timeout", "50m")]), forever).await;
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_path_that_nobody_serves_is_no_label() {
+        let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+        let shown = recorder.handle();
+        metrics::set_global_recorder(recorder).unwrap();
+        for (path, edge) in
+            [("/john@example.com/0", edge(0)), ("/john@example.com/1", edge(1)), (PROBE, edge(1))]
+        {
+            let mut request = request(&[]);
+            *request.uri_mut() = path.parse().unwrap();
+            through(&edge, request, || async { Status::unimplemented("").into_http() }).await;
+        }
+        let shown = shown.render();
+        assert!(!shown.contains("john"), "{shown}");
+        assert!(shown.contains(r#"method="unknown""#) && shown.contains(PROBE), "{shown}");
     }
 
     #[test]

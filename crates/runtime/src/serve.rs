@@ -1,11 +1,13 @@
 //! A deployable's ports: gRPC with health and reflection, and metrics.
 
-use std::{future::IntoFuture as _, net::SocketAddr, time::Duration};
+use std::{collections::HashSet, future::IntoFuture as _, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, routing::get};
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{
@@ -92,7 +94,7 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(Some(served.max_concurrent_calls))
         .http2_max_header_list_size(Some(16 * 1024))
-        .layer(EdgeLayer::new(usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX)))
+        .layer(EdgeLayer::new(usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX), methods()?))
         .add_routes(served.routes.routes())
         .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
 
@@ -116,12 +118,34 @@ async fn after(shutdown: &CancellationToken, patience: Duration) {
     tokio::time::sleep(patience).await;
 }
 
+/// The contracts that servers show by reflection.
+const SHOWN: [&[u8]; 2] = [millrace_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+
+/// The contracts of reflection itself.
+const REFLECTION: [&[u8]; 2] =
+    [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
+
+/// The path of every call of every contract.
+fn methods() -> anyhow::Result<HashSet<String>> {
+    let mut methods = HashSet::new();
+    for contracts in SHOWN.into_iter().chain(REFLECTION) {
+        for file in FileDescriptorSet::decode(contracts).context("reading a contract")?.file {
+            for service in &file.service {
+                let calls = service.method.iter();
+                methods.extend(
+                    calls.map(|call| format!("/{}.{}/{}", file.package(), service.name(), call.name())),
+                );
+            }
+        }
+    }
+    Ok(methods)
+}
+
 /// Reflection in both of its versions, since clients in the field use either.
 fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
     let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(millrace_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        let empty = tonic_reflection::server::Builder::configure();
+        SHOWN.into_iter().fold(empty, |all, some| all.register_encoded_file_descriptor_set(some))
     };
     routes.add_service(builder().build_v1()?);
     routes.add_service(builder().build_v1alpha()?);
@@ -154,5 +178,24 @@ async fn serve_metrics(
     match shutdown.run_until_cancelled(ended).await {
         Some(ended) => ended.context("serving metrics"),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_of_every_contract_is_known() {
+        let methods = methods().unwrap();
+        for path in [
+            "/millrace.command.v1.UserCommandService/CreateUser",
+            "/millrace.query.v1.OrderQueryService/GetOrdersByStatus",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        ] {
+            assert!(methods.contains(path), "{path}: {methods:?}");
+        }
     }
 }
