@@ -1,6 +1,6 @@
 //! What the projector can be told.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::Parser;
 use millrace_runtime::{
@@ -49,6 +49,18 @@ pub struct Config {
     /// How many messages of a queue are worked on at a time.
     #[arg(long, env = "MESSAGES_AT_ONCE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     pub messages_at_once: u32,
+
+    /// For how many seconds a receiving waits for messages. It is not cut off when the process is to end, so the end
+    /// may take as long.
+    #[arg(long, env = "RECEIVE_WAIT_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10))]
+    pub receive_wait_seconds: u64,
+}
+
+impl Config {
+    /// For how long a receiving waits for messages.
+    pub(crate) fn receive_wait(&self) -> Duration {
+        Duration::from_secs(self.receive_wait_seconds)
+    }
 }
 
 impl Configured for Config {

@@ -14,7 +14,7 @@ use millrace_runtime::TraceParent;
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinError, JoinSet},
-    time::{sleep, timeout},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -75,49 +75,59 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         Self { queue, handler, settings, condition }
     }
 
-    /// Consumes until `stop`, then ends what is in flight within the settings' time. Messages that are not done by then
-    /// come back to another consumer.
+    /// Consumes until `stop`, then ends what is in flight within the settings' time: batches, and the receiving, which
+    /// brings what it brings. Messages that are not done by then come back to another consumer.
     pub async fn run(self, stop: CancellationToken) {
+        let drain = self.settings.drain;
         let this = Arc::new(self);
-        let free = Arc::new(Semaphore::new(room(this.settings)));
         let mut batches = JoinSet::new();
+        let all_done = async {
+            this.receive_until(&stop, &mut batches).await;
+            while let Some(ended) = batches.join_next().await {
+                report(H::NAME, ended);
+            }
+        };
+        let out_of_time = async {
+            stop.cancelled().await;
+            sleep(drain).await;
+        };
+        tokio::select! {
+            () = all_done => {}
+            () = out_of_time => tracing::warn!(projection = H::NAME, "work was left unfinished at the end"),
+        }
+    }
+
+    async fn receive_until(self: &Arc<Self>, stop: &CancellationToken, batches: &mut JoinSet<()>) {
+        let free = Arc::new(Semaphore::new(room(self.settings)));
         let mut failures = 0;
         // The queue has told its rules, so it can be used; the first receiving may wait long for its answer.
-        this.can_receive(true);
+        self.can_receive(true);
         while let Some(Ok(mut permit)) =
             stop.run_until_cancelled(Arc::clone(&free).acquire_many_owned(MOST_MESSAGES)).await
         {
-            match stop.run_until_cancelled(this.queue.receive()).await {
-                None => break,
-                Some(Ok(messages)) => {
+            // Not cut off by the stop: the queue may be about to hand messages out, and would hide them for nobody.
+            match self.queue.receive().await {
+                Ok(messages) => {
                     failures = 0;
-                    this.can_receive(true);
+                    self.can_receive(true);
                     keep(&mut permit, messages.len());
                     if !messages.is_empty() {
-                        let (this, stop) = (Arc::clone(&this), stop.clone());
+                        let (this, stop) = (Arc::clone(self), stop.clone());
                         batches.spawn(async move { this.work(messages, permit, &stop).await });
                     }
                 }
-                Some(Err(error)) => {
+                Err(error) => {
                     drop(permit);
                     failures += 1;
-                    this.can_receive(false);
-                    this.queue_failed("receive", &error);
-                    let pause = AWS_BACKOFF.after(failures, (this.settings.chance)());
+                    self.can_receive(false);
+                    self.queue_failed("receive", &error);
+                    let pause = AWS_BACKOFF.after(failures, (self.settings.chance)());
                     stop.run_until_cancelled(sleep(pause)).await;
                 }
             }
             while let Some(ended) = batches.try_join_next() {
                 report(H::NAME, ended);
             }
-        }
-        let drained = timeout(this.settings.drain, async {
-            while let Some(ended) = batches.join_next().await {
-                report(H::NAME, ended);
-            }
-        });
-        if drained.await.is_err() {
-            tracing::warn!(projection = H::NAME, batches = batches.len(), "left unfinished at the end");
         }
     }
 

@@ -41,13 +41,14 @@ const DRAIN: Duration = Duration::from_secs(15);
 /// Runs the projector until it is told to stop.
 pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Process) -> anyhow::Result<()> {
     metrics::describe();
+    let wait = config.receive_wait();
     let dynamodb = aws.dynamodb();
     let events = DynamoReader::new(dynamodb.clone(), config.event_store_table);
     let users = DynamoUsers::new(dynamodb.clone(), config.user_read_model_table);
     let orders = DynamoOrders::new(dynamodb, config.order_read_model_table, config.index_shards);
 
     let settings = Settings { messages_at_once: config.messages_at_once, drain: DRAIN, chance: rand::random };
-    let projections = Projections::new(aws.sqs(queue::LONG_POLL), events, settings, process.shutdown.clone())
+    let projections = Projections::new(aws, wait, events, settings, process.shutdown.clone())
         .start::<Users, _>(config.user_queue_url, users)
         .start::<Orders, _>(config.order_queue_url, orders);
 

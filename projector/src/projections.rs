@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use aws_sdk_sqs::Client;
 use futures::FutureExt as _;
-use millrace_aws::AwsError;
+use millrace_aws::{Aws, AwsError};
 use millrace_event_store::DynamoReader;
 use millrace_read_models::WriteRows;
 use millrace_runtime::{clock, serve::Probe};
@@ -22,7 +21,8 @@ const OPENING: Backoff = Backoff { first: Duration::from_millis(200), longest: D
 
 /// The projections of a process.
 pub(crate) struct Projections {
-    sqs: Client,
+    aws: Aws,
+    wait: Duration,
     events: DynamoReader,
     settings: Settings,
     stop: CancellationToken,
@@ -31,14 +31,23 @@ pub(crate) struct Projections {
 }
 
 impl Projections {
-    /// None yet. They will find history in `events` and run until `stop`.
+    /// None yet. They will wait `wait` for messages, find history in `events`, and run until `stop`.
     pub(crate) fn new(
-        sqs: Client,
+        aws: &Aws,
+        wait: Duration,
         events: DynamoReader,
         settings: Settings,
         stop: CancellationToken,
     ) -> Self {
-        Self { sqs, events, settings, stop, conditions: Vec::new(), running: JoinSet::new() }
+        Self {
+            aws: aws.clone(),
+            wait,
+            events,
+            settings,
+            stop,
+            conditions: Vec::new(),
+            running: JoinSet::new(),
+        }
     }
 
     /// Starts a projection from a queue into rows.
@@ -49,10 +58,10 @@ impl Projections {
     ) -> Self {
         let (condition, observer) = watch::channel(Condition::default());
         let projector = Projector::<P, _, _>::new(rows, self.events.clone(), clock::now);
-        let (sqs, settings, stop) = (self.sqs.clone(), self.settings, self.stop.clone());
+        let (aws, wait, settings, stop) = (self.aws.clone(), self.wait, self.settings, self.stop.clone());
         self.conditions.push(observer);
         self.running.spawn(async move {
-            if let Some(queue) = stop.run_until_cancelled(open(sqs, queue_url, settings)).await {
+            if let Some(queue) = stop.run_until_cancelled(open(&aws, queue_url, wait, settings)).await {
                 Consumer::new(queue?, projector, settings, condition).run(stop).await;
             }
             Ok(())
@@ -83,10 +92,10 @@ impl Projections {
 }
 
 /// Opens a queue, as soon as AWS can be reached.
-async fn open(sqs: Client, url: String, settings: Settings) -> Result<SqsQueue, Unusable> {
+async fn open(aws: &Aws, url: String, wait: Duration, settings: Settings) -> Result<SqsQueue, Unusable> {
     let mut failures = 0;
     loop {
-        match SqsQueue::open(sqs.clone(), url.clone()).await {
+        match SqsQueue::open(aws, url.clone(), wait).await {
             Err(error @ Unusable::Aws(_, AwsError::Throttled(_) | AwsError::Unreachable(_))) => {
                 failures += 1;
                 tracing::warn!(%error, "the queue cannot be opened yet");

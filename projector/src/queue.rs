@@ -5,10 +5,10 @@ mod sqs;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-pub use memory::{Calls, DeadLetter, MemoryQueue};
+pub use memory::{Calls, DeadLetter, MemoryQueue, WAIT};
 use millrace_aws::AwsError;
 use millrace_runtime::TraceParent;
-pub use sqs::{LONG_POLL, SqsQueue, Unusable};
+pub use sqs::{SqsQueue, Unusable};
 
 /// How many messages a call to a queue holds at most (SQS API Reference, `ReceiveMessage`).
 pub const MOST_MESSAGES: u32 = 10;

@@ -60,7 +60,7 @@ impl Ground {
 
     /// The environment of a deployable that runs as a process.
     pub fn env(&self) -> BTreeMap<String, String> {
-        let local = [("RELAY_POLL_MS", "20"), ("RELAY_DISCOVERY_MS", "400")];
+        let local = [("RELAY_POLL_MS", "20"), ("RELAY_DISCOVERY_MS", "400"), ("RECEIVE_WAIT_SECONDS", "1")];
         let local = local.map(|(name, value)| (name.to_owned(), value.to_owned()));
         self.account.env().into_iter().chain(self.stack.env()).chain(local).collect()
     }
@@ -222,6 +222,7 @@ async fn projector(
         "USER_QUEUE_URL",
         "ORDER_QUEUE_URL",
         "INDEX_SHARDS",
+        "RECEIVE_WAIT_SECONDS",
     ];
     let config = projector::Config::try_parse_from(ground.args("projector", &names))?;
     let (listeners, channel) = ports().await?;

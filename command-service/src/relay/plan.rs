@@ -116,7 +116,8 @@ impl View<'_> {
     fn noted(&self, leases: &HashMap<&ShardId, &Lease>, readable: &[ShardId]) -> Vec<Lease> {
         let listed = self.shards.iter().map(|shard| &shard.id);
         let waiting = listed.filter(|shard| !leases.contains_key(shard) && !readable.contains(shard));
-        let nobodys = |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
+        let nobodys =
+            |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
         waiting.map(nobodys).collect()
     }
 

@@ -17,10 +17,14 @@ pub(crate) struct Aws {
     pub(crate) env: BTreeMap<String, String>,
 }
 
-/// How the relay reads a local AWS: more often than in production, since nothing limits it and people watch; and
-/// without trust in the stream's memory, which ends with the emulator.
-const RELAY: [(&str, &str); 3] =
-    [("RELAY_POLL_MS", "20"), ("RELAY_DISCOVERY_MS", "500"), ("RELAY_TRUST_SECONDS", "1")];
+/// How a local AWS is used: the relay reads more often than in production, since nothing limits it and people watch,
+/// and without trust in the stream's memory, which ends with the emulator; and the projector ends sooner.
+const LOCALLY: [(&str, &str); 4] = [
+    ("RELAY_POLL_MS", "20"),
+    ("RELAY_DISCOVERY_MS", "500"),
+    ("RELAY_TRUST_SECONDS", "1"),
+    ("RECEIVE_WAIT_SECONDS", "1"),
+];
 
 impl Aws {
     /// Brings everything up: in the emulator of `AWS_ENDPOINT_URL`, in the account that `account` names there, or else
@@ -48,7 +52,7 @@ impl Aws {
         let stack = Stack::deploy(&config, &StackOptions::default()).await?;
         let mut env = account.env();
         env.extend(stack.env());
-        env.extend(RELAY.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        env.extend(LOCALLY.map(|(name, value)| (name.to_owned(), value.to_owned())));
         Ok(Self { emulator, config, env })
     }
 

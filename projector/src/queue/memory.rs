@@ -14,7 +14,7 @@ use tokio::{
 use super::{Cause, MOST_MESSAGES, Message, Queue, Receipt, Rules};
 
 /// How long a receiver waits for a message.
-const LONG_POLL: Duration = Duration::from_secs(20);
+pub const WAIT: Duration = Duration::from_secs(5);
 
 /// A queue in memory. Clones share the messages.
 #[derive(Clone)]
@@ -159,7 +159,7 @@ impl Queue for MemoryQueue {
 
     async fn receive(&self) -> Result<Vec<Message>, AwsError> {
         self.state().calls.receive += 1;
-        let end = Instant::now() + LONG_POLL;
+        let end = Instant::now() + WAIT;
         loop {
             let sent = self.sent.notified();
             let (taken, next) = {
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     fn queue() -> MemoryQueue {
-        MemoryQueue::new(Rules { visibility: Duration::from_secs(30), max_attempts: 2 })
+        MemoryQueue::new(Rules { visibility: WAIT * 2, max_attempts: 2 })
     }
 
     #[tokio::test(start_paused = true)]
@@ -231,7 +231,7 @@ mod tests {
         let second = queue.receive().await.unwrap();
         assert!(second.is_empty(), "hidden, and the wait is over");
         let second = queue.receive().await.unwrap().remove(0);
-        assert_eq!(started.elapsed(), Duration::from_secs(30));
+        assert_eq!(started.elapsed(), WAIT * 2);
         assert_eq!((first.attempts, second.attempts), (1, 2));
         assert!(queue.delete(&[first.receipt]).await[0].is_err(), "an older receipt is stale");
         assert!(queue.delete(&[second.receipt]).await[0].is_ok());

@@ -10,14 +10,11 @@ use aws_sdk_sqs::{
         MessageAttributeValue, MessageSystemAttributeName, QueueAttributeName,
     },
 };
-use millrace_aws::AwsError;
+use millrace_aws::{Aws, AwsError};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Cause, MOST_MESSAGES, Message, Queue, Receipt, Rules};
-
-/// The longest that SQS lets a receiver wait (SQS API Reference, `ReceiveMessage`).
-pub const LONG_POLL: Duration = Duration::from_secs(20);
 
 /// With less time than this, messages would come back while they are worked on.
 const SHORTEST_VISIBILITY: Duration = Duration::from_secs(5);
@@ -46,6 +43,9 @@ pub enum Unusable {
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
     client: Client,
+    /// Bears with a receiving that waits.
+    receiver: Client,
+    wait: Duration,
     url: String,
     dead_letter_url: String,
     rules: Rules,
@@ -76,9 +76,10 @@ impl RedrivePolicy {
 }
 
 impl SqsQueue {
-    /// Finds out about a queue: its rules and its dead-letter queue. The client must bear with a wait of
-    /// [`LONG_POLL`].
-    pub async fn open(client: Client, url: String) -> Result<Self, Unusable> {
+    /// Finds out about a queue: its rules and its dead-letter queue. A receiving waits `wait` for messages: whole
+    /// seconds, up to 20 (SQS API Reference, `ReceiveMessage`).
+    pub async fn open(aws: &Aws, url: String, wait: Duration) -> Result<Self, Unusable> {
+        let client = aws.sqs(Duration::ZERO);
         let reply = client
             .get_queue_attributes()
             .queue_url(&url)
@@ -109,7 +110,14 @@ impl SqsQueue {
             let nonsense = AwsError::Nonsense("the dead-letter queue has no URL".to_owned());
             return Err(Unusable::Aws(url, nonsense));
         };
-        Ok(Self { client, url, dead_letter_url, rules: Rules { visibility, max_attempts } })
+        Ok(Self {
+            receiver: aws.sqs(wait),
+            client,
+            wait,
+            url,
+            dead_letter_url,
+            rules: Rules { visibility, max_attempts },
+        })
     }
 }
 
@@ -120,11 +128,11 @@ impl Queue for SqsQueue {
 
     async fn receive(&self) -> Result<Vec<Message>, AwsError> {
         let reply = self
-            .client
+            .receiver
             .receive_message()
             .queue_url(&self.url)
             .max_number_of_messages(i32::try_from(MOST_MESSAGES).unwrap_or(10))
-            .wait_time_seconds(whole_seconds(LONG_POLL))
+            .wait_time_seconds(whole_seconds(self.wait))
             .visibility_timeout(whole_seconds(self.rules.visibility))
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
             .send()
