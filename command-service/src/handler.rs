@@ -107,8 +107,10 @@ where
     /// costs one request, and no answer depends on the cache.
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
         let mut loaded = self.load(order).await?;
+        // The same at every attempt, so that one that took effect unnoticed is met as our own.
+        let event_id = EventId(Uuid::now_v7());
         for attempt in 0..ATTEMPTS {
-            loaded = match self.attempt(order, loaded, attempt == 0).await? {
+            loaded = match self.attempt(order, loaded, event_id, attempt == 0).await? {
                 Step::Answered(answer) => return Ok(answer),
                 Step::Refreshed(loaded) => loaded,
                 Step::Raced(loaded) => {
@@ -122,7 +124,13 @@ where
     }
 
     /// Decides the command on a state and appends what it comes to.
-    async fn attempt(&self, order: &Order<A>, loaded: Loaded<A>, first: bool) -> Result<Step<A>, Failure> {
+    async fn attempt(
+        &self,
+        order: &Order<A>,
+        loaded: Loaded<A>,
+        event_id: EventId,
+        first: bool,
+    ) -> Result<Step<A>, Failure> {
         let Loaded { root, fresh } = loaded;
         let at = (self.clock)();
         let decided =
@@ -134,18 +142,24 @@ where
             Err(refused) if fresh => return Err(order.refusal(refused)),
             Err(_) => return Ok(Step::Refreshed(self.refresh(order, root).await?)),
         };
-        let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, at)?;
+        let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, event_id, at)?;
         match self.store.append(&commit).await {
             Ok(()) => {}
             Err(AppendError::Conflict { existing }) => {
                 metrics::counter!("command_conflicts_total").increment(1);
-                let ours = commit.events.first().map(|event| event.envelope.event_id);
                 match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
-                    Some(existing) if Some(existing.envelope.event_id) == ours => {}
-                    // The event that came first is at hand. Where it is not alone, the next conflict asks for all.
-                    Some(existing) if first => {
+                    Some(existing) if existing.envelope.event_id == event_id => {}
+                    // The event that came first is at hand. Where it is not alone, the next conflict asks for all. What
+                    // meets a creation is the event of an earlier attempt at it: that alone says how it was answered,
+                    // however many commands the aggregate has forgotten since.
+                    Some(existing) if first || order.creates => {
                         return Ok(Step::Raced(Loaded { root: apply(root, &existing)?, fresh: false }));
+                    }
+                    None if order.creates => {
+                        let page = self.store.page(&order.stream, 0, 1).await?;
+                        let root = page.events.iter().try_fold(root, apply)?;
+                        return Ok(Step::Raced(Loaded { root, fresh: false }));
                     }
                     Some(_) | None => return Ok(Step::Raced(self.refresh(order, root).await?)),
                 }
@@ -211,13 +225,17 @@ where
         order: &Order<A>,
         root: &Root<A>,
         events: &[A::Event],
+        event_id: EventId,
         at: Timestamp,
     ) -> Result<Prepared<A>, Failure> {
         let mut after = root.clone();
         let mut stored = Vec::with_capacity(events.len());
         let mut receipt = None;
-        for event in events {
-            let event = order.store(after.version() + 1, event, at);
+        for (n, event) in events.iter().enumerate() {
+            // The first has the id itself, the others have ids that follow from it.
+            let event_id =
+                if n == 0 { event_id } else { EventId(Uuid::new_v5(&event_id.0, &n.to_be_bytes())) };
+            let event = order.store(after.version() + 1, event_id, event, at);
             receipt = Some(Receipt { version: event.envelope.version, event_id: event.envelope.event_id });
             after = apply(after, &event)?;
             stored.push(event);
@@ -253,11 +271,11 @@ impl<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>> Order<A> {
         }
     }
 
-    fn store(&self, version: u64, event: &A::Event, at: Timestamp) -> StoredEvent {
+    fn store(&self, version: u64, event_id: EventId, event: &A::Event, at: Timestamp) -> StoredEvent {
         let encoded = event.encode();
         StoredEvent {
             envelope: Envelope {
-                event_id: EventId(Uuid::now_v7()),
+                event_id,
                 tenant_id: self.stream.tenant.clone(),
                 aggregate_type: self.stream.aggregate_type.clone(),
                 aggregate_id: self.stream.id,

@@ -69,6 +69,7 @@ impl<S: AppendEvents> OrderCommandService for Orders<S> {
 fn create(call: &Call, mut request: CreateOrderRequest) -> Result<(UserId, Order<OrderState>), Failure> {
     let mut wrong = Violations::default();
     let ids = ids(&mut wrong, request.command_id.take(), request.correlation_id.take());
+    request.user_id.make_ascii_lowercase();
     let digest = digest("CreateOrder", &request);
     let user_id: Option<UserId> = wrong.field("user_id", request.user_id.parse());
     let basket = basket(&mut wrong, &request.items);
@@ -93,6 +94,7 @@ fn create(call: &Call, mut request: CreateOrderRequest) -> Result<(UserId, Order
 fn update(call: &Call, mut request: UpdateOrderStatusRequest) -> Result<Order<OrderState>, Failure> {
     let mut wrong = Violations::default();
     let ids = ids(&mut wrong, request.command_id.take(), request.correlation_id.take());
+    request.order_id.make_ascii_lowercase();
     let digest = digest("UpdateOrderStatus", &request);
     let order_id: Option<OrderId> = wrong.field("order_id", request.order_id.parse());
     let status = wrong.field("status", status_from_proto(request.status));
@@ -122,8 +124,13 @@ fn basket(wrong: &mut Violations, items: &[types::OrderItem]) -> Option<Basket> 
     } else if items.iter().any(|item| differ(currency(item), first)) {
         wrong.add("items", "all prices must be in one currency");
     }
-    let parsed: Vec<Option<OrderItem>> =
-        items.iter().enumerate().map(|(n, item)| parse_item(wrong, n, item)).collect();
+    let mut parsed = Vec::with_capacity(items.len().min(Basket::MOST_ITEMS));
+    for (n, item) in items.iter().enumerate() {
+        if wrong.is_full() {
+            return None;
+        }
+        parsed.push(parse_item(wrong, n, item));
+    }
     let parsed: Vec<OrderItem> = parsed.into_iter().collect::<Option<_>>()?;
     wrong.field("items", Basket::new(parsed))
 }

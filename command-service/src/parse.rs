@@ -45,7 +45,7 @@ pub(crate) fn created_id(tenant: &TenantId, kind: &str, command_id: &CommandId) 
     Uuid::new_v5(&CREATED_BY, format!("{tenant}#{kind}#{command_id}").as_bytes())
 }
 
-/// The digest of a request whose ids were taken out. Generated code writes fields in one order only, so equal requests
+/// The digest of a request whose command's ids were taken out and whose UUIDs are in lower case. Generated code writes fields in one order only, so equal requests
 /// have equal digests; the method's name keeps requests of different kinds apart.
 pub(crate) fn digest(method: &str, request: &impl Message) -> CommandDigest {
     let mut hash = Sha256::new();

@@ -15,9 +15,6 @@ pub struct States<A> {
 #[derive(Clone)]
 struct Weight;
 
-/// About what a remembered command takes: its id, digest and receipt, and the allocation of the id's text.
-const COMMAND_BYTES: usize = 160;
-
 /// About what a state with its key and the cache's own entry takes beyond the struct itself: a tenant's, an e-mail's
 /// and a name's text.
 const OVERHEAD_BYTES: usize = 512;
@@ -27,7 +24,7 @@ const KNOWN_BYTES: usize = 256;
 
 impl<A: Aggregate> Weighter<StreamId, Root<A>> for Weight {
     fn weight(&self, _: &StreamId, root: &Root<A>) -> u64 {
-        let bytes = size_of::<Root<A>>() + OVERHEAD_BYTES + root.remembered() * COMMAND_BYTES;
+        let bytes = size_of::<Root<A>>() + OVERHEAD_BYTES + root.remembered_bytes();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
 }

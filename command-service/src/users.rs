@@ -72,6 +72,7 @@ fn create(call: &Call, mut request: CreateUserRequest) -> Result<Order<User>, Fa
 fn update(call: &Call, mut request: UpdateUserProfileRequest) -> Result<Order<User>, Failure> {
     let mut wrong = Violations::default();
     let ids = ids(&mut wrong, request.command_id.take(), request.correlation_id.take());
+    request.user_id.make_ascii_lowercase();
     let digest = digest("UpdateUserProfile", &request);
     let user_id = wrong.field("user_id", request.user_id.parse());
     if request.email.is_none() && request.name.is_none() {

@@ -3,7 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU32, Ordering},
 };
 
@@ -175,13 +175,19 @@ async fn twenty_creates_with_one_command_id_are_one_event_and_one_reply() {
 
 #[tokio::test]
 async fn a_create_is_replayed_however_much_has_happened_since() {
-    let service = replica(&MemoryStore::default());
+    let store = Lossy::default();
+    let service = replica(&store);
     let first = service.create_user(user("john@example.com", "create")).await.unwrap();
     for n in 0..200 {
         service.rename(&first.aggregate_id, "x", &n.to_string()).await.unwrap();
     }
-    let again = service.create_user(user("john@example.com", "create")).await.unwrap();
-    assert_eq!(again, CreateUserResponse { replayed: true, ..first });
+    let replay = CreateUserResponse { replayed: true, ..first };
+    for answer in [None, Some(AppendError::Contended), Some(AppendError::Conflict { existing: None })] {
+        let shown = format!("{answer:?}");
+        *store.instead.lock().unwrap() = answer;
+        let again = service.create_user(user("john@example.com", "create")).await.unwrap();
+        assert_eq!(again, replay, "{shown}");
+    }
 }
 
 #[tokio::test]
@@ -306,19 +312,23 @@ async fn states_take_no_more_memory_than_they_are_given() {
     let states: States<User> = States::new(bound);
     let users = Users::new(Handler::new(store.clone(), states.clone(), noon));
     for n in 0..1_000 {
-        users.create_user(Request::new(user(&format!("u{n}@example.com"), &n.to_string()))).await.unwrap();
+        // The longest ids that there are.
+        let id = format!("{n:04}{}", "𝄞".repeat(124));
+        users.create_user(Request::new(user(&format!("u{n}@example.com"), &id))).await.unwrap();
     }
     assert!(states.weight() <= bound, "{} bytes", states.weight());
     assert!(states.weight() > bound / 4, "{} bytes: it is of no use", states.weight());
 }
 
 /// A store that loses replies: an append takes effect, and its caller learns nothing.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 struct Lossy {
     inner: MemoryStore,
     losses: Arc<AtomicU32>,
     /// What the SDK does: send the same commit again.
     resends: bool,
+    /// What the next append is answered with, without taking effect.
+    instead: Arc<Mutex<Option<AppendError>>>,
 }
 
 impl ReadEvents for Lossy {
@@ -329,6 +339,10 @@ impl ReadEvents for Lossy {
 
 impl AppendEvents for Lossy {
     async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        let instead = self.instead.lock().unwrap().take();
+        if let Some(answer) = instead {
+            return Err(answer);
+        }
         let result = self.inner.append(commit).await;
         let lost = self.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
         match (lost, self.resends) {
@@ -341,7 +355,7 @@ impl AppendEvents for Lossy {
 
 #[tokio::test]
 async fn an_append_that_meets_itself_is_no_conflict() {
-    let store = Lossy { inner: MemoryStore::default(), losses: Arc::new(1.into()), resends: true };
+    let store = Lossy { losses: Arc::new(1.into()), resends: true, ..Lossy::default() };
     let service = replica(&store);
     let john = service.create_user(user("john@example.com", "a")).await.unwrap();
     assert!(!john.replayed);
@@ -351,8 +365,38 @@ async fn an_append_that_meets_itself_is_no_conflict() {
 }
 
 #[tokio::test]
+async fn a_first_reply_is_no_replay_even_where_a_commit_took_effect_unnoticed() {
+    /// Says that another transaction was under way: it was the commit's own first attempt.
+    #[derive(Debug, Clone, Default)]
+    struct Unnoticed(MemoryStore, Arc<AtomicU32>);
+    impl ReadEvents for Unnoticed {
+        async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
+            self.0.page(stream, after, limit).await
+        }
+    }
+    impl AppendEvents for Unnoticed {
+        async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+            let result = self.0.append(commit).await;
+            if self.1.fetch_add(1, Ordering::SeqCst) == 0 { Err(AppendError::Contended) } else { result }
+        }
+    }
+    let store = Unnoticed::default();
+    let reply = replica(&store).create_user(user("john@example.com", "a")).await.unwrap();
+    assert!(!reply.replayed);
+    assert_eq!(store.0.all().len(), 1);
+}
+
+#[tokio::test]
+async fn an_id_is_the_same_in_either_case() {
+    let service = replica(&MemoryStore::default());
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    assert_eq!(service.rename(&john, "Jack", "b").await.unwrap(), (2, false));
+    assert_eq!(service.rename(&john.to_uppercase(), "Jack", "b").await.unwrap(), (2, true));
+}
+
+#[tokio::test]
 async fn a_client_that_lost_a_reply_gets_it_by_sending_again() {
-    let store = Lossy { inner: MemoryStore::default(), losses: Arc::new(1.into()), resends: false };
+    let store = Lossy { losses: Arc::new(1.into()), ..Lossy::default() };
     let service = replica(&store);
     let lost = service.create_user(user("john@example.com", "a")).await.unwrap_err();
     assert_eq!(lost.code(), Code::Unavailable);

@@ -140,9 +140,12 @@ impl<A: Aggregate> Root<A> {
         self.version
     }
 
-    /// How many answered commands the root remembers, which is what makes one large.
-    pub fn remembered(&self) -> usize {
-        self.answered.len()
+    /// About how many bytes of memory the commands take that the root remembers, which is what makes one large.
+    pub fn remembered_bytes(&self) -> usize {
+        // The text of an id stands on the heap, behind two counts.
+        let bytes =
+            |a: &Answered| size_of::<Answered>() + 2 * size_of::<usize>() + a.command_id.as_str().len();
+        self.answered.iter().map(bytes).sum()
     }
 
     /// The root after one more event, which must be the next one.

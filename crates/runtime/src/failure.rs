@@ -36,7 +36,6 @@ pub enum Failure {
         name: String,
     },
     /// Another aggregate of the tenant holds a value that only one may hold.
-    /// Another aggregate of the tenant holds a value that only one may hold.
     #[error("the value of {scope} is taken")]
     KeyTaken {
         /// What the value is, such as `user.email`.
@@ -100,13 +99,18 @@ impl Violations {
 
     /// Notes that a field is bad. The first reason that a field was given stays.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
-        if self.0.len() == MOST_VIOLATIONS {
+        if self.is_full() {
             return;
         }
         let field = field.into();
         if self.0.iter().all(|violation| violation.field != field) {
             self.0.push(Violation { field, description: description.into() });
         }
+    }
+
+    /// Whether no further field would be named, so that there is no use in looking for one.
+    pub fn is_full(&self) -> bool {
+        self.0.len() == MOST_VIOLATIONS
     }
 
     /// Hands on what was parsed, `None` where some of it is missing, or fails with all that was noted.

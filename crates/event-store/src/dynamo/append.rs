@@ -11,6 +11,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem},
 };
 use millrace_aws::AwsError;
+use uuid::Uuid;
 
 use super::{DynamoStore, cancelled};
 use crate::{
@@ -33,7 +34,7 @@ impl AppendEvents for DynamoStore {
         {
             return self.put(event).await;
         }
-        self.transact(commit, plan).await
+        self.transact(plan).await
     }
 }
 
@@ -58,17 +59,18 @@ impl DynamoStore {
         }
     }
 
-    async fn transact(&self, commit: &Commit, plan: Plan) -> Result<(), AppendError> {
+    async fn transact(&self, plan: Plan) -> Result<(), AppendError> {
         let me = text(&plan.stream);
-        // Where the reply to this request is lost, the SDK's next attempt is told of the success of the first.
-        let token = commit.events.first().map(|event| event.envelope.event_id.to_string());
+        // Where the reply to this request is lost, the SDK's next attempt is told of the success of the first. A commit
+        // that its writer sends again is another request, and may differ.
+        let token = Uuid::new_v4().to_string();
         // The reasons of a cancelled transaction come in this order.
         let places: Vec<_> = cancelled::places(&plan).collect();
         let events = plan.events.into_iter().map(|item| self.put_event(item));
         let keys = plan.keys.into_iter().map(|key| self.change_key(key, &me));
         let actions = events.chain(keys).collect::<Result<Vec<_>, AwsError>>()?;
         let transaction = self.reader.client.transact_write_items().set_transact_items(Some(actions));
-        let sent = transaction.set_client_request_token(token).send().await;
+        let sent = transaction.client_request_token(token).send().await;
         outcome(&places, sent)
     }
 
