@@ -72,7 +72,7 @@ impl<U: ReadUsers, O: ReadOrders> Users<U, O> {
         let indexed = self.models.users.by_email(&call.tenant, &email).await?;
         let row = match awaited {
             Some(awaited) => overlay(indexed, awaited, &email),
-            None => indexed,
+            None => indexed.into_iter().next(),
         };
         // An address is personal data: it is not repeated.
         row.ok_or_else(|| Failure::NotFound { resource_type: "user", name: String::new() })
@@ -89,14 +89,16 @@ impl<U: ReadUsers, O: ReadOrders> Users<U, O> {
 }
 
 /// Who holds an address, by an index that may lag behind a row that was read for certain.
-fn overlay(indexed: Option<UserRow>, certain: UserRow, email: &Email) -> Option<UserRow> {
-    let holds = certain.email.normalised() == email.normalised();
-    match indexed {
-        // The index is read after the row, so it may show the same user newer.
-        Some(row) if row.user_id == certain.user_id && row.version > certain.version => Some(row),
-        // If the certain row holds the address, whoever the index shows had it before.
-        _ if holds => Some(certain),
-        Some(row) if row.user_id == certain.user_id => None,
-        row => row,
+fn overlay(indexed: Vec<UserRow>, certain: UserRow, email: &Email) -> Option<UserRow> {
+    let is_same = |row: &UserRow| row.user_id == certain.user_id;
+    // The index is read after the row, so it may show the same user newer.
+    let newer = indexed.iter().find(|row| is_same(row) && row.version > certain.version);
+    if let Some(newer) = newer {
+        return Some(newer.clone());
     }
+    // If the certain row holds the address, whoever else the index shows had it before; if not, its user had.
+    if certain.email.normalised() == email.normalised() {
+        return Some(certain);
+    }
+    indexed.into_iter().find(|row| row.user_id != certain.user_id)
 }

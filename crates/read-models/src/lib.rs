@@ -67,13 +67,13 @@ pub trait ReadUsers: Clone + Send + Sync + 'static {
         user_id: UserId,
     ) -> impl Future<Output = Result<Option<UserRow>, AwsError>> + Send;
 
-    /// The user who holds an address, in whatever case, from an index that lags behind the rows. Where it shows an
-    /// address under two users while it moves from one to the other, the one who changed last holds it.
+    /// Who holds an address, in whatever case, from an index that lags behind the rows. While the address moves from one
+    /// user to another the index may show both; the one who changed last comes first, and is the likely holder.
     fn by_email(
         &self,
         tenant: &TenantId,
         email: &Email,
-    ) -> impl Future<Output = Result<Option<UserRow>, AwsError>> + Send;
+    ) -> impl Future<Output = Result<Vec<UserRow>, AwsError>> + Send;
 }
 
 /// Reading order summaries.

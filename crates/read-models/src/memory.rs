@@ -111,10 +111,11 @@ impl ReadUsers for MemoryUsers {
         Ok(self.0.get(tenant, user_id.0))
     }
 
-    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Option<UserRow>, AwsError> {
+    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
         let address = email.normalised();
-        let holders = self.0.indexed(|row| row.tenant == *tenant && row.email.normalised() == address);
-        Ok(holders.into_iter().max_by_key(|row| (row.updated_at, row.user_id)))
+        let mut holders = self.0.indexed(|row| row.tenant == *tenant && row.email.normalised() == address);
+        holders.sort_by_key(|row| Reverse((row.updated_at, row.user_id)));
+        Ok(holders)
     }
 }
 

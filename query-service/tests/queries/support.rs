@@ -49,7 +49,7 @@ impl ReadUsers for Counted<MemoryUsers> {
         self.rows.get(tenant, user_id).await
     }
 
-    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Option<UserRow>, AwsError> {
+    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
         self.rows.by_email(tenant, email).await
     }
 }

@@ -193,6 +193,20 @@ async fn an_address_that_changed_hands_is_the_new_holders() {
 }
 
 #[tokio::test]
+async fn the_next_holder_is_found_behind_one_who_is_known_to_have_left_whatever_their_clocks_say() {
+    let world = World::default();
+    world.user(2, 1, "shared@example.com").await;
+    // Changed later by its writer's clock, and gone from the address by now.
+    for version in 1..=5 {
+        world.user(1, version, "shared@example.com").await;
+    }
+    world.users.rows.hold_index();
+    world.user(1, 6, "first@example.com").await;
+    let holder = by_email(&world, "shared@example.com", after(1, 6)).await.unwrap();
+    assert_eq!(holder.user_id, user_id(2).to_string());
+}
+
+#[tokio::test]
 async fn an_older_copy_in_the_index_is_replaced_by_the_awaited_one() {
     let world = World::default();
     world.user(1, 1, "john@example.com").await;

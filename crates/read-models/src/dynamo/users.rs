@@ -1,6 +1,6 @@
 //! Users' profiles: hash `UserId`, index `Email-index`.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use millrace_aws::AwsError;
@@ -47,11 +47,12 @@ impl ReadUsers for DynamoUsers {
         self.0.get(tenant_key(tenant, user_id)).await?.as_ref().map(row).transpose()
     }
 
-    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Option<UserRow>, AwsError> {
+    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
         let hash = (EMAIL_KEY, tenant_key(tenant, email.normalised()));
         let items = self.0.query(&Range { index: EMAIL_INDEX, hash, below: None }, MOST_HOLDERS).await?;
-        let holders = items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
-        Ok(holders.into_iter().max_by_key(|row| (row.updated_at, row.user_id)))
+        let mut holders = items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        holders.sort_by_key(|row| Reverse((row.updated_at, row.user_id)));
+        Ok(holders)
     }
 }
 
