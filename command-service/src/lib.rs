@@ -44,8 +44,9 @@ use crate::{
 /// The program: configuration from `args` and the environment, then [`run`] until SIGTERM.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(args, async |config: Config, process| {
+        let aws = Aws::from_env().await?;
         let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;
-        run(config, &Aws::from_env().await, listeners, process).await
+        run(config, &aws, listeners, process).await
     })
 }
 
@@ -112,6 +113,8 @@ fn probe(store: DynamoStore) -> Probe {
         StreamId { tenant: TenantId::default(), aggregate_type: AggregateType::of("probe"), id: Uuid::nil() };
     Box::new(move || {
         let (store, nobody) = (store.clone(), nobody.clone());
-        Box::pin(async move { store.page(&nobody, 0, 1).await.is_ok() })
+        Box::pin(
+            async move { store.page(&nobody, 0, 1).await.map(|_| ()).map_err(|error| error.to_string()) },
+        )
     })
 }

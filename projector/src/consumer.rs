@@ -50,14 +50,18 @@ pub struct Settings {
 pub struct Condition {
     /// Whether the queue can be used, by the last that is known of it.
     pub receives: bool,
-    /// How many batches hold messages that the surroundings stop.
+    /// How many batches hold messages that an outage stops.
     pub held_up: usize,
 }
 
 impl Condition {
-    /// Whether nothing is in its way.
-    pub fn is_good(self) -> bool {
-        self.receives && self.held_up == 0
+    /// What is in its way, if anything is.
+    pub fn check(self) -> Result<(), &'static str> {
+        match self {
+            Self { receives: false, .. } => Err("a queue cannot be used"),
+            Self { held_up: 1.., .. } => Err("messages are held up by AWS"),
+            Self { receives: true, held_up: 0 } => Ok(()),
+        }
     }
 }
 
@@ -165,7 +169,11 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             }
             messages = sorted.kept;
             rounds += 1;
-            held_up.get_or_insert_with(|| HeldUp::new(&self.condition));
+            held_up = match (sorted.outage, held_up.take()) {
+                (false, _) => None,
+                (true, None) => Some(HeldUp::new(&self.condition)),
+                (true, already) => already,
+            };
             let pause = AWS_BACKOFF.after(rounds, (self.settings.chance)());
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 hidden.lock().await.clear();
@@ -182,6 +190,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         count_reason(FAILURES, H::NAME, reason);
         self.log(&message, &failed);
         if failed.failure.is_of_the_surroundings() {
+            sorted.outage |= failed.failure.is_an_outage();
             sorted.kept.push(message);
         } else if message.attempts < self.queue.rules().max_attempts {
             sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));
@@ -292,9 +301,11 @@ struct Sorted {
     later: Vec<(Receipt, Duration)>,
     /// To be tried again here.
     kept: Vec<Message>,
+    /// Whether some of those that are kept failed because AWS could not be used.
+    outage: bool,
 }
 
-/// A batch that the surroundings hold up, for as long as this lives.
+/// A batch that an outage holds up, for as long as this lives.
 struct HeldUp<'a>(&'a watch::Sender<Condition>);
 
 impl<'a> HeldUp<'a> {

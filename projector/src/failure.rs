@@ -103,6 +103,25 @@ impl Failure {
             | Self::Aws(AwsError::Nonsense(_)) => false,
         }
     }
+
+    /// Whether AWS could not be used, which makes the whole process less than ready. Throttling and a contended row pass,
+    /// and another replica would meet them as well.
+    pub fn is_an_outage(&self) -> bool {
+        match self {
+            Self::Aws(AwsError::Unreachable(_) | AwsError::Refused(_)) => true,
+            Self::Behind { reason, .. } => reason.is_an_outage(),
+            Self::Contended
+            | Self::NotJson
+            | Self::NotABusEvent
+            | Self::BadEnvelope(_)
+            | Self::OtherKind
+            | Self::OtherAggregate
+            | Self::Misplaced
+            | Self::Undecodable(_)
+            | Self::NotStored
+            | Self::Aws(AwsError::Throttled(_) | AwsError::Nonsense(_)) => false,
+        }
+    }
 }
 
 /// A message that was not applied.

@@ -67,7 +67,8 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
 /// The projector as a process: configuration from `args`, of which the first is the program's name, and the environment.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(args, |config: Config, process| async move {
+        let aws = Aws::from_env().await?;
         let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;
-        run(config, &Aws::from_env().await, listeners, process).await
+        run(config, &aws, listeners, process).await
     })
 }

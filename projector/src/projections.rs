@@ -73,8 +73,8 @@ impl Projections {
     pub(crate) fn probe(&self) -> Probe {
         let conditions = self.conditions.clone();
         Box::new(move || {
-            let good = conditions.iter().all(|condition| condition.borrow().is_good());
-            std::future::ready(good).boxed()
+            let all = conditions.iter().try_for_each(|condition| condition.borrow().check());
+            std::future::ready(all.map_err(str::to_owned)).boxed()
         })
     }
 

@@ -42,8 +42,9 @@ const SERVICES: &[&str] =
 /// Runs the query service as a process.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(args, |config: Config, process| async move {
+        let aws = Aws::from_env().await?;
         let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;
-        run(config, &Aws::from_env().await, listeners, process).await
+        run(config, &aws, listeners, process).await
     })
 }
 
@@ -87,8 +88,13 @@ fn routes<U: ReadUsers, O: ReadOrders>(models: &Models<U, O>, tokens: PageTokens
 /// Looks whether both tables can be read, by rows that nobody has.
 fn probe<U: ReadUsers, O: ReadOrders>(models: Models<U, O>) -> Probe {
     // A table that throttles is there. To take replicas out of service because of it would only load the others more.
-    fn there<T>(read: &Result<T, AwsError>) -> bool {
-        matches!(read, Ok(_) | Err(AwsError::Throttled(_)))
+    fn there<T>(read: Result<T, AwsError>) -> Result<(), String> {
+        match read {
+            Ok(_) | Err(AwsError::Throttled(_)) => Ok(()),
+            Err(error @ (AwsError::Unreachable(_) | AwsError::Refused(_) | AwsError::Nonsense(_))) => {
+                Err(error.to_string())
+            }
+        }
     }
     Box::new(move || {
         let models = models.clone();
@@ -97,7 +103,7 @@ fn probe<U: ReadUsers, O: ReadOrders>(models: Models<U, O>) -> Probe {
             let user = models.users.get(&nobody, UserId(Uuid::nil()));
             let order = models.orders.get(&nobody, OrderId(Uuid::nil()));
             let (user, order) = futures::join!(user, order);
-            there(&user) && there(&order)
+            there(user).and(there(order))
         }
         .boxed()
     })

@@ -16,6 +16,11 @@ const OPERATION: Duration = Duration::from_secs(6);
 /// The longest that setting up a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
 
+/// The environment names no region.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("no AWS region is known: set AWS_REGION, or a region in the profile that AWS_PROFILE names")]
+pub struct NoRegion;
+
 /// Access to AWS: makes clients that share time-outs, retries and a count of requests.
 ///
 /// Retries are the SDK's standard mode, three attempts in all: its token bucket stops retrying when most calls fail, so
@@ -29,8 +34,12 @@ pub struct Aws {
 
 impl Aws {
     /// Access by the environment, read as every AWS SDK reads it.
-    pub async fn from_env() -> Self {
-        Self::new(aws_config::load_defaults(BehaviorVersion::latest()).await)
+    ///
+    /// Fails where no region is known: nothing could be called.
+    pub async fn from_env() -> Result<Self, NoRegion> {
+        let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
+        config.region().ok_or(NoRegion)?;
+        Ok(Self::new(config))
     }
 
     /// Access by a given configuration, whose time-outs and retries are replaced.

@@ -7,6 +7,6 @@ mod connect;
 mod error;
 mod requests;
 
-pub use connect::Aws;
+pub use connect::{Aws, NoRegion};
 pub use error::{AwsError, AwsResult};
 pub use requests::Requests;

@@ -16,7 +16,7 @@ pub struct Call {
     pub tenant: TenantId,
     /// The trace that the call belongs to, with the server's own span.
     pub trace: TraceParent,
-    /// When the caller stops waiting; `None` where it did not say.
+    /// When the caller stops waiting, or the edge ends the call if that is sooner; `None` where the caller did not say.
     pub deadline: Option<Instant>,
 }
 

@@ -1,11 +1,11 @@
 //! Configuration: flags, each with an environment variable. Everything is checked before a port is bound, and
 //! everything that is wrong is said at once.
 
-use std::{ffi::OsString, net::SocketAddr};
+use std::{collections::HashSet, ffi::OsString, net::SocketAddr};
 
-use clap::{Args, Parser, builder::Resettable, error::ErrorKind};
+use clap::{Arg, Args, Command, Parser, builder::Resettable, error::ErrorKind};
 
-use crate::telemetry::LogFormat;
+use crate::telemetry::{self, LogFormat};
 
 /// What every deployable can be told.
 #[derive(Debug, Clone, Args)]
@@ -59,49 +59,133 @@ pub fn non_empty(text: &str) -> Result<String, String> {
 /// The error is for a person and names all that is wrong: clap alone stops at the first bad value.
 pub fn read<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap::Error> {
     let args: Vec<OsString> = args.into_iter().collect();
-    let error = match C::try_parse_from(&args) {
-        Ok(config) => return Ok(config),
-        Err(error) => error,
-    };
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return Err(error);
-    }
-    // Each variable for itself, as if it were the only one; then, without any, what is missing.
-    let command = C::command();
-    let told = |error: &clap::Error| {
-        let text = error.to_string();
-        let text = text.strip_prefix("error: ").unwrap_or(&text);
-        text.split("\n\nUsage:")
-            .next()
-            .unwrap_or(text)
-            .split("\n\nFor more")
-            .next()
-            .unwrap_or(text)
-            .trim()
-            .to_owned()
-    };
-    let mut wrong = vec![told(&error)];
-    for argument in
-        command.get_arguments().filter(|a| a.get_env().is_some_and(|v| std::env::var_os(v).is_some()))
-    {
-        let alone = command.clone().mut_args(|other| {
-            let other = other.required(false);
-            if other.get_id() == argument.get_id() { other } else { other.env(Resettable::Reset) }
-        });
-        wrong.extend(alone.try_get_matches_from(args.first()).err().as_ref().map(told));
-    }
-    let unset = command.clone().mut_args(|argument| {
-        let set = argument.get_env().is_some_and(|v| std::env::var_os(v).is_some());
-        let required = argument.is_required_set() && !set;
-        argument.required(required).env(Resettable::Reset)
-    });
-    wrong.extend(unset.try_get_matches_from(&args).err().as_ref().map(told));
-    let mut seen = Vec::new();
-    wrong.retain(|text| {
-        !seen.contains(text) && {
-            seen.push(text.clone());
-            true
+    let (parsed, filter) = (C::try_parse_from(&args), telemetry::filter());
+    let error = match (parsed, &filter) {
+        (Ok(config), Ok(_)) => return Ok(config),
+        (Ok(_), Err(_)) => None,
+        (Err(error), _) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
+            return Err(error);
         }
+        (Err(error), _) => Some(error),
+    };
+    let mut wrong: Vec<String> = error.as_ref().map(told).into_iter().collect();
+    if error.is_some() {
+        wrong.extend(all_wrong(&C::command(), &args));
+    }
+    wrong.extend(filter.err().map(|reason| format!("invalid value for RUST_LOG: {reason}")));
+    let mut seen = HashSet::new();
+    wrong.retain(|text| seen.insert(text.clone()));
+    let kind = error.map_or(ErrorKind::ValueValidation, |error| error.kind());
+    Err(C::command().error(kind, wrong.join("\n\n")))
+}
+
+/// What an error says, without what clap adds for a person who sees it alone.
+fn told(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let end = ["\n\nUsage:", "\n\nFor more"].iter().filter_map(|end| text.find(end)).min();
+    text.get(..end.unwrap_or(text.len())).unwrap_or(text).trim().to_owned()
+}
+
+/// Tries each flag and each variable as if it were the only one; then, without any, what is missing.
+fn all_wrong(command: &Command, args: &[OsString]) -> Vec<String> {
+    let program = args.first().cloned().into_iter();
+    let flags = flags(command, args);
+    let is_set = |argument: &Arg| {
+        let flag = argument.get_long().is_some_and(|long| flags.iter().any(|(name, _)| name == long));
+        flag || argument.get_env().is_some_and(|name| std::env::var_os(name).is_some())
+    };
+    let without_environment = |keep: Option<&Arg>| {
+        command.clone().mut_args(|argument| {
+            let kept = keep.is_some_and(|kept| kept.get_id() == argument.get_id());
+            if kept { argument } else { argument.env(Resettable::Reset) }
+        })
+    };
+    let optional = |command: Command| command.mut_args(|argument| argument.required(false));
+    let mut tries = Vec::new();
+    for (_, tokens) in &flags {
+        let tokens = program.clone().chain(tokens.iter().cloned());
+        tries.push(optional(without_environment(None)).try_get_matches_from(tokens));
+    }
+    for argument in command.get_arguments().filter(|a| a.get_env().is_some()) {
+        tries.push(optional(without_environment(Some(argument))).try_get_matches_from(program.clone()));
+    }
+    let set: HashSet<_> = command.get_arguments().filter(|a| is_set(a)).map(|a| a.get_id().clone()).collect();
+    let missing = without_environment(None).mut_args(|argument| {
+        let required = argument.is_required_set() && !set.contains(argument.get_id());
+        argument.required(required)
     });
-    Err(C::command().error(error.kind(), wrong.join("\n\n")))
+    tries.push(missing.try_get_matches_from(program));
+    tries.into_iter().filter_map(|matches| matches.err().as_ref().map(told)).collect()
+}
+
+/// The flags among the arguments, each with its tokens: `--name=value`, or `--name` and what follows it.
+fn flags(command: &Command, args: &[OsString]) -> Vec<(String, Vec<OsString>)> {
+    let mut flags = Vec::new();
+    let mut rest = args.iter().skip(1).peekable();
+    while let Some(token) = rest.next() {
+        let Some(text) = token.to_str().and_then(|text| text.strip_prefix("--")) else { continue };
+        let name = text.split('=').next().unwrap_or(text).to_owned();
+        let mut tokens = vec![token.clone()];
+        let argument = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
+        let takes_one = argument.is_some_and(|argument| argument.get_action().takes_values());
+        if takes_one && !text.contains('=') {
+            tokens.extend(rest.next().cloned());
+        }
+        flags.push((name, tokens));
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Config {
+        #[arg(long, value_parser = table_name)]
+        events: String,
+        #[arg(long, value_parser = table_name)]
+        rows: String,
+        #[arg(long, default_value = "4", value_parser = index_shards)]
+        shards: IndexShards,
+        #[command(flatten)]
+        common: Common,
+    }
+
+    fn wrong(args: &[&str]) -> String {
+        let args = std::iter::once("program").chain(args.iter().copied()).map(OsString::from);
+        read::<Config>(args).expect_err("a bad configuration").to_string()
+    }
+
+    #[test]
+    fn a_good_configuration_is_read() {
+        let args =
+            ["program", "--events", "the-events", "--rows=the.rows", "--shards", "8"].map(OsString::from);
+        let config: Config = read(args).unwrap();
+        assert_eq!(
+            (config.events.as_str(), config.rows.as_str(), config.shards),
+            ("the-events", "the.rows", 8)
+        );
+        assert_eq!(config.common.max_concurrent_calls, 1024);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let said = wrong(&["--shards", "0", "--metrics-addr=nowhere", "--events", "a b", "--no-such-flag"]);
+        for name in ["--shards", "--metrics-addr", "--events", "--rows", "--no-such-flag"] {
+            assert!(said.contains(name), "{name} is not named: {said}");
+        }
+        let missing = said.split("were not provided").nth(1).unwrap().split("Usage").next().unwrap();
+        assert!(missing.contains("--rows") && !missing.contains("--events"), "{said}");
+    }
+
+    #[test]
+    fn a_table_has_a_tables_name() {
+        for name in ["", "ab", "a b", "a/b", &"x".repeat(256)] {
+            assert!(table_name(name).is_err(), "{name}");
+        }
+        assert!(index_shards("257").is_err() && index_shards("256").is_ok());
+        assert!(non_empty(" ").is_err());
+    }
 }

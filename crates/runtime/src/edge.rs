@@ -21,6 +21,10 @@ use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
 /// The paths of calls that a server knows, such as `/grpc.health.v1.Health/Check`.
 pub(crate) type Methods = Arc<HashSet<String>>;
 
+/// No call takes longer, whatever its caller says: each holds one of the places that all callers share. The replies of
+/// streams may go on.
+const LONGEST_CALL: Duration = Duration::from_secs(30);
+
 /// Puts the edge around a server's services.
 #[derive(Clone)]
 pub(crate) struct EdgeLayer {
@@ -76,10 +80,11 @@ where
         let started = Instant::now();
         let method = self.methods.get(request.uri().path()).map_or("unknown", String::as_str).to_owned();
         let trace = caller_trace(&request);
-        let deadline = caller_patience(&request).and_then(|patience| started.checked_add(patience));
-        if let Some(deadline) = deadline {
-            request.extensions_mut().insert(Deadline(deadline));
+        let patience = caller_patience(&request).map(|patience| patience.min(LONGEST_CALL));
+        if let Some(patience) = patience {
+            request.extensions_mut().insert(Deadline(started + patience));
         }
+        let end = started + patience.unwrap_or(LONGEST_CALL);
         let span = tracing::info_span!("rpc", method, trace_id = trace.trace_id());
         let served = async move {
             // Probes must be answered when the process is busy: that is when they matter.
@@ -88,11 +93,7 @@ where
                 return record(&method, started, Status::from(Failure::Overloaded).into_http());
             }
             let answer = AssertUnwindSafe(inner.call(request)).catch_unwind();
-            let answer = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline, answer).await,
-                None => Ok(answer.await),
-            };
-            let response = match answer {
+            let response = match tokio::time::timeout_at(end, answer).await {
                 Ok(Ok(Ok(response))) => translate(response),
                 Ok(Err(_)) => Status::from(Failure::Internal("a call panicked".to_owned())).into_http(),
                 Err(_) => Status::from(Failure::DeadlineExceeded).into_http(),
@@ -243,6 +244,15 @@ mod tests {
         let shown = shown.render();
         assert!(!shown.contains("john"), "{shown}");
         assert!(shown.contains(r#"method="unknown""#) && shown.contains(PROBE), "{shown}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_call_keeps_its_place_for_ever() {
+        for headers in [&[][..], &[("grpc-timeout", "99999999H")]] {
+            let started = Instant::now();
+            let status = through(&edge(1), request(headers), std::future::pending).await;
+            assert_eq!((status.code(), started.elapsed()), (Code::DeadlineExceeded, LONGEST_CALL));
+        }
     }
 
     #[test]

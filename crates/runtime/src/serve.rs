@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     service::RoutesBuilder,
@@ -25,6 +25,12 @@ pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
 /// twice as long.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How often the reason is repeated while a process cannot do its work.
+const REMIND_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often the samples of histograms are put together.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A look that takes longer than this found nothing.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
@@ -54,8 +60,8 @@ impl Listeners {
     }
 }
 
-/// Looks whether the process can do its work.
-pub type Probe = Box<dyn Fn() -> BoxFuture<'static, bool> + Send + Sync>;
+/// Looks whether the process can do its work, and says what keeps it from it.
+pub type Probe = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What a deployable serves.
 pub struct Served {
@@ -86,13 +92,15 @@ pub async fn serve(
     served.routes.add_service(health);
     add_reflection(&mut served.routes)?;
 
+    let upkeep = keep_metrics_up(served.metrics.clone(), shutdown.clone());
     let metrics = serve_metrics(listeners.metrics, served.metrics, shutdown.clone());
     let readiness = keep_readiness(board, served.probe, shutdown.clone());
     let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
     let grpc = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .max_concurrent_streams(Some(served.max_concurrent_calls))
+        // No connection takes all of the places.
+        .max_concurrent_streams(Some((served.max_concurrent_calls / 4).max(1)))
         .http2_max_header_list_size(Some(16 * 1024))
         .layer(EdgeLayer::new(usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX), methods()?))
         .add_routes(served.routes.routes())
@@ -109,7 +117,7 @@ pub async fn serve(
         shutdown.cancel();
         ended
     };
-    let (grpc, metrics, ()) = tokio::join!(grpc, metrics, readiness);
+    let (grpc, metrics, (), ()) = tokio::join!(grpc, metrics, readiness, upkeep);
     grpc.and(metrics)
 }
 
@@ -152,12 +160,17 @@ fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows what the probe finds, until the shutdown, and NOT_SERVING from then on.
+/// Shows what the probe finds, until the shutdown, and NOT_SERVING from then on. Each change is logged, and while the
+/// process cannot do its work the reason is repeated from time to time.
 async fn keep_readiness(board: Board, probe: Probe, shutdown: CancellationToken) {
     let mut pause = FIRST_PROBE_INTERVAL;
+    let mut readiness = Readiness::default();
     let watch = async {
         loop {
-            let ready = tokio::time::timeout(PROBE_PATIENCE, probe()).await.unwrap_or(false);
+            let found = tokio::time::timeout(PROBE_PATIENCE, probe()).await;
+            let found = found.unwrap_or_else(|_| Err("no answer in time".to_owned()));
+            readiness.tell(&found);
+            let ready = found.is_ok();
             board.ready(ready).await;
             tokio::time::sleep(pause).await;
             pause = if ready { PROBE_INTERVAL } else { (pause * 2).min(PROBE_INTERVAL) };
@@ -165,6 +178,50 @@ async fn keep_readiness(board: Board, probe: Probe, shutdown: CancellationToken)
     };
     shutdown.run_until_cancelled(watch).await;
     board.ready(false).await;
+}
+
+/// What was said of the process's readiness last, and when.
+#[derive(Default)]
+struct Readiness {
+    ready: Option<bool>,
+    since: Option<Instant>,
+    said: Option<Instant>,
+}
+
+impl Readiness {
+    /// Says what is new, or has gone on for long. What passes within the first seconds of a process is not worth a
+    /// word.
+    fn tell(&mut self, found: &Result<(), String>) {
+        let now = Instant::now();
+        if self.ready != Some(found.is_ok()) {
+            self.ready = Some(found.is_ok());
+            self.since = Some(now);
+            self.said = None;
+        }
+        match (found, self.said) {
+            (Ok(()), None) => tracing::info!("ready"),
+            (Err(reason), None) if self.since.is_some_and(|since| now - since >= PROBE_INTERVAL) => {
+                tracing::warn!(reason, "not ready");
+            }
+            (Err(reason), Some(said)) if now - said >= REMIND_INTERVAL => {
+                tracing::warn!(reason, "still not ready")
+            }
+            (Ok(()) | Err(_), _) => return,
+        }
+        self.said = Some(now);
+    }
+}
+
+/// Keeps the memory of the metrics bounded: until this is done, every sample of a histogram is kept.
+async fn keep_metrics_up(handle: Option<PrometheusHandle>, shutdown: CancellationToken) {
+    let Some(handle) = handle else { return };
+    let upkeep = async {
+        loop {
+            tokio::time::sleep(UPKEEP_INTERVAL).await;
+            handle.run_upkeep();
+        }
+    };
+    shutdown.run_until_cancelled(upkeep).await;
 }
 
 async fn serve_metrics(

@@ -248,7 +248,7 @@ async fn messages_that_are_held_up_go_back_at_the_stop() {
     let running = Running::start(queue.clone(), handler, SETTINGS);
     sleep(Duration::from_secs(3600)).await;
     let condition = running.condition.clone();
-    assert!(!condition.borrow().is_good());
+    assert!(condition.borrow().check().is_err());
     let stopped = Instant::now();
     running.stop().await;
     assert!(stopped.elapsed() <= WAIT);
@@ -264,12 +264,12 @@ async fn a_queue_out_of_reach_is_tried_ever_less_often_until_it_is_back() {
     let handler = Script::new(|messages| async move { done(&messages) });
     let running = Running::start(queue.clone(), handler, SETTINGS);
     sleep(Duration::from_secs(3600)).await;
-    assert!(!running.condition.borrow().is_good());
+    assert!(running.condition.borrow().check().is_err());
     let tries = queue.failed.load(Ordering::Relaxed);
     assert!((180..200).contains(&tries), "at most every 20 seconds: {tries}");
     queue.recover();
     eventually(|| queue.queue.is_empty()).await;
-    assert!(running.condition.borrow().is_good());
+    assert!(running.condition.borrow().check().is_ok());
     running.stop().await;
 }
 
