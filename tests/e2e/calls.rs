@@ -1,5 +1,7 @@
 //! Calls that many tests make.
 
+use std::time::Duration;
+
 use millrace_proto::{
     Money,
     command::{CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest},
@@ -7,7 +9,7 @@ use millrace_proto::{
     types::{OrderItem, OrderStatus},
 };
 use millrace_tests::World;
-use tonic::Status;
+use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
 /// A user to create.
@@ -55,6 +57,13 @@ pub(crate) async fn set_status(world: &World, order: &At, status: OrderStatus) -
         UpdateOrderStatusRequest { order_id: order.id.clone(), status: status.into(), ..Default::default() };
     let reply = world.orders().update_order_status(request).await?.into_inner();
     Ok(At { id: reply.aggregate_id, version: reply.version })
+}
+
+/// A request that waits for a read model as long as a call may take: no test is to fail because a machine is slow.
+pub(crate) fn patient<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(Duration::from_secs(28));
+    request
 }
 
 /// The reason in a status's ErrorInfo; empty where there is none.

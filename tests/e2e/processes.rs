@@ -5,15 +5,19 @@ use std::{
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::OnceLock,
+    time::Duration,
 };
 
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::QueueAttributeName;
 use futures::future::join_all;
 use millrace_proto::{
-    command::{CreateUserRequest, user_command_service_client::UserCommandServiceClient},
-    query::{GetUserProfileRequest, user_query_service_client::UserQueryServiceClient},
+    command::user_command_service_client::UserCommandServiceClient,
+    query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
 };
-use millrace_tests::{Ground, eventually};
+use millrace_tests::{Gate, Ground, eventually};
 use serde_json::Value;
+use tokio::net::TcpStream;
 use tonic::{
     Code,
     transport::{Channel, Endpoint},
@@ -22,7 +26,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::calls::user;
+use crate::calls::{reason, user};
 
 const PROGRAMS: [&str; 3] = ["command-service", "projector", "query-service"];
 
@@ -49,6 +53,7 @@ fn program(name: &str) -> PathBuf {
 /// A deployable as a process; killed when it is dropped.
 struct Running {
     child: Child,
+    address: String,
     channel: Channel,
 }
 
@@ -72,7 +77,17 @@ fn command(ground: &Ground, name: &str) -> Command {
 }
 
 async fn start(ground: &Ground, name: &str) -> Running {
-    let mut child = command(ground, name).stdout(Stdio::piped()).spawn().unwrap();
+    serve(command(ground, name)).await
+}
+
+async fn start_behind(ground: &Ground, gate: &Gate, name: &str) -> Running {
+    let mut command = command(ground, name);
+    command.env("AWS_ENDPOINT_URL", gate.url());
+    serve(command).await
+}
+
+async fn serve(mut command: Command) -> Running {
+    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap());
     let (found, address) = tokio::sync::oneshot::channel();
     // Reads on for as long as the process writes, so that it never waits for a reader.
@@ -88,10 +103,10 @@ async fn start(ground: &Ground, name: &str) -> Running {
             }
         }
     });
-    let address = address.await.unwrap_or_else(|_| panic!("{name} says where it serves"));
+    let address = address.await.expect("it says where it serves");
     let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     eventually("SERVING", async || serving(&channel).await.then_some(())).await;
-    Running { child, channel }
+    Running { child, address, channel }
 }
 
 async fn serving(channel: &Channel) -> bool {
@@ -99,66 +114,94 @@ async fn serving(channel: &Channel) -> bool {
     reply.is_ok_and(|reply| reply.into_inner().status() == ServingStatus::Serving)
 }
 
-/// Ends a process as Kubernetes does, and hands back its exit code.
-async fn terminate(running: &mut Running) -> Option<i32> {
+/// Tells a process to end, and waits until it takes no more connections: by then it has begun to.
+async fn begin_to_terminate(running: &Running) {
     let id = running.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let refused = async || TcpStream::connect(&running.address).await.is_err().then_some(());
+    eventually("a closed port", refused).await;
+}
+
+/// Waits for the end of a process, and hands back its exit code.
+async fn end(mut running: Running) -> Option<i32> {
     eventually("the end of the process", async || running.child.try_wait().unwrap()).await.code()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_sigterm_calls_in_flight_end_and_the_process_exits_with_0() {
+async fn on_sigterm_commands_in_flight_are_stored_and_answered_and_leases_given_up() {
+    const CALLS: usize = 8;
     let ground = Ground::new().await.unwrap();
-    let (mut command, mut projector, mut query) = (
-        start(&ground, "command-service").await,
-        start(&ground, "projector").await,
-        start(&ground, "query-service").await,
-    );
+    let gate = Gate::before(ground.endpoint()).await.unwrap();
+    let running = start_behind(&ground, &gate, "command-service").await;
+    let dynamodb = ground.aws().await.dynamodb();
+    let leases = async || {
+        let scan = dynamodb.scan().table_name(ground.output("RelayLeaseTable")).consistent_read(true);
+        scan.send().await.unwrap().items.unwrap_or_default()
+    };
+    let held = async || leases().await.iter().any(|lease| lease.contains_key("Owner")).then_some(());
+    eventually("a lease", held).await;
 
-    // Calls keep coming while the signal arrives. Each of them gets a whole answer, or was never taken: an
-    // acknowledged command is in the store.
-    let commands = (0..200).map(|n| {
-        let mut client = UserCommandServiceClient::new(command.channel.clone());
-        async move {
-            client
-                .create_user(CreateUserRequest {
-                    command_id: Some(n.to_string()),
-                    ..user(&format!("u{n}@example.com"))
-                })
-                .await
-        }
+    gate.hold("TransactWriteItems");
+    let calls = (0..CALLS).map(|n| {
+        let mut client = UserCommandServiceClient::new(running.channel.clone());
+        tokio::spawn(async move { client.create_user(user(&format!("u{n}@example.com"))).await })
     });
-    let commands = tokio::spawn(join_all(commands.collect::<Vec<_>>()));
-    let table = ground.output("EventStoreTable").to_owned();
-    let client = ground.aws().await.dynamodb();
-    let stored = async || {
-        let scan = client.scan().table_name(&table).consistent_read(true).into_paginator().items().send();
-        scan.collect::<Result<Vec<_>, _>>().await.unwrap().len()
-    };
-    eventually("a first event", async || (stored().await > 0).then_some(())).await;
-    assert_eq!(terminate(&mut command).await, Some(0), "command-service");
-    let replies = commands.await.unwrap();
-    let acknowledged = replies.iter().filter(|reply| reply.is_ok()).count();
-    assert!(acknowledged > 0);
-    assert!(stored().await >= acknowledged, "an acknowledged command is stored");
-    for status in replies.into_iter().filter_map(Result::err) {
-        assert_ne!(status.code(), Code::Internal, "{status:?}");
-    }
+    let calls: Vec<_> = calls.collect();
+    gate.until_held(CALLS).await;
+    begin_to_terminate(&running).await;
+    gate.open();
 
-    // A query that waits for a version that does not come is in flight for its whole patience.
-    let waiting = {
-        let mut client = UserQueryServiceClient::new(query.channel.clone());
-        let id = uuid::Uuid::nil().to_string();
-        let after = Some(millrace_proto::query::ReadAfter { aggregate_id: id.clone(), version: 9 });
-        tokio::spawn(
-            async move { client.get_user_profile(GetUserProfileRequest { user_id: id, after }).await },
-        )
-    };
-    // It is under way once the service has sent a request for it; health answers on the same connection after it.
-    assert!(serving(&query.channel).await);
-    assert_eq!(terminate(&mut query).await, Some(0), "query-service");
-    assert_eq!(waiting.await.unwrap().unwrap_err().code(), Code::Unavailable, "it was answered to its end");
-    assert_eq!(terminate(&mut projector).await, Some(0), "projector");
+    for reply in join_all(calls).await {
+        let created = reply.unwrap().expect("a call that was taken is answered").into_inner();
+        let key = AttributeValue::S(format!("default#user#{}", created.aggregate_id));
+        let get = dynamodb.get_item().table_name(ground.output("EventStoreTable")).key("AggregateId", key);
+        let get = get.key("Version", AttributeValue::N("1".into())).consistent_read(true);
+        assert!(get.send().await.unwrap().item.is_some(), "an acknowledged command is stored");
+    }
+    assert_eq!(end(running).await, Some(0));
+    let leases = leases().await;
+    assert!(!leases.is_empty() && leases.iter().all(|lease| !lease.contains_key("Owner")), "{leases:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sigterm_a_query_that_waits_is_answered_to_its_end() {
+    let ground = Ground::new().await.unwrap();
+    let gate = Gate::before(ground.endpoint()).await.unwrap();
+    let running = start_behind(&ground, &gate, "query-service").await;
+    let mut client = UserQueryServiceClient::new(running.channel.clone());
+    let nobody = uuid::Uuid::new_v4().to_string();
+    let after = Some(ReadAfter { aggregate_id: nobody.clone(), version: 9 });
+    let request = GetUserProfileRequest { user_id: nobody.clone(), after };
+    let waiting = tokio::spawn(async move { client.get_user_profile(request).await });
+    gate.until_sent(&nobody).await;
+    begin_to_terminate(&running).await;
+    let status = waiting.await.unwrap().unwrap_err();
+    assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "READ_MODEL_BEHIND"));
+    assert_eq!(end(running).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sigterm_messages_in_flight_are_applied_and_deleted() {
+    let ground = Ground::new().await.unwrap();
+    let gate = Gate::before(ground.endpoint()).await.unwrap();
+    let running = start_behind(&ground, &gate, "projector").await;
+    gate.hold("UpdateItem");
+    let command_service = start(&ground, "command-service").await;
+    let mut client = UserCommandServiceClient::new(command_service.channel.clone());
+    let created = client.create_user(user("john@example.com")).await.unwrap().into_inner();
+    gate.until_held(1).await;
+    begin_to_terminate(&running).await;
+    gate.open();
+    assert_eq!(end(running).await, Some(0));
+
+    let key = AttributeValue::S(format!("default#{}", created.aggregate_id));
+    let aws = ground.aws().await;
+    let get = aws.dynamodb().get_item().table_name(ground.output("UserReadModelTable")).key("UserId", key);
+    assert!(get.consistent_read(true).send().await.unwrap().item.is_some(), "the row is there");
+    let hidden = QueueAttributeName::ApproximateNumberOfMessagesNotVisible;
+    let queue = aws.sqs(Duration::ZERO).get_queue_attributes().queue_url(ground.output("UserQueueUrl"));
+    let queue = queue.attribute_names(hidden.clone()).send().await.unwrap();
+    assert_eq!(queue.attributes.unwrap()[&hidden], "0", "the message was deleted");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,13 +214,23 @@ async fn a_bad_configuration_is_told_whole_before_a_port_is_bound() {
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
     for name in PROGRAMS {
-        let (code, said) =
-            run(name, &[("INDEX_SHARDS", "0"), ("METRICS_ADDR", "nowhere"), ("LOG_FORMAT", "xml")]);
+        let bad = [
+            ("INDEX_SHARDS", "0"),
+            ("METRICS_ADDR", "nowhere"),
+            ("LOG_FORMAT", "xml"),
+            ("RUST_LOG", "a=loud"),
+        ];
+        let (code, said) = run(name, &bad);
         assert_eq!(code, Some(2), "{name}: {said}");
         let missing =
             if name == "query-service" { "--order-read-model-table" } else { "--event-store-table" };
-        for wrong in [missing, "--index-shards", "--metrics-addr", "--log-format"] {
+        for wrong in [missing, "--index-shards", "--metrics-addr", "--log-format", "RUST_LOG"] {
             assert!(said.contains(wrong), "{name} does not say that {wrong} is wrong: {said}");
         }
+        let told = said.split("Usage").next().unwrap();
+        assert!(
+            !told.contains("--user-read-model-table") && !told.contains("--event-bus-name"),
+            "{name}: {told}"
+        );
     }
 }

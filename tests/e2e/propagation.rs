@@ -1,9 +1,11 @@
 //! From the event store to the read models: whatever way an event takes, the rows end as they should.
 
-use aws_sdk_sqs::types::{MessageSystemAttributeName, SendMessageBatchRequestEntry};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use aws_sdk_sqs::types::{Message, SendMessageBatchRequestEntry};
 use futures::future::join_all;
 use millrace_local::StackOptions;
 use millrace_proto::{
+    command::order_command_service_client::OrderCommandServiceClient,
     query::{GetOrderRequest, OrderSummary},
     types::OrderStatus,
 };
@@ -11,11 +13,11 @@ use millrace_tests::{Ground, World, eventually};
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 
-use crate::calls::{At, create_order, create_user, set_status};
+use crate::calls::{At, create_order, create_user, laptop, patient, set_status};
 
 async fn read(world: &World, order: &At) -> OrderSummary {
     let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-    world.order_queries().get_order(request).await.unwrap().into_inner().order.unwrap()
+    world.order_queries().get_order(patient(request)).await.unwrap().into_inner().order.unwrap()
 }
 
 /// The bus's messages of an order's events, read from the event store.
@@ -69,6 +71,20 @@ async fn drained(world: &World, queue: &str) {
     .await;
 }
 
+/// Takes so many dead letters of orders' events, or whatever there is at the moment where none is asked for.
+async fn dead_letters(world: &World, count: usize) -> Vec<Message> {
+    let client = world.ground.aws().await.sqs(std::time::Duration::from_secs(1));
+    let mut dead = Vec::new();
+    eventually("the dead letters", async || {
+        let request = client.receive_message().queue_url(world.ground.output("OrderDeadLetterQueueUrl"));
+        let request = request.max_number_of_messages(10).message_attribute_names("All").wait_time_seconds(1);
+        dead.extend(request.send().await.unwrap().messages.unwrap_or_default());
+        (dead.len() >= count).then_some(())
+    })
+    .await;
+    dead
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn events_delivered_again_reversed_and_shuffled_leave_the_rows_that_order_leaves() {
     let mut world = World::new().await.unwrap();
@@ -90,13 +106,14 @@ async fn events_delivered_again_reversed_and_shuffled_leave_the_rows_that_order_
     all.reverse();
     send(&world, "OrderQueueUrl", &all).await;
     drained(&world, "OrderQueueUrl").await;
+    assert!(dead_letters(&world, 0).await.is_empty(), "they were applied, not given up");
     assert_eq!(join_all(orders.iter().map(|order| read(&world, order))).await, before);
 
     // Without rows: they come back, from messages in any order, each three times.
     let table = world.ground.output("OrderReadModelTable");
     let dynamodb = world.ground.aws().await.dynamodb();
     for order in &orders {
-        let key = aws_sdk_dynamodb::types::AttributeValue::S(format!("default#{}", order.id));
+        let key = AttributeValue::S(format!("default#{}", order.id));
         dynamodb.delete_item().table_name(table).key("OrderId", key).send().await.unwrap();
     }
     let mut thrice = [all.clone(), all.clone(), all].concat();
@@ -115,7 +132,7 @@ async fn a_missing_row_is_healed_by_the_last_event_alone() {
     let order = set_status(&world, &order, OrderStatus::Processing).await.unwrap();
     let before = read(&world, &order).await;
     let last = messages(&world, &order).await.pop().unwrap();
-    let key = aws_sdk_dynamodb::types::AttributeValue::S(format!("default#{}", order.id));
+    let key = AttributeValue::S(format!("default#{}", order.id));
     let table = world.ground.output("OrderReadModelTable");
     world
         .ground
@@ -147,16 +164,7 @@ async fn what_cannot_be_applied_ends_with_its_reason_and_holds_nobody_up() {
     let order = create_order(&world, &john).await.unwrap();
     assert_eq!(read(&world, &order).await.version, 1, "others are not held up");
 
-    let client = world.ground.aws().await.sqs(std::time::Duration::from_secs(1));
-    let mut dead = Vec::new();
-    eventually("three dead letters", async || {
-        let request = client.receive_message().queue_url(world.ground.output("OrderDeadLetterQueueUrl"));
-        let request = request.max_number_of_messages(10).message_attribute_names("All").wait_time_seconds(1);
-        let request = request.message_system_attribute_names(MessageSystemAttributeName::All);
-        dead.extend(request.send().await.unwrap().messages.unwrap_or_default());
-        (dead.len() >= 3).then_some(())
-    })
-    .await;
+    let dead = dead_letters(&world, 3).await;
     assert_eq!(dead.len(), 3);
     for letter in dead {
         assert!(bodies.contains(letter.body.as_ref().unwrap()), "the body is unchanged");
@@ -170,14 +178,49 @@ async fn what_cannot_be_applied_ends_with_its_reason_and_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_relays_and_two_projectors_bring_every_event_to_its_row() {
+async fn a_dead_letter_that_is_sent_back_is_applied() {
+    let ground =
+        Ground::with(&StackOptions { max_receive_count: 1, ..StackOptions::default() }).await.unwrap();
+    let world = World::on(ground).await.unwrap();
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    let order = create_order(&world, &john).await.unwrap();
+    let order = set_status(&world, &order, OrderStatus::Processing).await.unwrap();
+    let before = read(&world, &order).await;
+    let last = messages(&world, &order).await.pop().unwrap();
+
+    // The order's first event goes missing, and its row with it: the second alone cannot be applied.
+    let dynamodb = world.ground.aws().await.dynamodb();
+    let (events, rows) = (world.ground.output("EventStoreTable"), world.ground.output("OrderReadModelTable"));
+    let stream = AttributeValue::S(format!("default#order#{}", order.id));
+    let first = dynamodb.delete_item().table_name(events).key("AggregateId", stream);
+    let first = first.key("Version", AttributeValue::N("1".into())).return_values(ReturnValue::AllOld);
+    let first = first.send().await.unwrap().attributes.unwrap();
+    let row = AttributeValue::S(format!("default#{}", order.id));
+    dynamodb.delete_item().table_name(rows).key("OrderId", row).send().await.unwrap();
+    send(&world, "OrderQueueUrl", &[last]).await;
+    let dead = dead_letters(&world, 1).await.remove(0);
+
+    // It is put right, and the dead letter is sent back as it is.
+    dynamodb.put_item().table_name(events).set_item(Some(first)).send().await.unwrap();
+    send(&world, "OrderQueueUrl", &[dead.body.unwrap()]).await;
+    assert_eq!(read(&world, &order).await, before);
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_projectors_and_what_is_left_of_two_relays_bring_every_event_to_its_row() {
     let mut world = World::new().await.unwrap();
-    world.another_command_service().await.unwrap();
+    let second = world.another_command_service().await.unwrap();
     world.another_projector().await.unwrap();
     let john = create_user(&world, "john@example.com").await.unwrap();
     let orders = join_all((0..60).map(|_| create_order(&world, &john))).await;
-    for order in orders {
-        let order = order.unwrap();
+    // The stream has one shard, and the replica that came first reads it. It vanishes without a word.
+    world.crash_first_command_service();
+    let mut later = OrderCommandServiceClient::new(second);
+    let more = later.create_order(laptop(&john.id)).await.unwrap().into_inner();
+    let more = Ok(At { id: more.aggregate_id, version: more.version });
+    for order in orders.into_iter().chain([more]) {
+        let order: At = order.unwrap();
         assert_eq!(read(&world, &order).await.version, 1);
     }
     world.end().await.unwrap();

@@ -11,7 +11,7 @@ use millrace_proto::{
 use millrace_tests::World;
 use tonic::{Code, Request};
 
-use crate::calls::{At, create_order, create_user, reason, set_status};
+use crate::calls::{At, create_order, create_user, patient, reason, set_status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_was_just_set_to_processing_is_seen_at_once_by_every_query() {
@@ -23,7 +23,7 @@ async fn an_order_that_was_just_set_to_processing_is_seen_at_once_by_every_query
 
     let request =
         GetOrdersByUserRequest { user_id: john.id.clone(), after: order.after(), ..Default::default() };
-    let by_user = orders.get_orders_by_user(request).await.unwrap().into_inner();
+    let by_user = orders.get_orders_by_user(patient(request)).await.unwrap().into_inner();
     assert_eq!(by_user.orders.len(), 1);
     let summary = &by_user.orders[0];
     assert_eq!((summary.order_id.as_str(), summary.version), (order.id.as_str(), 2));
@@ -40,20 +40,24 @@ async fn an_order_that_was_just_set_to_processing_is_seen_at_once_by_every_query
         ..Default::default()
     };
     let processing =
-        orders.get_orders_by_status(request(OrderStatus::Processing)).await.unwrap().into_inner();
+        orders.get_orders_by_status(patient(request(OrderStatus::Processing))).await.unwrap().into_inner();
     assert_eq!(processing.orders, by_user.orders);
-    let created = orders.get_orders_by_status(request(OrderStatus::Created)).await.unwrap().into_inner();
+    let created =
+        orders.get_orders_by_status(patient(request(OrderStatus::Created))).await.unwrap().into_inner();
     assert!(created.orders.is_empty(), "it is no longer CREATED");
 
     let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-    let one = orders.get_order(request).await.unwrap().into_inner();
+    let one = orders.get_order(patient(request)).await.unwrap().into_inner();
     assert_eq!(one.order.as_ref(), Some(summary));
 
     let request = GetUserProfileRequest { user_id: john.id.clone(), after: john.after() };
-    let profile = users.get_user_profile(request).await.unwrap().into_inner().user_profile.unwrap();
+    let profile = users.get_user_profile(patient(request)).await.unwrap().into_inner().user_profile.unwrap();
     assert_eq!((profile.email.as_str(), profile.name.as_str()), ("john.doe@example.com", "John Doe"));
     let request = GetUserByEmailRequest { email: "JOHN.DOE@example.com".into(), after: john.after() };
-    assert_eq!(users.get_user_by_email(request).await.unwrap().into_inner().user_profile, Some(profile));
+    assert_eq!(
+        users.get_user_by_email(patient(request)).await.unwrap().into_inner().user_profile,
+        Some(profile)
+    );
     world.end().await.unwrap();
 }
 
@@ -70,7 +74,7 @@ async fn a_changed_address_is_found_under_the_new_one_only() {
     let now = At { id: john.id, version };
     let ask = async |email: &str| {
         let request = GetUserByEmailRequest { email: email.into(), after: now.after() };
-        world.user_queries().get_user_by_email(request).await
+        world.user_queries().get_user_by_email(patient(request)).await
     };
     assert_eq!(ask("new@example.com").await.unwrap().into_inner().user_profile.unwrap().version, 2);
     assert_eq!(ask("old@example.com").await.unwrap_err().code(), Code::NotFound);
@@ -89,7 +93,7 @@ async fn pages_meet_every_order_once_newest_first() {
     // The token makes one order visible; the others' rows are waited for one by one.
     for order in &made {
         let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-        world.order_queries().get_order(request).await.unwrap();
+        world.order_queries().get_order(patient(request)).await.unwrap();
     }
     for by_status in [false, true] {
         let mut seen = Vec::new();
@@ -103,7 +107,7 @@ async fn pages_meet_every_order_once_newest_first() {
                     page_token,
                     after: None,
                 };
-                let page = client.get_orders_by_status(request).await.unwrap().into_inner();
+                let page = client.get_orders_by_status(patient(request)).await.unwrap().into_inner();
                 (page.orders, page.next_page_token)
             } else {
                 let request = GetOrdersByUserRequest {
@@ -112,7 +116,7 @@ async fn pages_meet_every_order_once_newest_first() {
                     page_token,
                     after: None,
                 };
-                let page = client.get_orders_by_user(request).await.unwrap().into_inner();
+                let page = client.get_orders_by_user(patient(request)).await.unwrap().into_inner();
                 (page.orders, page.next_page_token)
             };
             assert!(orders.len() <= 3);
@@ -145,7 +149,7 @@ async fn a_tenant_sees_nothing_of_anothers() {
     let john = create_user(&world, "john@example.com").await.unwrap();
     let order = create_order(&world, &john).await.unwrap();
     let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-    world.order_queries().get_order(request).await.unwrap();
+    world.order_queries().get_order(patient(request)).await.unwrap();
 
     fn as_acme<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);

@@ -25,7 +25,7 @@ use millrace_tests::{Ground, World};
 use query_service::models::Models;
 use tonic::Request;
 
-use crate::calls::{create_order, create_user, laptop, user};
+use crate::calls::{create_order, create_user, laptop, patient, user};
 
 fn now() -> Timestamp {
     millrace_runtime::clock::now()
@@ -121,9 +121,9 @@ async fn every_query_costs_what_the_architecture_says() {
     let order = create_order(&world, &john).await.unwrap();
     // Until both rows are there.
     let seen = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-    world.order_queries().get_order(seen.clone()).await.unwrap();
+    world.order_queries().get_order(patient(seen.clone())).await.unwrap();
     let profile = GetUserProfileRequest { user_id: john.id.clone(), after: john.after() };
-    world.user_queries().get_user_profile(profile.clone()).await.unwrap();
+    world.user_queries().get_user_profile(patient(profile.clone())).await.unwrap();
 
     let aws = world.ground.aws().await;
     let models = Models::new(

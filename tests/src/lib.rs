@@ -20,9 +20,17 @@ use millrace_proto::{
     },
 };
 use millrace_runtime::{process::Process, serve::Listeners};
-use tokio::{net::TcpListener, task::JoinSet, time::Instant};
+use tokio::{
+    net::TcpListener,
+    task::{AbortHandle, JoinSet},
+    time::Instant,
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
+
+mod gate;
+
+pub use gate::Gate;
 
 /// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -51,6 +59,11 @@ impl Ground {
     /// Access to the account, with a count of requests of its own.
     pub async fn aws(&self) -> Aws {
         Aws::new(self.account.sdk_config().await)
+    }
+
+    /// Where the account's AWS is.
+    pub fn endpoint(&self) -> &str {
+        self.account.endpoint()
     }
 
     /// What was deployed under a name, such as `EventStoreTable`.
@@ -93,6 +106,7 @@ pub struct World {
     pub query: Channel,
     /// A connection to the projector.
     pub projector: Channel,
+    first_command_service: AbortHandle,
     tasks: JoinSet<anyhow::Result<()>>,
     shutdown: CancellationToken,
     _end: DropGuard,
@@ -110,11 +124,13 @@ impl World {
         let mut tasks = JoinSet::new();
         let (command_aws, projector_aws, query_aws) =
             (ground.aws().await, ground.aws().await, ground.aws().await);
-        let command = command_service(&ground, &command_aws, &shutdown, &mut tasks).await?;
+        let (command, first_command_service) =
+            command_service(&ground, &command_aws, &shutdown, &mut tasks).await?;
         let projector = projector(&ground, &projector_aws, &shutdown, &mut tasks).await?;
         let query = query_service(&ground, &query_aws, &shutdown, &mut tasks).await?;
         let end = shutdown.clone().drop_guard();
         Ok(Self {
+            first_command_service,
             ground,
             command_aws,
             projector_aws,
@@ -131,7 +147,12 @@ impl World {
     /// A further replica of the command service.
     pub async fn another_command_service(&mut self) -> anyhow::Result<Channel> {
         let aws = self.ground.aws().await;
-        command_service(&self.ground, &aws, &self.shutdown, &mut self.tasks).await
+        Ok(command_service(&self.ground, &aws, &self.shutdown, &mut self.tasks).await?.0)
+    }
+
+    /// Ends the first command service as a crash would: in the middle of whatever it does, its relay with it.
+    pub fn crash_first_command_service(&self) {
+        self.first_command_service.abort();
     }
 
     /// A further replica of the projector.
@@ -164,7 +185,11 @@ impl World {
     pub async fn end(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
         while let Some(ended) = self.tasks.join_next().await {
-            ended??;
+            match ended {
+                Ok(ended) => ended?,
+                Err(crashed) if crashed.is_cancelled() => {}
+                Err(panicked) => return Err(panicked.into()),
+            }
         }
         Ok(())
     }
@@ -188,7 +213,7 @@ async fn command_service(
     aws: &Aws,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
-) -> anyhow::Result<Channel> {
+) -> anyhow::Result<(Channel, AbortHandle)> {
     let names = [
         "EVENT_STORE_TABLE",
         "SNAPSHOT_TABLE",
@@ -203,10 +228,10 @@ async fn command_service(
     let config = command_service::Config::try_parse_from(ground.args("command-service", &names))?;
     let (listeners, channel) = ports().await?;
     let (aws, process) = (aws.clone(), process(shutdown));
-    tasks.spawn(async move {
+    let abort = tasks.spawn(async move {
         command_service::run(config, &aws, listeners, process).await.context("the command service")
     });
-    Ok(channel)
+    Ok((channel, abort))
 }
 
 async fn projector(

@@ -45,6 +45,11 @@ impl Account {
         Self::new(endpoint, DEFAULT_ACCOUNT, SECRET)
     }
 
+    /// The endpoint.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     fn new(endpoint: &str, access_key_id: &str, secret_access_key: &str) -> Self {
         Self {
             endpoint: endpoint.to_owned(),

@@ -261,7 +261,7 @@ async fn stacks_with_other_prefixes_stand_side_by_side() {
             .unwrap();
     let differing: BTreeSet<&String> =
         second.outputs().keys().filter(|key| second.outputs()[*key] != first.stack.outputs()[*key]).collect();
-    let same = ["EventSource", "IndexShards"].map(str::to_owned);
+    let same = ["EventSource", "EventTypeIndex", "IndexShards"].map(str::to_owned);
     assert!(second.outputs().keys().all(|key| differing.contains(key) != same.contains(key)), "{second:?}");
 }
 
@@ -287,6 +287,7 @@ async fn the_environment_names_everything_that_the_deployables_need() {
             "EVENT_BUS_NAME",
             "EVENT_SOURCE",
             "EVENT_STORE_TABLE",
+            "EVENT_TYPE_INDEX",
             "INDEX_SHARDS",
             "ORDER_DEAD_LETTER_QUEUE_URL",
             "ORDER_QUEUE_URL",
