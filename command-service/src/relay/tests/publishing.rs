@@ -82,6 +82,20 @@ async fn only_entries_that_failed_are_sent_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn entries_that_failed_keep_their_order() {
+    let world = World::new();
+    let calls = AtomicU32::new(0);
+    let bus = ChoosyBus::new(&world.bus, move |entries| {
+        let fail = calls.fetch_add(1, Ordering::SeqCst) < 3;
+        Ok(entries.iter().map(|_| if fail { Err(throttled()) } else { Ok(()) }).collect())
+    });
+    let ids: Vec<_> = (1..=25).map(|version| world.store(world.event(1, version))).collect();
+    let _relay = world.start_with(World::config("a"), bus);
+    world.until_published(&ids).await;
+    assert!(world.bus.events().is_sorted_by_key(|event| event.version));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_that_fails_or_makes_no_sense_is_repeated_whole() {
     let world = World::new();
     let calls = AtomicU32::new(0);

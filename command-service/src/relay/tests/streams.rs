@@ -9,6 +9,8 @@ use std::{
 };
 
 use millrace_aws::AwsError;
+use millrace_domain::Timestamp;
+use millrace_proto::Envelope;
 use tokio::time::sleep;
 
 use super::{
@@ -168,6 +170,36 @@ async fn a_shard_that_vanished_between_known_ones_is_refilled() {
     let new = world.store_firsts([100]);
     let _relay = world.start("b");
     world.until_published(&new).await;
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_of_a_shard_that_was_never_read_reaches_back_a_day() {
+    let world = World::new();
+    let missed = world.store_firsts(0..5);
+    sleep(Duration::from_secs(20 * 60 * 60)).await;
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let relay = world.start_with(World::config("a"), stuck);
+    world.until_holding("a", 1).await;
+    relay.crash().await;
+    world.stream.split(&world.stream.open_shards()[0]);
+    world.stream.drop_closed_shards();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_finds_events_whatever_the_clocks_of_their_writers_say() {
+    let world = World::new();
+    let minutes = |n: i64| Timestamp::from_unix_micros(world.now().unix_micros() + n * 60_000_000);
+    let ahead = Envelope { timestamp: minutes(60 * 24 * 365), ..world.event(1, 1) };
+    let first = [world.store(ahead)];
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.stop().await;
+    let missed = [world.store(Envelope { timestamp: minutes(-2), ..world.event(2, 1) })];
+    world.stream.drop_records();
+    let _relay = world.start("b");
     world.until_published(&missed).await;
 }
 
