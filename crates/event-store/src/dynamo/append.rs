@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::{DynamoStore, cancelled};
 use crate::{
     AppendError, AppendEvents, Commit,
-    item::{AGGREGATE_ID, Item, stored_from_item, text},
+    item::{AGGREGATE_ID, Item, text},
     plan::{Direction, KEY, KeyChange, Plan},
 };
 
@@ -50,7 +50,9 @@ impl DynamoStore {
         let Err(error) = sent else { return Ok(()) };
         // Conditions first: the text of an `AwsError` would hold the item that comes with them.
         match error.as_service_error() {
-            Some(PutItemError::ConditionalCheckFailedException(failed)) => Err(conflict(failed.item())),
+            Some(PutItemError::ConditionalCheckFailedException(failed)) => {
+                Err(cancelled::conflict(failed.item()))
+            }
             Some(
                 PutItemError::TransactionConflictException(_)
                 | PutItemError::ReplicatedWriteConflictException(_),
@@ -124,23 +126,14 @@ fn outcome(
         }
         // An earlier attempt, whose reply was lost, has not come to its end.
         Some(TransactWriteItemsError::TransactionInProgressException(_)) => Err(AppendError::Contended),
-        // A request with the same first event was seen within ten minutes and differed. It may have been stored, so
+        // Another request had the same token, which chance alone does not bring about. What was stored is not known, so
         // the caller has to look.
         Some(TransactWriteItemsError::IdempotentParameterMismatchException(_)) => {
-            tracing::warn!("two commits begin with one event id");
+            tracing::warn!("two transactions have one token");
             Err(AppendError::Conflict { existing: None })
         }
         Some(_) | None => Err(AppendError::Failed(error.into())),
     }
-}
-
-/// The conflict with the event that DynamoDB returned. One that cannot be read is left out: the caller then loads the
-/// stream and meets it there, where it is an error that names its version.
-pub(super) fn conflict(existing: Option<&Item>) -> AppendError {
-    let existing = existing.and_then(|item| {
-        stored_from_item(item).inspect_err(|error| tracing::warn!(%error, "a stored item is no event")).ok()
-    });
-    AppendError::Conflict { existing: existing.map(Box::new) }
 }
 
 fn incomplete(error: impl ToString) -> AwsError {

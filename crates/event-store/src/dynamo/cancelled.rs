@@ -3,9 +3,9 @@
 use aws_sdk_dynamodb::types::CancellationReason;
 use millrace_aws::AwsError;
 
-use super::append::conflict;
 use crate::{
     AppendError,
+    item::{Item, stored_from_item},
     plan::{Direction, Plan},
 };
 
@@ -86,6 +86,15 @@ pub(super) fn verdict(places: &[Place], reasons: &[CancellationReason]) -> Appen
 
 fn nonsense(what: &str) -> AppendError {
     AppendError::Failed(AwsError::Nonsense(what.to_owned()))
+}
+
+/// The conflict with the event that DynamoDB returned. One that cannot be read is left out: the caller then loads the
+/// stream and meets it there, where it is an error that names its version.
+pub(super) fn conflict(existing: Option<&Item>) -> AppendError {
+    let existing = existing.and_then(|item| {
+        stored_from_item(item).inspect_err(|error| tracing::warn!(%error, "a stored item is no event")).ok()
+    });
+    AppendError::Conflict { existing: existing.map(Box::new) }
 }
 
 #[cfg(test)]
