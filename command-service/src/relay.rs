@@ -170,14 +170,17 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 
     async fn balance(&mut self, shutdown: &CancellationToken) -> Result<(), AwsError> {
         let plan = self.plan().await?;
-        for lease in plan.noted {
-            self.ports.leases.create(&lease).await?;
-        }
         for claim in plan.claims {
             if shutdown.is_cancelled() {
                 return Ok(());
             }
             self.claim(claim, shutdown).await;
+        }
+        for lease in plan.noted {
+            // One that is not written is planned again.
+            if let Err(error) = self.ports.leases.create(&lease).await {
+                warn!(%error, shard = %lease.shard, "a shard could not be noted");
+            }
         }
         for shard in plan.surplus {
             self.workers.stop(&shard);
@@ -201,7 +204,13 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         // The leases first: a lease is deleted only once its shard is no longer listed, so a shard that is listed later
         // and has no lease is new.
         let table = ports.leases.list().await?;
-        let shards = self.shards().await?;
+        let mut shards = self.shards().await?;
+        let is_listed = |lease: &Lease| shards.iter().any(|shard| shard.id == lease.shard);
+        if !table.leases.iter().all(|lease| lease.is_finished() || is_listed(lease)) {
+            // A shard has vanished, or is newer than the listing, and may have to wait for its parents.
+            self.listing = None;
+            shards = self.shards().await?;
+        }
         self.sightings.look(&shards, &table);
         let held: HashSet<ShardId> = self.workers.stops.keys().cloned().collect();
         let now = (ports.clock)();

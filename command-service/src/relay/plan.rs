@@ -38,8 +38,8 @@ pub(super) struct View<'a> {
 pub(super) struct Plan {
     /// Leases to take.
     pub(super) claims: Vec<Claim>,
-    /// First leases of shards that cannot be read yet: nobody's, but dated, so that whoever reads them later knows for
-    /// how long their records may have lain there.
+    /// First leases of shards that this replica does not take, since they wait for their parents or are others' to read:
+    /// nobody's, but dated, so that whoever reads them later knows for how long their records may have lain there.
     pub(super) noted: Vec<Lease>,
     /// Shards to stop reading, so that others can.
     pub(super) surplus: Vec<ShardId>,
@@ -56,6 +56,15 @@ pub(super) enum Claim {
     Create(Lease),
     /// One that nobody holds any more, as it was seen.
     Take(Lease),
+}
+
+impl Claim {
+    /// The lease, as it is to be created or was seen.
+    pub(super) fn lease(&self) -> &Lease {
+        match self {
+            Self::Create(lease) | Self::Take(lease) => lease,
+        }
+    }
 }
 
 impl Plan {
@@ -89,7 +98,7 @@ impl Plan {
         let held = readable.iter().filter(|shard| view.held.contains(shard));
         let surplus = held.skip(kept).cloned().collect();
         // A first lease is dated by the leases that are there; they stay until it is written.
-        let noted = view.noted(&leases, &readable);
+        let noted = view.noted(&leases, &claims);
         let forgotten = if claims.is_empty() && noted.is_empty() { view.forgotten() } else { Vec::new() };
         Self { claims, noted, surplus, forgotten, vanished: view.vanished() }
     }
@@ -103,22 +112,23 @@ impl View<'_> {
         let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
         let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
         let ready = self.shards.iter().filter(|shard| {
-            // A parent that vanished unfinished is refilled before its children are read.
-            let parent_done =
-                |parent| finished(parent) || !(listed.contains(parent) || leases.contains_key(parent));
+            // A parent that vanished unfinished is refilled from the table. That may take long, and its children's records
+            // do not wait: after a refill there is no order left to keep.
+            let parent_done = |parent| finished(parent) || !listed.contains(parent);
             !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
         });
         let unlisted = self.table.leases.iter().filter(|l| !l.is_finished() && !listed.contains(&l.shard));
         ready.map(|shard| shard.id.clone()).chain(unlisted.map(|lease| lease.shard.clone())).collect()
     }
 
-    /// First leases of the shards that wait for their parents.
-    fn noted(&self, leases: &HashMap<&ShardId, &Lease>, readable: &[ShardId]) -> Vec<Lease> {
+    /// First leases of the shards that have none and are not claimed.
+    fn noted(&self, leases: &HashMap<&ShardId, &Lease>, claims: &[Claim]) -> Vec<Lease> {
+        let claimed = |shard: &ShardId| claims.iter().any(|claim| claim.lease().shard == *shard);
         let listed = self.shards.iter().map(|shard| &shard.id);
-        let waiting = listed.filter(|shard| !leases.contains_key(shard) && !readable.contains(shard));
+        let left = listed.filter(|shard| !leases.contains_key(shard) && !claimed(shard));
         let nobodys =
             |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
-        waiting.map(nobodys).collect()
+        left.map(nobodys).collect()
     }
 
     /// How many shards each replica holds that is there: this one, those that say so, and those that hold any.
@@ -149,7 +159,7 @@ impl View<'_> {
     /// A shard's first lease.
     ///
     /// It is dated back to when some relay was last alive: had the shard appeared before, it would have a lease, since
-    /// every shard gets one when it is first seen, whether it can be read or has to wait for its parents. After
+    /// every shard gets one when it is first seen, whether somebody reads it or not. After
     /// an outage longer than the stream's memory this tells that the shard's start may be missing. So may the shards
     /// between what was known and this one, where it continues none that was known; it is dated back further then.
     fn first_lease(&self, shard: &ShardId) -> Lease {
@@ -166,13 +176,15 @@ impl View<'_> {
         }
     }
 
-    /// Whether the shard follows one that has a lease, or belongs to a stream whose first shards are all still listed.
+    /// Whether the shard follows one that has a lease, be it over shards that are as new, or belongs to a stream whose
+    /// first shards are all still listed.
     fn continues(&self, shard: &ShardId) -> bool {
         let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
-        let parent = listed.get(shard).and_then(|shard| shard.parent.as_ref());
-        let mut leased = self.table.leases.iter().map(|lease| &lease.shard);
-        parent.is_some_and(|parent| leased.clone().any(|shard| shard == parent))
-            || leased.all(|shard| listed.contains_key(shard))
+        let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
+        let parent = |shard: &ShardId| listed.get(shard).and_then(|shard| shard.parent.as_ref());
+        // No line of descent is longer than the list.
+        let mut ancestors = std::iter::successors(parent(shard), |shard| parent(shard)).take(listed.len());
+        ancestors.any(|shard| leased.contains(shard)) || leased.iter().all(|shard| listed.contains_key(shard))
     }
 
     fn forgotten(&self) -> Vec<Lease> {

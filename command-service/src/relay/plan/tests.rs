@@ -34,13 +34,7 @@ fn plan(owner: &str, shards: &[Shard], table: &LeaseTable, held: &HashSet<ShardI
 }
 
 fn claimed(plan: &Plan) -> Vec<&str> {
-    let mut names: Vec<&str> = plan
-        .claims
-        .iter()
-        .map(|claim| match claim {
-            Claim::Create(lease) | Claim::Take(lease) => lease.shard.as_str(),
-        })
-        .collect();
+    let mut names: Vec<&str> = plan.claims.iter().map(|claim| claim.lease().shard.as_str()).collect();
     names.sort_unstable();
     names
 }
@@ -97,6 +91,40 @@ fn a_first_lease_is_dated_by_what_is_known() {
     let ended = |since: i64| vec![lease("p", None, since, Checkpoint::ShardEnd)];
     assert_eq!(time(&child, ended(-100)), at(-108), "the last sign of life");
     assert_eq!(time(&[shard("x", None)], ended(-100)), before(at(-108), RETENTION), "not what was known");
+}
+
+#[test]
+fn every_shard_has_a_date_from_its_first_sight_on() {
+    let table = LeaseTable {
+        leases: vec![
+            lease("p", Some("a"), 5, reading()),
+            // Finished long ago, and no longer listed.
+            lease("o", None, -90_000, Checkpoint::ShardEnd),
+        ],
+        replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
+    };
+    let shards = [shard("p", None), shard("c", Some("p")), shard("g", Some("c"))];
+    let plan = plan("a", &shards, &table, &HashSet::from([ShardId::from("p")]));
+    assert_eq!(claimed(&plan), [""; 0], "they wait for their parents");
+    let noted: Vec<_> =
+        plan.noted.iter().map(|lease| (lease.shard.as_str(), lease.owner.as_deref())).collect();
+    assert_eq!(noted, [("c", None), ("g", None)]);
+    // The child of a child is no older than its parent.
+    assert!(
+        plan.noted.iter().all(|lease| lease.progress.time == at(-3) && lease.expires_at == at(0)),
+        "{noted:?}"
+    );
+    assert_eq!(plan.forgotten, [], "not before what they are dated by is written");
+}
+
+#[test]
+fn what_is_beyond_a_replicas_share_is_dated_too() {
+    let table =
+        LeaseTable { leases: vec![], replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }] };
+    let shards = [shard("x", None), shard("y", None)];
+    let plan = plan("a", &shards, &table, &HashSet::new());
+    assert_eq!((plan.claims.len(), plan.noted.len()), (1, 1));
+    assert_ne!(plan.claims[0].lease().shard, plan.noted[0].shard);
 }
 
 proptest! {

@@ -7,9 +7,12 @@ use millrace_domain::Timestamp;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::world::World;
+use super::{
+    buses::{ChoosyBus, throttled},
+    world::World,
+};
 use crate::relay::{
-    Leases,
+    Leases, RelayConfig,
     leases::{Lease, LeaseTable, Replica},
     memory::MemoryLeases,
 };
@@ -164,4 +167,23 @@ async fn an_owner_that_was_fenced_out_cannot_move_the_checkpoint() {
         assert!(!world.leases.keep(&stale).await.unwrap());
         assert!(!world.leases.release(&stale).await.unwrap());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_with_an_old_listing_does_not_read_a_child_before_its_parent() {
+    let world = World::new();
+    world.store_firsts(0..5);
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let _a = world.start_with(World::config("a"), stuck.clone());
+    world.until_holding("a", 1).await;
+    let rarely = RelayConfig { discovery_interval: Duration::from_secs(3_600), ..World::config("b") };
+    let _b = world.start_with(rarely, stuck);
+    sleep(Duration::from_secs(60)).await;
+
+    // The parent cannot be finished, and `b` does not know yet that it has children: their leases tell.
+    world.stream.split(&world.stream.open_shards()[0]);
+    sleep(Duration::from_secs(600)).await;
+    let leases = world.leases_now().await;
+    assert_eq!(leases.len(), 3, "{leases:?}");
+    assert_eq!(world.held_by("b").await.len(), 0, "{leases:?}");
 }
