@@ -80,6 +80,14 @@ struct Loaded<A> {
     fresh: bool,
 }
 
+/// By what an execution of a command recognises its own commit.
+struct Own {
+    /// The id of the commit's first event.
+    event_id: EventId,
+    /// What the last commit that was sent would be answered with.
+    receipt: Option<Receipt>,
+}
+
 /// What one attempt at a command comes to.
 enum Step<A> {
     /// The command is done.
@@ -108,9 +116,9 @@ where
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
         let mut loaded = self.load(order).await?;
         // The same at every attempt, so that one that took effect unnoticed is met as our own.
-        let event_id = EventId(Uuid::now_v7());
+        let mut own = Own { event_id: EventId(Uuid::now_v7()), receipt: None };
         for attempt in 0..ATTEMPTS {
-            loaded = match self.attempt(order, loaded, event_id, attempt == 0).await? {
+            loaded = match self.attempt(order, loaded, &mut own, attempt == 0).await? {
                 Step::Answered(answer) => return Ok(answer),
                 Step::Refreshed(loaded) => loaded,
                 Step::Raced(loaded) => {
@@ -128,7 +136,7 @@ where
         &self,
         order: &Order<A>,
         loaded: Loaded<A>,
-        event_id: EventId,
+        own: &mut Own,
         first: bool,
     ) -> Result<Step<A>, Failure> {
         let Loaded { root, fresh } = loaded;
@@ -136,20 +144,24 @@ where
         let decided =
             root.decide(&order.command_id, order.digest, order.expected_version, &order.command, at);
         let events = match decided {
-            Ok(Decision::Replay(receipt)) => return Ok(Step::Answered(order.answer(receipt, true))),
+            Ok(Decision::Replay(receipt)) => {
+                let replayed = own.receipt.is_none_or(|own| own.event_id != receipt.event_id);
+                return Ok(Step::Answered(order.answer(receipt, replayed)));
+            }
             Ok(Decision::Append(events)) => events,
             Err(Refused::CommandIdReused) => return Err(Failure::CommandIdReused),
             Err(refused) if fresh => return Err(order.refusal(refused)),
             Err(_) => return Ok(Step::Refreshed(self.refresh(order, root).await?)),
         };
-        let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, event_id, at)?;
+        let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, own.event_id, at)?;
+        own.receipt = Some(receipt);
         match self.store.append(&commit).await {
             Ok(()) => {}
             Err(AppendError::Conflict { existing }) => {
                 metrics::counter!("command_conflicts_total").increment(1);
                 match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
-                    Some(existing) if existing.envelope.event_id == event_id => {}
+                    Some(existing) if existing.envelope.event_id == own.event_id => {}
                     // The event that came first is at hand. Where it is not alone, the next conflict asks for all. What
                     // meets a creation is the event of an earlier attempt at it: that alone says how it was answered,
                     // however many commands the aggregate has forgotten since.

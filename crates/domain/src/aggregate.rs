@@ -25,7 +25,8 @@ pub trait Aggregate: Clone + Send + Sync + Sized + 'static {
     type Refusal;
 
     /// What the command adds, given the state (`None` before the first event) and the time. An accepted command adds
-    /// at least one event: the event is what remembers that the command was answered.
+    /// at least one event: the event is what remembers that the command was answered. One that creates the aggregate adds
+    /// exactly one, which says for ever how it was answered.
     fn decide(
         state: Option<&Self>,
         command: &Self::Command,
