@@ -25,7 +25,7 @@ use millrace_proto::command::{
 use millrace_runtime::{
     clock,
     process::{self, Process},
-    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, serve},
+    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
 };
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
@@ -113,8 +113,6 @@ fn probe(store: DynamoStore) -> Probe {
         StreamId { tenant: TenantId::default(), aggregate_type: AggregateType::of("probe"), id: Uuid::nil() };
     Box::new(move || {
         let (store, nobody) = (store.clone(), nobody.clone());
-        Box::pin(
-            async move { store.page(&nobody, 0, 1).await.map(|_| ()).map_err(|error| error.to_string()) },
-        )
+        Box::pin(async move { reachable(store.page(&nobody, 0, 1).await) })
     })
 }

@@ -208,7 +208,11 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
                 Err(error) => {
                     self.queue_failed("dead_letter", &error);
                     match error {
-                        AwsError::Throttled(_) | AwsError::Unreachable(_) => sorted.kept.push(message),
+                        AwsError::Throttled(_) => sorted.kept.push(message),
+                        AwsError::Unreachable(_) => {
+                            sorted.outage = true;
+                            sorted.kept.push(message);
+                        }
                         // The queue's own redrive takes it the next time, if without the reason.
                         AwsError::Refused(_) | AwsError::Nonsense(_) => {
                             sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));

@@ -15,7 +15,7 @@ mod view;
 use std::{ffi::OsString, process::ExitCode};
 
 use futures::FutureExt as _;
-use millrace_aws::{Aws, AwsError};
+use millrace_aws::Aws;
 use millrace_domain::{OrderId, TenantId, UserId};
 use millrace_proto::query::{
     order_query_service_server::{self, OrderQueryServiceServer},
@@ -24,7 +24,7 @@ use millrace_proto::query::{
 use millrace_read_models::{DynamoOrders, DynamoUsers, ReadOrders, ReadUsers};
 use millrace_runtime::{
     process::{self, Process},
-    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, serve},
+    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
 };
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
@@ -87,15 +87,6 @@ fn routes<U: ReadUsers, O: ReadOrders>(models: &Models<U, O>, tokens: PageTokens
 
 /// Looks whether both tables can be read, by rows that nobody has.
 fn probe<U: ReadUsers, O: ReadOrders>(models: Models<U, O>) -> Probe {
-    // A table that throttles is there. To take replicas out of service because of it would only load the others more.
-    fn there<T>(read: Result<T, AwsError>) -> Result<(), String> {
-        match read {
-            Ok(_) | Err(AwsError::Throttled(_)) => Ok(()),
-            Err(error @ (AwsError::Unreachable(_) | AwsError::Refused(_) | AwsError::Nonsense(_))) => {
-                Err(error.to_string())
-            }
-        }
-    }
     Box::new(move || {
         let models = models.clone();
         async move {
@@ -103,7 +94,7 @@ fn probe<U: ReadUsers, O: ReadOrders>(models: Models<U, O>) -> Probe {
             let user = models.users.get(&nobody, UserId(Uuid::nil()));
             let order = models.orders.get(&nobody, OrderId(Uuid::nil()));
             let (user, order) = futures::join!(user, order);
-            there(user).and(there(order))
+            reachable(user).and(reachable(order))
         }
         .boxed()
     })

@@ -18,7 +18,8 @@ pub struct Common {
     #[arg(long, env = "LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
 
-    /// How many gRPC calls run at a time; further ones are refused with RESOURCE_EXHAUSTED.
+    /// How many gRPC calls run at a time; further ones are refused with RESOURCE_EXHAUSTED. One connection may have a
+    /// quarter of them, and 16 in any case.
     #[arg(long, env = "MAX_CONCURRENT_CALLS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrent_calls: u32,
 
@@ -63,9 +64,7 @@ pub fn read<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, cl
     let error = match (parsed, &filter) {
         (Ok(config), Ok(_)) => return Ok(config),
         (Ok(_), Err(_)) => None,
-        (Err(error), _) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
-            return Err(error);
-        }
+        (Err(error), _) if is_asked_for(&error) => return Err(error),
         (Err(error), _) => Some(error),
     };
     let mut wrong: Vec<String> = error.as_ref().map(told).into_iter().collect();
@@ -77,6 +76,11 @@ pub fn read<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, cl
     wrong.retain(|text| seen.insert(text.clone()));
     let kind = error.map_or(ErrorKind::ValueValidation, |error| error.kind());
     Err(C::command().error(kind, wrong.join("\n\n")))
+}
+
+/// Whether clap's error is no error, but what `--help` or `--version` asked for.
+fn is_asked_for(error: &clap::Error) -> bool {
+    matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
 }
 
 /// What an error says, without what clap adds for a person who sees it alone.
@@ -116,7 +120,8 @@ fn all_wrong(command: &Command, args: &[OsString]) -> Vec<String> {
         argument.required(required)
     });
     tries.push(missing.try_get_matches_from(program));
-    tries.into_iter().filter_map(|matches| matches.err().as_ref().map(told)).collect()
+    let errors = tries.into_iter().filter_map(Result::err);
+    errors.filter(|error| !is_asked_for(error)).map(|error| told(&error)).collect()
 }
 
 /// The flags among the arguments, each with its tokens: `--name=value`, or `--name` and what follows it.
@@ -130,7 +135,8 @@ fn flags(command: &Command, args: &[OsString]) -> Vec<(String, Vec<OsString>)> {
         let argument = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
         let takes_one = argument.is_some_and(|argument| argument.get_action().takes_values());
         if takes_one && !text.contains('=') {
-            tokens.extend(rest.next().cloned());
+            // A flag is nobody's value.
+            tokens.extend(rest.next_if(|next| !next.to_string_lossy().starts_with("--")).cloned());
         }
         flags.push((name, tokens));
     }
@@ -178,6 +184,16 @@ mod tests {
         }
         let missing = said.split("were not provided").nth(1).unwrap().split("Usage").next().unwrap();
         assert!(missing.contains("--rows") && !missing.contains("--events"), "{said}");
+    }
+
+    #[test]
+    fn a_flag_is_no_flags_value_and_help_is_no_mistake() {
+        let said = wrong(&["--events", "--rows=the-rows", "--shards=x", "--help"]);
+        let said = said.split("Usage").next().unwrap();
+        assert!(
+            said.contains("--events") && said.contains("--shards") && !said.contains("--rows <"),
+            "{said}"
+        );
     }
 
     #[test]

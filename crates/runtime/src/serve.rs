@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use axum::{Router, routing::get};
 use futures::future::BoxFuture;
 use metrics_exporter_prometheus::PrometheusHandle;
+use millrace_aws::AwsError;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{net::TcpListener, time::Instant};
@@ -63,6 +64,17 @@ impl Listeners {
 /// Looks whether the process can do its work, and says what keeps it from it.
 pub type Probe = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
+/// What a read of AWS says of readiness. A table that throttles is there: to take replicas out of service because of it
+/// would only load the others more.
+pub fn reachable<T>(read: Result<T, AwsError>) -> Result<(), String> {
+    match read {
+        Ok(_) | Err(AwsError::Throttled(_)) => Ok(()),
+        Err(error @ (AwsError::Unreachable(_) | AwsError::Refused(_) | AwsError::Nonsense(_))) => {
+            Err(error.to_string())
+        }
+    }
+}
+
 /// What a deployable serves.
 pub struct Served {
     /// Its gRPC services.
@@ -99,8 +111,8 @@ pub async fn serve(
     let grpc = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        // No connection takes all of the places.
-        .max_concurrent_streams(Some((served.max_concurrent_calls / 4).max(1)))
+        // No single connection takes all of the places; some are for streams that take none, such as health's.
+        .max_concurrent_streams(Some((served.max_concurrent_calls / 4).max(16)))
         .http2_max_header_list_size(Some(16 * 1024))
         .layer(EdgeLayer::new(usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX), methods()?))
         .add_routes(served.routes.routes())
@@ -164,7 +176,7 @@ fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
 /// process cannot do its work the reason is repeated from time to time.
 async fn keep_readiness(board: Board, probe: Probe, shutdown: CancellationToken) {
     let mut pause = FIRST_PROBE_INTERVAL;
-    let mut readiness = Readiness::default();
+    let mut readiness = Readiness::new();
     let watch = async {
         loop {
             let found = tokio::time::timeout(PROBE_PATIENCE, probe()).await;
@@ -181,26 +193,28 @@ async fn keep_readiness(board: Board, probe: Probe, shutdown: CancellationToken)
 }
 
 /// What was said of the process's readiness last, and when.
-#[derive(Default)]
 struct Readiness {
+    started: Instant,
     ready: Option<bool>,
-    since: Option<Instant>,
     said: Option<Instant>,
 }
 
 impl Readiness {
-    /// Says what is new, or has gone on for long. What passes within the first seconds of a process is not worth a
-    /// word.
+    fn new() -> Self {
+        Self { started: Instant::now(), ready: None, said: None }
+    }
+
+    /// Says what is new, or has gone on for long. That a process is not ready in its first moments is not worth a word.
     fn tell(&mut self, found: &Result<(), String>) {
         let now = Instant::now();
+        let was_ready = self.ready == Some(true);
         if self.ready != Some(found.is_ok()) {
             self.ready = Some(found.is_ok());
-            self.since = Some(now);
             self.said = None;
         }
         match (found, self.said) {
             (Ok(()), None) => tracing::info!("ready"),
-            (Err(reason), None) if self.since.is_some_and(|since| now - since >= PROBE_INTERVAL) => {
+            (Err(reason), None) if was_ready || now - self.started >= PROBE_INTERVAL => {
                 tracing::warn!(reason, "not ready");
             }
             (Err(reason), Some(said)) if now - said >= REMIND_INTERVAL => {
