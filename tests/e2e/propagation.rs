@@ -210,6 +210,7 @@ async fn a_dead_letter_that_is_sent_back_is_applied() {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_projectors_and_what_is_left_of_two_relays_bring_every_event_to_its_row() {
     let mut world = World::new().await.unwrap();
+    let first_owner = eventually("an owner of the stream's shard", async || owner(&world).await).await;
     let second = world.another_command_service().await.unwrap();
     world.another_projector().await.unwrap();
     let john = create_user(&world, "john@example.com").await.unwrap();
@@ -223,5 +224,13 @@ async fn two_projectors_and_what_is_left_of_two_relays_bring_every_event_to_its_
         let order: At = order.unwrap();
         assert_eq!(read(&world, &order).await.version, 1);
     }
+    assert_ne!(owner(&world).await, Some(first_owner), "the shard has changed hands");
     world.end().await.unwrap();
+}
+
+/// Who reads the stream's only shard.
+async fn owner(world: &World) -> Option<String> {
+    let scan = world.ground.aws().await.dynamodb().scan().table_name(world.ground.output("RelayLeaseTable"));
+    let items = scan.consistent_read(true).send().await.unwrap().items.unwrap_or_default();
+    items.iter().find_map(|item| item.get("Owner")?.as_s().ok().cloned())
 }

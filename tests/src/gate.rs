@@ -1,6 +1,9 @@
 //! A gate between a deployable and its AWS: it lets everything through, and holds what a test wants to see in flight.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -23,7 +26,8 @@ pub struct Gate {
 struct State {
     /// What is held: requests whose first bytes hold this word.
     word: Option<String>,
-    held: usize,
+    /// The calls that are held, by the SDK's name for them: a retry is the same call.
+    held: HashSet<String>,
     /// All that was sent, for a test to look into.
     sent: Vec<u8>,
 }
@@ -60,7 +64,7 @@ impl Gate {
     /// From now on holds requests in which the word stands, such as the name of an operation.
     pub fn hold(&self, word: &str) {
         let mut state = look(&self.state);
-        (state.word, state.held) = (Some(word.to_owned()), 0);
+        (state.word, state.held) = (Some(word.to_owned()), HashSet::new());
         self.open.send_replace(false);
     }
 
@@ -70,9 +74,9 @@ impl Gate {
         self.open.send_replace(true);
     }
 
-    /// Waits until so many requests are held.
-    pub async fn until_held(&self, requests: usize) {
-        eventually("requests at the gate", async || (look(&self.state).held >= requests).then_some(())).await;
+    /// Waits until so many calls are held.
+    pub async fn until_held(&self, calls: usize) {
+        eventually("calls at the gate", async || (look(&self.state).held.len() >= calls).then_some(())).await;
     }
 
     /// Waits until a request with this text has gone through.
@@ -102,7 +106,11 @@ async fn carry(
                 state.sent.extend_from_slice(&bytes[..read]);
                 let text = String::from_utf8_lossy(&bytes[..read]);
                 let held = state.word.as_ref().is_some_and(|word| text.contains(word.as_str()));
-                state.held += usize::from(held);
+                if held {
+                    let call =
+                        text.split("amz-sdk-invocation-id: ").nth(1).and_then(|rest| rest.lines().next());
+                    state.held.insert(call.unwrap_or("unnamed").to_owned());
+                }
                 held
             };
             if held && opened.wait_for(|open| *open).await.is_err() {
