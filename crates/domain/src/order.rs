@@ -192,6 +192,7 @@ pub enum OrderRefusal {
 
 /// An order's present state: as much of it as decisions need.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Order {
     order_id: OrderId,
     status: OrderStatus,
@@ -199,6 +200,7 @@ pub struct Order {
 
 impl Aggregate for Order {
     const TYPE: AggregateType = AggregateType::of("order");
+    const STATE_SCHEMA: u32 = 1;
     type Command = OrderCommand;
     type Event = OrderEvent;
     type Refusal = OrderRefusal;
@@ -378,6 +380,13 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn the_form_of_the_state_changes_only_with_its_schema() {
+        let order = Order::evolve(None, &created()).unwrap();
+        let form = serde_json::json!({"order_id": id(), "status": "CREATED"});
+        assert_eq!((Order::STATE_SCHEMA, serde_json::to_value(order).unwrap()), (1, form));
+    }
+
     proptest! {
         #[test]
         fn evolve_accepts_every_decision_and_a_repeated_command_adds_nothing(commands in vec(any_command(), 1..30)) {
@@ -387,6 +396,8 @@ mod tests {
                 let (again, second) = send(after.clone(), &n.to_string(), 1, command);
                 prop_assert_eq!(&again, &after);
                 prop_assert_eq!(first.is_ok(), matches!(second, Ok(Decision::Replay(_))));
+                let kept = serde_json::to_string(&after).unwrap();
+                prop_assert_eq!(&serde_json::from_str::<Root<Order>>(&kept).unwrap(), &after, "a snapshot");
                 root = after;
             }
         }

@@ -65,6 +65,7 @@ pub enum UserRefusal {
 
 /// A user's present state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct User {
     user_id: UserId,
     email: Email,
@@ -78,6 +79,7 @@ impl User {
 
 impl Aggregate for User {
     const TYPE: AggregateType = AggregateType::of("user");
+    const STATE_SCHEMA: u32 = 1;
     type Command = UserCommand;
     type Event = UserEvent;
     type Refusal = UserRefusal;
@@ -212,6 +214,17 @@ mod tests {
         assert!(User::evolve(Some(user), &foreign).is_err());
     }
 
+    #[test]
+    fn the_form_of_the_state_changes_only_with_its_schema() {
+        let user = User::evolve(None, &created()).unwrap();
+        let form = serde_json::json!({
+            "user_id": "00000000-0000-0000-0000-000000000001",
+            "email": "john@example.com",
+            "name": "John",
+        });
+        assert_eq!((User::STATE_SCHEMA, serde_json::to_value(user).unwrap()), (1, form));
+    }
+
     fn any_command() -> impl Strategy<Value = UserCommand> {
         let mail = "[a-z]{1,5}@[a-z]{1,5}".prop_map(|t| email(&t));
         let label = "[a-zA-Z é]{0,8}x".prop_map(|t| name(&t));
@@ -235,6 +248,8 @@ mod tests {
                 let (again, second) = send(after.clone(), &n.to_string(), 1, command);
                 prop_assert_eq!(&again, &after);
                 prop_assert_eq!(first.is_ok(), matches!(second, Ok(Decision::Replay(_))));
+                let kept = serde_json::to_string(&after).unwrap();
+                prop_assert_eq!(&serde_json::from_str::<Root<User>>(&kept).unwrap(), &after, "a snapshot");
                 root = after;
             }
         }
