@@ -1,9 +1,11 @@
 //! Why an event did not reach its row.
 
 use millrace_aws::AwsError;
-use millrace_domain::StreamId;
-use millrace_proto::codec::DecodeError;
+use millrace_domain::{CommandId, EventId, StreamId};
+use millrace_proto::{Envelope, codec::DecodeError};
 use millrace_runtime::TraceParent;
+
+use crate::projection::trace;
 
 /// Why a message could not be applied. Its text goes to logs and dead letters and never holds what the message said.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -133,15 +135,34 @@ pub struct Failed {
     pub event: Option<Box<About>>,
 }
 
-/// What logs and dead letters say of an event.
+/// What logs and dead letters say of an event: ids, of which callers choose some within the bounds of their types.
 #[derive(Debug, Clone)]
 pub struct About {
     /// The stream that it belongs to.
     pub stream: StreamId,
     /// Its version.
     pub version: u64,
+    /// Its id.
+    pub event_id: EventId,
+    /// The wider piece of work that it belongs to.
+    pub correlation_id: CommandId,
+    /// What caused it.
+    pub causation_id: CommandId,
     /// The trace that it belongs to.
     pub trace_parent: Option<TraceParent>,
+}
+
+impl From<&Envelope> for About {
+    fn from(envelope: &Envelope) -> Self {
+        Self {
+            stream: envelope.stream(),
+            version: envelope.version,
+            event_id: envelope.event_id,
+            correlation_id: envelope.correlation_id.clone(),
+            causation_id: envelope.causation_id.clone(),
+            trace_parent: trace(envelope),
+        }
+    }
 }
 
 impl From<Failure> for Failed {

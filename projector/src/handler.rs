@@ -7,12 +7,13 @@ use millrace_domain::{StreamId, Timestamp};
 use millrace_event_store::ReadEvents;
 use millrace_proto::Envelope;
 use millrace_read_models::WriteRows;
+use millrace_runtime::TraceParent;
 
 use crate::{
-    About, Failed, Failure,
+    Failed, Failure,
     apply::{Brought, Outcome, Row},
     bus, metrics,
-    projection::{Projection, read},
+    projection::{Projection, read, trace},
     queue::Message,
 };
 
@@ -50,16 +51,18 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Projector<P, W, R> {
     async fn apply(&self, stream: &StreamId, asked: &Asked<P>) -> Vec<(usize, Result<(), Failed>)> {
         let row = Row::<P, W, R> { stream, brought: &asked.brought, rows: &self.rows, events: &self.events };
         let outcome = row.bring_up_to_date().await;
-        self.measure(&outcome, asked);
+        self.report(&outcome, asked);
         asked.letters.iter().map(|letter| (letter.message, letter.settled(&outcome))).collect()
     }
 
-    fn measure(&self, outcome: &Outcome, asked: &Asked<P>) {
+    /// Notes in metrics and logs what became of a row. Failures are for the consumer to tell of.
+    fn report(&self, outcome: &Outcome, asked: &Asked<P>) {
         let written = |version| outcome.written.as_ref().is_some_and(|written| written.contains(&version));
         let now = (self.clock)();
         let mut known = 0;
         let mut seen = 0;
         for letter in asked.letters.iter().filter(|letter| letter.envelope.version <= outcome.reached) {
+            letter.log_done::<P>(written(letter.envelope.version));
             known += 1;
             // Messages are in the order of versions, so copies of one event follow each other.
             if written(letter.envelope.version) && seen != letter.envelope.version {
@@ -125,6 +128,24 @@ struct Letter {
 }
 
 impl Letter {
+    /// Says that the row has the event, `written` there by this batch or earlier. On the way of every event, so nothing is
+    /// made of it unless it is logged.
+    fn log_done<P: Projection>(&self, written: bool) {
+        let envelope = &self.envelope;
+        tracing::debug!(
+            projection = P::NAME,
+            tenant = envelope.tenant_id.as_str(),
+            aggregate = envelope.stream().to_string(),
+            version = envelope.version,
+            event_id = envelope.event_id.to_string(),
+            correlation_id = envelope.correlation_id.as_str(),
+            causation_id = envelope.causation_id.as_str(),
+            trace_id = trace(envelope).map(TraceParent::trace_id),
+            written,
+            "the row has the event",
+        );
+    }
+
     /// What became of the message, given what became of its row.
     fn settled(&self, outcome: &Outcome) -> Result<(), Failed> {
         let version = self.envelope.version;
@@ -159,12 +180,7 @@ impl<P: Projection> Asked<P> {
 }
 
 fn failed(envelope: &Envelope, failure: Failure) -> Failed {
-    let about = About {
-        stream: envelope.stream(),
-        version: envelope.version,
-        trace_parent: envelope.trace_parent.as_deref().and_then(|text| text.parse().ok()),
-    };
-    Failed { failure, event: Some(Box::new(about)) }
+    Failed { failure, event: Some(Box::new(envelope.into())) }
 }
 
 /// The seconds between two times; none where clocks disagree about their order.

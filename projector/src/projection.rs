@@ -8,7 +8,8 @@ use millrace_proto::{
     Envelope,
     codec::{DecodeError, EventCodec},
 };
-use millrace_read_models::Change;
+use millrace_read_models::{Change, Provenance};
+use millrace_runtime::TraceParent;
 use uuid::Uuid;
 
 use crate::Failure;
@@ -40,6 +41,22 @@ pub(crate) fn read<P: Projection>(envelope: &Envelope) -> Result<Option<P::Chang
     };
     let event = P::Event::decode(&envelope.event_type, envelope.schema_version, data)?;
     P::change(envelope, event).map(Some)
+}
+
+/// What an event came of.
+fn provenance(envelope: &Envelope) -> Provenance {
+    Provenance {
+        event_id: envelope.event_id,
+        correlation_id: envelope.correlation_id.clone(),
+        causation_id: envelope.causation_id.clone(),
+        trace_parent: trace(envelope).map(|trace| trace.to_string()),
+    }
+}
+
+/// The trace that an event belongs to. A text that is no traceparent is as none: an envelope sets it no bound, and a row
+/// must have one.
+pub(crate) fn trace(envelope: &Envelope) -> Option<TraceParent> {
+    envelope.trace_parent.as_deref().and_then(|text| text.parse().ok())
 }
 
 /// Where in its stream an event stands.

@@ -4,4 +4,5 @@ mod consuming;
 mod convergence;
 mod failing;
 mod requests;
+mod telling;
 mod world;

@@ -5,13 +5,17 @@ use aws_sdk_sqs::types::{Message, SendMessageBatchRequestEntry};
 use futures::future::join_all;
 use millrace_local::StackOptions;
 use millrace_proto::{
-    command::order_command_service_client::OrderCommandServiceClient,
+    command::{
+        CreateOrderRequest, UpdateOrderStatusRequest, order_command_service_client::OrderCommandServiceClient,
+    },
     query::{GetOrderRequest, OrderSummary},
     types::OrderStatus,
 };
+use millrace_runtime::TraceParent;
 use millrace_tests::{Ground, World, eventually};
 use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
+use tonic::Request;
 
 use crate::calls::{At, create_order, create_user, laptop, patient, set_status};
 
@@ -225,6 +229,75 @@ async fn two_projectors_and_what_is_left_of_two_relays_bring_every_event_to_its_
         assert_eq!(read(&world, &order).await.version, 1);
     }
     assert_ne!(owner(&world).await, Some(first_owner), "the shard has changed hands");
+    world.end().await.unwrap();
+}
+
+/// A command that belongs to a trace of its caller's.
+fn traced<T>(message: T, trace_id: u128) -> Request<T> {
+    let mut request = patient(message);
+    let parent = format!("00-{trace_id:032x}-b7ad6b7169203331-01");
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    request
+}
+
+/// Fails unless an order's row, once it is as new as `order`, names this event, correlation, cause and trace, as the
+/// event itself does.
+async fn assert_made_by(world: &World, order: &At, [event, correlation, cause]: [&str; 3], trace_id: u128) {
+    assert_eq!(read(world, order).await.version, order.version);
+    let key = AttributeValue::S(format!("default#{}", order.id));
+    let get = world.ground.aws().await.dynamodb().get_item().key("OrderId", key).consistent_read(true);
+    let get = get.table_name(world.ground.output("OrderReadModelTable")).send();
+    let row = get.await.unwrap().item.unwrap();
+    let says = |name: &str| row[name].as_s().unwrap().as_str();
+    assert_eq!([says("EventId"), says("CorrelationId"), says("CausationId")], [event, correlation, cause]);
+    let trace: TraceParent = says("TraceParent").parse().unwrap();
+    assert_eq!(trace.trace_id(), format!("{trace_id:032x}"));
+
+    let message: Value = serde_json::from_str(messages(world, order).await.last().unwrap()).unwrap();
+    for name in ["EventId", "CorrelationId", "CausationId", "TraceParent"] {
+        assert_eq!(message["detail"][name], says(name));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_names_its_newest_event_and_the_command_the_correlation_and_the_trace_behind_it() {
+    let world = World::new().await.unwrap();
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    let request = CreateOrderRequest {
+        command_id: Some("place".into()),
+        correlation_id: Some("checkout 名前".into()),
+        ..laptop(&john.id)
+    };
+    let reply = world.orders().create_order(traced(request, 1)).await.unwrap().into_inner();
+    let order = At { id: reply.aggregate_id, version: reply.version };
+    assert_made_by(&world, &order, [&reply.event_id, "checkout 名前", "place"], 1).await;
+
+    let change = async |status: OrderStatus, trace_id| {
+        let request = UpdateOrderStatusRequest {
+            order_id: order.id.clone(),
+            status: status.into(),
+            command_id: Some(format!("command {trace_id}")),
+            correlation_id: Some(format!("work {trace_id}")),
+            ..Default::default()
+        };
+        let reply = world.orders().update_order_status(traced(request, trace_id)).await.unwrap().into_inner();
+        let order = At { id: reply.aggregate_id, version: reply.version };
+        let (correlation, cause) = (format!("work {trace_id}"), format!("command {trace_id}"));
+        assert_made_by(&world, &order, [&reply.event_id, &correlation, &cause], trace_id).await;
+        order
+    };
+    let order = change(OrderStatus::Processing, 2).await;
+
+    // A row that says nothing of it, or nothing that can be read, is as good; the next event puts it right.
+    let key = AttributeValue::S(format!("default#{}", order.id));
+    let dynamodb = world.ground.aws().await.dynamodb();
+    let strip = dynamodb.update_item().table_name(world.ground.output("OrderReadModelTable"));
+    let strip = strip.update_expression("SET CorrelationId = :n REMOVE EventId, CausationId, TraceParent");
+    let strip = strip.expression_attribute_values(":n", AttributeValue::N("7".into()));
+    let before = read(&world, &order).await;
+    strip.key("OrderId", key).send().await.unwrap();
+    assert_eq!(read(&world, &order).await, before);
+    change(OrderStatus::Shipped, 3).await;
     world.end().await.unwrap();
 }
 

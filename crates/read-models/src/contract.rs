@@ -7,14 +7,15 @@ use std::{fmt::Debug, future::Future, time::Duration};
 use futures::future::join_all;
 use millrace_aws::AwsError;
 use millrace_domain::{
-    Email, Invalid, Label, Money, OrderId, TenantId, Timestamp, UserId,
+    CommandId, Email, EventId, Invalid, Label, Money, OrderId, TenantId, Timestamp, UserId,
     order::{Basket, OrderItem, OrderStatus},
 };
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
-    Change, OrderChange, OrderRow, Placed, Position, ReadOrders, ReadUsers, UserChange, WriteRows, Written,
+    Change, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow,
+    WriteRows, Written,
 };
 
 /// How long an index may lag before the suite gives it up.
@@ -25,6 +26,7 @@ pub async fn users<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
     a_profile_is_read_as_it_was_written(store).await;
     a_profile_changes_only_at_its_version(store).await;
     a_change_names_only_what_it_sets(store).await;
+    a_profile_says_what_made_it(store).await;
     merged_changes_leave_the_row_that_single_ones_leave(store).await;
     flawed_changes_of_users_are_refused_and_leave_no_row(store).await;
     of_writers_at_once_one_applies(store).await;
@@ -38,6 +40,7 @@ pub async fn users<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
 pub async fn orders<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
     an_order_is_read_as_it_was_written(store).await;
     an_order_changes_only_at_its_version(store).await;
+    an_order_says_what_made_it(store).await;
     flawed_changes_of_orders_are_refused_and_leave_no_row(store).await;
     lists_are_newest_first_and_total(store).await;
     pages_meet_every_order_once(store).await;
@@ -69,6 +72,18 @@ fn at(microseconds: i64) -> Timestamp {
     Timestamp::from_unix_micros(1_767_225_600_000_000 + microseconds)
 }
 
+/// What the event of a version came of, another one each time. Odd versions have a trace, even ones have none.
+fn made_by(version: u64) -> Provenance {
+    let id = |text: String| -> CommandId { valid(text.parse()) };
+    Provenance {
+        event_id: EventId(Uuid::new_v4()),
+        correlation_id: id(format!("名前 #{version}")),
+        causation_id: id(Uuid::new_v4().to_string()),
+        trace_parent: (version % 2 == 1)
+            .then(|| format!("00-{:032x}-{version:016x}-01", Uuid::new_v4().as_u128())),
+    }
+}
+
 fn created(tenant: &TenantId, address: &str) -> UserChange {
     UserChange {
         tenant: tenant.clone(),
@@ -79,6 +94,7 @@ fn created(tenant: &TenantId, address: &str) -> UserChange {
         email: Some(email(address)),
         name: Some(label("John")),
         updated_at: at(0),
+        provenance: made_by(1),
     }
 }
 
@@ -91,6 +107,7 @@ fn next(change: &UserChange) -> UserChange {
         email: None,
         name: None,
         updated_at: Timestamp::from_unix_micros(change.updated_at.unix_micros() + 1),
+        provenance: made_by(change.to + 1),
         ..change.clone()
     }
 }
@@ -119,11 +136,19 @@ fn placed(tenant: &TenantId, user_id: UserId, created_at: Timestamp) -> OrderCha
         placed: Some(Placed { user_id, basket: basket(), created_at }),
         status: OrderStatus::Created,
         updated_at: created_at,
+        provenance: made_by(1),
     }
 }
 
 fn moved(change: &OrderChange, status: OrderStatus) -> OrderChange {
-    OrderChange { from: change.to, to: change.to + 1, placed: None, status, ..change.clone() }
+    OrderChange {
+        from: change.to,
+        to: change.to + 1,
+        placed: None,
+        status,
+        provenance: made_by(change.to + 1),
+        ..change.clone()
+    }
 }
 
 fn position(change: &OrderChange) -> Position {
@@ -176,6 +201,7 @@ async fn a_profile_is_read_as_it_was_written<S: ReadUsers + WriteRows<UserChange
         (Some(row.created_at), row.updated_at, row.version),
         (change.created_at, change.updated_at, 1)
     );
+    assert_eq!(row.provenance, Some(change.provenance));
 }
 
 async fn a_profile_changes_only_at_its_version<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
@@ -208,6 +234,24 @@ async fn a_change_names_only_what_it_sets<S: ReadUsers + WriteRows<UserChange>>(
     assert_eq!((row.created_at, row.updated_at, row.version), (at(0), at(2), 3));
 }
 
+async fn a_profile_says_what_made_it<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+    let first = created(&tenant(), "a@example.com");
+    let second = next(&first);
+    let third = next(&second);
+    assert_eq!(second.provenance.trace_parent, None, "the trace of the first must not remain");
+    for change in [&first, &second, &third] {
+        apply(store, change).await;
+        written(store, &first).await;
+        let row = store.get(&first.tenant, first.user_id).await.expect("the store can be reached");
+        assert_eq!(row.and_then(|row| row.provenance).as_ref(), Some(&change.provenance));
+    }
+    let address = email("a@example.com");
+    eventually(Some(third.provenance), || async {
+        Ok(store.by_email(&first.tenant, &address).await?.pop().and_then(|row| row.provenance))
+    })
+    .await;
+}
+
 async fn merged_changes_leave_the_row_that_single_ones_leave<S: ReadUsers + WriteRows<UserChange>>(
     store: &S,
 ) {
@@ -223,7 +267,7 @@ async fn merged_changes_leave_the_row_that_single_ones_leave<S: ReadUsers + Writ
     }
     let at_once = store.get(&first.tenant, first.user_id).await.expect("the store can be reached");
     let singly = store.get(&other, first.user_id).await.expect("the store can be reached");
-    assert_eq!(at_once.map(|row| crate::UserRow { tenant: other, ..row }), singly);
+    assert_eq!(at_once.map(|row| UserRow { tenant: other, ..row }), singly);
 }
 
 async fn flawed_changes_of_users_are_refused_and_leave_no_row<S: ReadUsers + WriteRows<UserChange>>(
@@ -327,10 +371,18 @@ async fn an_order_is_read_as_it_was_written<S: ReadOrders + WriteRows<OrderChang
         created_at: at(123_456),
         updated_at: at(123_456),
         version: 1,
+        provenance: Some(change.provenance.clone()),
     };
     assert_eq!(get().await.expect("the store can be reached"), Some(expected.clone()));
-    apply(store, &OrderChange { updated_at: at(7), ..moved(&change, OrderStatus::Cancelled) }).await;
-    let expected = OrderRow { status: OrderStatus::Cancelled, updated_at: at(7), version: 2, ..expected };
+    let change = OrderChange { updated_at: at(7), ..moved(&change, OrderStatus::Cancelled) };
+    apply(store, &change).await;
+    let expected = OrderRow {
+        status: OrderStatus::Cancelled,
+        updated_at: at(7),
+        version: 2,
+        provenance: Some(change.provenance.clone()),
+        ..expected
+    };
     assert_eq!(get().await.expect("the store can be reached"), Some(expected));
 }
 
@@ -346,6 +398,24 @@ async fn an_order_changes_only_at_its_version<S: ReadOrders + WriteRows<OrderCha
     assert_eq!(written(store, &second).await, Written::Found(3));
     let row = store.get(&first.tenant, first.order_id).await.expect("the store can be reached");
     assert_eq!(row.map(|row| (row.status, row.version)), Some((OrderStatus::Shipped, 3)));
+}
+
+async fn an_order_says_what_made_it<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+    let first = placed(&tenant(), UserId(Uuid::new_v4()), at(0));
+    let second = moved(&first, OrderStatus::Processing);
+    let third = moved(&second, OrderStatus::Shipped);
+    assert_eq!(second.provenance.trace_parent, None, "the trace of the first must not remain");
+    for change in [&first, &second, &third] {
+        apply(store, change).await;
+        written(store, &first).await;
+        let row = store.get(&first.tenant, first.order_id).await.expect("the store can be reached");
+        assert_eq!(row.and_then(|row| row.provenance).as_ref(), Some(&change.provenance));
+    }
+    eventually(Some(third.provenance), || async {
+        let rows = store.by_status(&first.tenant, OrderStatus::Shipped, None, 9).await?;
+        Ok(rows.into_iter().find_map(|row| row.provenance))
+    })
+    .await;
 }
 
 async fn flawed_changes_of_orders_are_refused_and_leave_no_row<S: ReadOrders + WriteRows<OrderChange>>(

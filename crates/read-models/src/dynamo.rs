@@ -2,6 +2,7 @@
 
 mod item;
 mod orders;
+mod provenance;
 mod table;
 mod users;
 

@@ -3,7 +3,7 @@
 //! A read model is a table of rows, one row an aggregate, each the fold of its stream up to a version. What events
 //! change in a row is a [`Change`], which is written under one condition: that the row is at the version the change
 //! starts from. So a row goes through the versions of its stream in order and never back, whatever is delivered twice,
-//! late or out of turn.
+//! late or out of turn. In the same write a row gets the [`Provenance`] of its newest event.
 //!
 //! [`WriteRows`] is the projector's side; [`ReadUsers`] and [`ReadOrders`] are the query service's. [`DynamoUsers`] and
 //! [`DynamoOrders`] keep them on DynamoDB, [`MemoryUsers`] and [`MemoryOrders`] in memory; behind the feature
@@ -14,6 +14,7 @@ pub mod contract;
 mod dynamo;
 mod memory;
 mod order;
+mod provenance;
 mod user;
 
 use std::future::Future;
@@ -23,6 +24,7 @@ pub use memory::{MemoryOrders, MemoryUsers};
 use millrace_aws::AwsError;
 use millrace_domain::{Email, OrderId, StreamId, TenantId, UserId, order::OrderStatus};
 pub use order::{OrderChange, OrderRow, Placed, Position};
+pub use provenance::Provenance;
 pub use user::{UserChange, UserRow};
 
 /// What consecutive events of one stream change in its row.
@@ -35,6 +37,9 @@ pub trait Change: Clone + Send + Sync + 'static {
 
     /// The version that the row gets, which is newer than [`from`](Self::from).
     fn to(&self) -> u64;
+
+    /// The newest of the events, and what it came of: the row gets it with the version.
+    fn provenance(&self) -> &Provenance;
 
     /// The two in one, to be written at once. `None` unless `next` starts where this one ends, on the same row.
     fn then(self, next: Self) -> Option<Self>;

@@ -8,7 +8,7 @@ use millrace_domain::{
     order::{Basket, Order, OrderStatus},
 };
 
-use crate::{Change, flawed};
+use crate::{Change, Provenance, flawed};
 
 /// An order as the read model shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +29,9 @@ pub struct OrderRow {
     pub updated_at: Timestamp,
     /// The version of the last event in this row.
     pub version: u64,
+    /// What made the row so. `None` where the row does not say it, as one that an older release wrote, or not so that it
+    /// can be read: the row is no worse for that.
+    pub provenance: Option<Provenance>,
 }
 
 impl OrderRow {
@@ -93,6 +96,8 @@ pub struct OrderChange {
     pub status: OrderStatus,
     /// When the last of the events happened.
     pub updated_at: Timestamp,
+    /// The last of the events, and what it came of.
+    pub provenance: Provenance,
 }
 
 impl Change for OrderChange {
@@ -106,6 +111,10 @@ impl Change for OrderChange {
 
     fn to(&self) -> u64 {
         self.to
+    }
+
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
     fn then(self, next: Self) -> Option<Self> {
@@ -141,10 +150,15 @@ impl OrderChange {
                 created_at: placed.created_at,
                 updated_at: self.updated_at,
                 version: self.to,
+                provenance: Some(self.provenance.clone()),
             }),
-            (None, Some(row)) => {
-                Ok(OrderRow { status: self.status, updated_at: self.updated_at, version: self.to, ..row })
-            }
+            (None, Some(row)) => Ok(OrderRow {
+                status: self.status,
+                updated_at: self.updated_at,
+                version: self.to,
+                provenance: Some(self.provenance.clone()),
+                ..row
+            }),
             (Some(_), Some(_)) | (None, None) => Err(flawed("it does not start at the row's version")),
         }
     }
@@ -152,6 +166,7 @@ impl OrderChange {
 
 #[cfg(test)]
 mod tests {
+    use millrace_domain::EventId;
     use proptest::prelude::*;
     use uuid::Uuid;
 
@@ -173,6 +188,16 @@ mod tests {
         }
     }
 
+    /// Of the event of a version.
+    fn made_by(version: u64) -> Provenance {
+        Provenance {
+            event_id: EventId(Uuid::from_u128(version.into())),
+            correlation_id: format!("correlation-{version}").parse().unwrap(),
+            causation_id: format!("causation-{version}").parse().unwrap(),
+            trace_parent: version.is_multiple_of(2).then(|| format!("trace-{version}")),
+        }
+    }
+
     fn change(from: u64) -> OrderChange {
         OrderChange {
             tenant: TenantId::default(),
@@ -182,6 +207,7 @@ mod tests {
             placed: None,
             status: OrderStatus::Created,
             updated_at: Timestamp::from_unix_micros(0),
+            provenance: made_by(from + 1),
         }
     }
 
@@ -189,6 +215,7 @@ mod tests {
     fn only_changes_of_one_row_that_follow_each_other_merge() {
         let merged = change(1).then(OrderChange { status: OrderStatus::Shipped, ..change(2) }).unwrap();
         assert_eq!((merged.from, merged.to, merged.status), (1, 3, OrderStatus::Shipped));
+        assert_eq!(merged.provenance, made_by(3), "whole, so nothing of the first event is left");
         assert_eq!(change(1).then(change(3)), None);
         assert_eq!(change(1).then(change(1)), None);
         assert_eq!(change(1).then(OrderChange { order_id: OrderId(Uuid::max()), ..change(2) }), None);

@@ -3,7 +3,7 @@
 use millrace_aws::AwsError;
 use millrace_domain::{Aggregate, Email, Label, StreamId, TenantId, Timestamp, UserId, user::User};
 
-use crate::{Change, flawed};
+use crate::{Change, Provenance, flawed};
 
 /// A user as the read model shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +22,9 @@ pub struct UserRow {
     pub updated_at: Timestamp,
     /// The version of the last event in this row.
     pub version: u64,
+    /// What made the row so. `None` where the row does not say it, as one that an older release wrote, or not so that it
+    /// can be read: the row is no worse for that.
+    pub provenance: Option<Provenance>,
 }
 
 /// What consecutive events change in a user's row. The first event of a user names every value; a later one only what
@@ -44,6 +47,8 @@ pub struct UserChange {
     pub name: Option<Label>,
     /// When the last of the events happened.
     pub updated_at: Timestamp,
+    /// The last of the events, and what it came of.
+    pub provenance: Provenance,
 }
 
 impl Change for UserChange {
@@ -59,6 +64,10 @@ impl Change for UserChange {
         self.to
     }
 
+    fn provenance(&self) -> &Provenance {
+        &self.provenance
+    }
+
     fn then(self, next: Self) -> Option<Self> {
         let follows = next.from == self.to && next.user_id == self.user_id && next.tenant == self.tenant;
         // A second creation is flawed. It stays by itself, so that it fails by itself.
@@ -67,6 +76,7 @@ impl Change for UserChange {
             email: next.email.or(self.email),
             name: next.name.or(self.name),
             updated_at: next.updated_at,
+            provenance: next.provenance,
             ..self
         })
     }
@@ -99,12 +109,14 @@ impl UserChange {
                 created_at,
                 updated_at: self.updated_at,
                 version: self.to,
+                provenance: Some(self.provenance.clone()),
             }),
             (None, Some(row)) => Ok(UserRow {
                 email: self.email.clone().unwrap_or(row.email),
                 name: self.name.clone().unwrap_or(row.name),
                 updated_at: self.updated_at,
                 version: self.to,
+                provenance: Some(self.provenance.clone()),
                 ..row
             }),
             (Some(_), Some(_)) | (None, None) => Err(flawed("it does not start at the row's version")),
@@ -114,9 +126,20 @@ impl UserChange {
 
 #[cfg(test)]
 mod tests {
+    use millrace_domain::EventId;
     use uuid::Uuid;
 
     use super::*;
+
+    /// Of the event of a version.
+    fn made_by(version: u64) -> Provenance {
+        Provenance {
+            event_id: EventId(Uuid::from_u128(version.into())),
+            correlation_id: format!("correlation-{version}").parse().unwrap(),
+            causation_id: format!("causation-{version}").parse().unwrap(),
+            trace_parent: version.is_multiple_of(2).then(|| format!("trace-{version}")),
+        }
+    }
 
     fn change(from: u64) -> UserChange {
         UserChange {
@@ -128,6 +151,7 @@ mod tests {
             email: None,
             name: None,
             updated_at: Timestamp::from_unix_micros(0),
+            provenance: made_by(from + 1),
         }
     }
 
@@ -140,6 +164,7 @@ mod tests {
         let merged = first.then(UserChange { name: name("second"), updated_at: later, ..change(2) }).unwrap();
         assert_eq!((merged.from, merged.to), (1, 3));
         assert_eq!((merged.name, merged.email, merged.updated_at), (name("second"), email, later));
+        assert_eq!(merged.provenance, made_by(3), "whole, so nothing of the first event is left");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use millrace_domain::{
 use millrace_proto::Envelope;
 use millrace_read_models::{OrderChange, Placed};
 
-use super::{Place, Projection, versions};
+use super::{Place, Projection, provenance, versions};
 use crate::Failure;
 
 /// Orders into order summaries.
@@ -23,6 +23,7 @@ impl Projection for Orders {
 
     fn change(envelope: &Envelope, event: OrderEvent) -> Result<OrderChange, Failure> {
         let tenant = envelope.tenant_id.clone();
+        let provenance = provenance(envelope);
         match event {
             OrderEvent::OrderCreated { order_id, user_id, basket, created_at } => {
                 let (from, to) = versions(envelope, order_id.0, Place::First)?;
@@ -34,11 +35,12 @@ impl Projection for Orders {
                     placed: Some(Placed { user_id, basket, created_at }),
                     status: OrderStatus::Created,
                     updated_at: created_at,
+                    provenance,
                 })
             }
             OrderEvent::OrderStatusUpdated { order_id, status, updated_at } => {
                 let (from, to) = versions(envelope, order_id.0, Place::Later)?;
-                Ok(OrderChange { tenant, order_id, from, to, placed: None, status, updated_at })
+                Ok(OrderChange { tenant, order_id, from, to, placed: None, status, updated_at, provenance })
             }
         }
     }

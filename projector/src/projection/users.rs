@@ -7,7 +7,7 @@ use millrace_domain::{
 use millrace_proto::Envelope;
 use millrace_read_models::UserChange;
 
-use super::{Place, Projection, versions};
+use super::{Place, Projection, provenance, versions};
 use crate::Failure;
 
 /// Users into user profiles.
@@ -23,6 +23,7 @@ impl Projection for Users {
 
     fn change(envelope: &Envelope, event: UserEvent) -> Result<UserChange, Failure> {
         let tenant = envelope.tenant_id.clone();
+        let provenance = provenance(envelope);
         match event {
             UserEvent::UserCreated { user_id, email, name, created_at } => {
                 let (from, to) = versions(envelope, user_id.0, Place::First)?;
@@ -35,11 +36,22 @@ impl Projection for Users {
                     email: Some(email),
                     name: Some(name),
                     updated_at: created_at,
+                    provenance,
                 })
             }
             UserEvent::UserProfileUpdated { user_id, email, name, updated_at } => {
                 let (from, to) = versions(envelope, user_id.0, Place::Later)?;
-                Ok(UserChange { tenant, user_id, from, to, created_at: None, email, name, updated_at })
+                Ok(UserChange {
+                    tenant,
+                    user_id,
+                    from,
+                    to,
+                    created_at: None,
+                    email,
+                    name,
+                    updated_at,
+                    provenance,
+                })
             }
         }
     }

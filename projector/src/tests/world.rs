@@ -14,12 +14,10 @@ use millrace_domain::{
     user::{User, UserCommand, UserEvent},
 };
 use millrace_event_store::{AppendEvents, Commit, MemoryStore, StoredEvent};
-use millrace_proto::{
-    Envelope,
-    codec::{DecodeError, EventCodec},
-};
+use millrace_proto::{Envelope, codec::EventCodec};
 use millrace_read_models::{
-    Change, MemoryOrders, MemoryUsers, OrderRow, ReadOrders, ReadUsers, UserRow, WriteRows, Written,
+    Change, MemoryOrders, MemoryUsers, OrderRow, Provenance, ReadOrders, ReadUsers, UserRow, WriteRows,
+    Written,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -68,7 +66,19 @@ pub(super) trait Known: Projection<Event = <Self::Of as Aggregate>::Event, Chang
 }
 
 fn event<E: EventCodec>(stored: &StoredEvent) -> E {
-    stored.recorded().map(|recorded| recorded.event).unwrap_or_else(|error: DecodeError| panic!("{error}"))
+    let envelope = &stored.envelope;
+    let data = envelope.event_data.as_ref().unwrap();
+    E::decode(&envelope.event_type, envelope.schema_version, data).unwrap()
+}
+
+/// What an event came of, as its row is to say it.
+fn made_by(envelope: &Envelope) -> Provenance {
+    Provenance {
+        event_id: envelope.event_id,
+        correlation_id: envelope.correlation_id.clone(),
+        causation_id: envelope.causation_id.clone(),
+        trace_parent: envelope.trace_parent.clone(),
+    }
 }
 
 impl Known for Users {
@@ -91,6 +101,7 @@ impl Known for Users {
                 created_at,
                 updated_at: created_at,
                 version: 0,
+                provenance: None,
             },
             (Some(row), UserEvent::UserProfileUpdated { email, name, updated_at, .. }) => UserRow {
                 email: email.unwrap_or(row.email),
@@ -101,6 +112,7 @@ impl Known for Users {
             (row, event) => panic!("{event:?} on {row:?}"),
         };
         row.version = envelope.version;
+        row.provenance = Some(made_by(envelope));
         row
     }
 
@@ -130,6 +142,7 @@ impl Known for Orders {
                 created_at,
                 updated_at: created_at,
                 version: 0,
+                provenance: None,
             },
             (Some(row), OrderEvent::OrderStatusUpdated { status, updated_at, .. }) => {
                 OrderRow { status, updated_at, ..row }
@@ -137,6 +150,7 @@ impl Known for Orders {
             (row, event) => panic!("{event:?} on {row:?}"),
         };
         row.version = envelope.version;
+        row.provenance = Some(made_by(envelope));
         row
     }
 
@@ -146,7 +160,7 @@ impl Known for Orders {
 }
 
 /// Sends commands to an aggregate as the command service would, and stores what comes of them. The events are a second
-/// apart, and the first one was a minute before noon.
+/// apart, and the first one was a minute before noon; every other one has a trace.
 pub(super) async fn history<A: Aggregate<Event: EventCodec>>(
     store: &MemoryStore,
     stream: &StreamId,
@@ -183,9 +197,9 @@ pub(super) async fn history<A: Aggregate<Event: EventCodec>>(
                 timestamp: at,
                 event_data: Some(encoded.data),
                 command_id: command_id.clone(),
-                correlation_id: command_id.clone(),
-                causation_id: command_id.clone(),
-                trace_parent: Some(TRACE_PARENT.to_owned()),
+                correlation_id: format!("correlation-{n}").parse().unwrap(),
+                causation_id: format!("causation-{n}").parse().unwrap(),
+                trace_parent: n.is_multiple_of(2).then(|| TRACE_PARENT.to_owned()),
             };
             let event = StoredEvent { envelope, command_digest: digest };
             let commit = Commit { events: vec![event.clone()], claims: vec![], releases: vec![] };
@@ -197,7 +211,7 @@ pub(super) async fn history<A: Aggregate<Event: EventCodec>>(
     stored
 }
 
-/// The trace that every event belongs to.
+/// The trace that events belong to.
 pub(super) const TRACE_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
 /// A stream of the tenant `acme`.

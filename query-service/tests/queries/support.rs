@@ -7,13 +7,13 @@ use std::sync::{
 
 use millrace_aws::AwsError;
 use millrace_domain::{
-    Email, Label, Money, OrderId, TenantId, Timestamp, UserId,
+    Email, EventId, Label, Money, OrderId, TenantId, Timestamp, UserId,
     order::{Basket, OrderItem, OrderStatus},
 };
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
-    MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, ReadOrders, ReadUsers, UserChange,
-    UserRow, WriteRows, Written,
+    MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers,
+    UserChange, UserRow, WriteRows, Written,
 };
 use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
 use tonic::{Request, Status};
@@ -105,6 +105,7 @@ impl World {
             email: Some(Email::try_from(email.to_owned()).unwrap()),
             name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
             updated_at: at(i64::try_from(version).unwrap() - 1),
+            provenance: made_by(version),
         };
         assert_eq!(self.users.rows.write(&change).await.unwrap(), Written::Applied);
     }
@@ -125,6 +126,7 @@ impl World {
             placed: Some(placed),
             status: OrderStatus::Created,
             updated_at: at(created_at),
+            provenance: made_by(1),
         };
         assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
     }
@@ -139,8 +141,19 @@ impl World {
             placed: None,
             status,
             updated_at: at(99),
+            provenance: made_by(version),
         };
         assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
+    }
+}
+
+/// What an event of a version came of.
+fn made_by(version: u64) -> Provenance {
+    Provenance {
+        event_id: EventId(Uuid::from_u128(version.into())),
+        correlation_id: "correlation".parse().unwrap(),
+        causation_id: "causation".parse().unwrap(),
+        trace_parent: None,
     }
 }
 

@@ -12,6 +12,7 @@ use millrace_domain::{
 
 use super::{
     item::{Item, decimal, parsed, tenant_and_id, tenant_key, text, unreadable, whole},
+    provenance::provenance,
     table::{Range, Table, VERSION},
 };
 use crate::{OrderChange, OrderRow, Position, ReadOrders, WriteRows, Written};
@@ -66,7 +67,7 @@ impl DynamoOrders {
         self.table.query(&Range { index, hash, below }, limit).await?.iter().map(row).collect()
     }
 
-    /// What a change sets, besides the version.
+    /// What a change sets, besides the version and the provenance.
     fn assignments(&self, change: &OrderChange) -> Result<Vec<(&'static str, AttributeValue)>, AwsError> {
         let text = |text: String| AttributeValue::S(text);
         let mut set = vec![
@@ -93,7 +94,7 @@ impl DynamoOrders {
 impl WriteRows<OrderChange> for DynamoOrders {
     async fn write(&self, change: &OrderChange) -> Result<Written, AwsError> {
         let key = tenant_key(&change.tenant, change.order_id);
-        self.table.update(key, change.from, change.to, self.assignments(change)?).await
+        self.table.update(key, change, self.assignments(change)?).await
     }
 }
 
@@ -165,6 +166,7 @@ fn row(item: &Item) -> Result<OrderRow, AwsError> {
         created_at: parsed(item, CREATED_AT)?,
         updated_at: parsed(item, UPDATED_AT)?,
         version: whole(item, VERSION)?,
+        provenance: provenance(item),
     })
 }
 
@@ -194,4 +196,46 @@ fn basket(item: &Item) -> Result<Basket, AwsError> {
 
 fn money(item: &Item, attribute: &str, currency: Currency) -> Result<Money, AwsError> {
     Money::from_decimal(currency, &decimal(item, attribute)?).map_err(|_| unreadable(attribute))
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::dynamo::provenance::tests::unreadable_ones;
+
+    /// An item as a release wrote it that knew of no provenance.
+    fn older() -> Item {
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let time = Timestamp::from_unix_micros(0).to_string();
+        let item = OrderItem {
+            product: "laptop".to_owned().try_into().unwrap(),
+            quantity: 1.try_into().unwrap(),
+            price: Money::new("USD".parse().unwrap(), 999, 990_000_000).unwrap(),
+        };
+        let attributes = [
+            (ORDER_ID, text(&tenant_key(&TenantId::default(), Uuid::from_u128(1)))),
+            (USER_ID, text(&tenant_key(&TenantId::default(), Uuid::from_u128(2)))),
+            (STATUS, text("CREATED")),
+            (ITEMS, AttributeValue::L(vec![item_to_attribute(&item)])),
+            (TOTAL_AMOUNT, AttributeValue::N("999.99".to_owned())),
+            (CURRENCY, text("USD")),
+            (CREATED_AT, text(&time)),
+            (UPDATED_AT, text(&time)),
+            (VERSION, AttributeValue::N("1".to_owned())),
+        ];
+        attributes.map(|(name, value)| (name.to_owned(), value)).into()
+    }
+
+    #[test]
+    fn an_order_that_does_not_say_what_made_it_is_a_good_one() {
+        for attributes in unreadable_ones() {
+            let mut item = older();
+            item.extend(attributes.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            let row = row(&item).unwrap();
+            assert_eq!((row.status, row.version, row.provenance), (OrderStatus::Created, 1, None));
+        }
+    }
 }

@@ -4,13 +4,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::{
     Client,
-    operation::update_item::UpdateItemError,
+    operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
 };
 use millrace_aws::AwsError;
 
-use super::item::{Item, whole};
-use crate::Written;
+use super::{
+    item::{Item, whole},
+    provenance::attributes,
+};
+use crate::{Change, Written};
 
 /// The attribute that holds a row's version.
 pub(super) const VERSION: &str = "Version";
@@ -46,37 +49,28 @@ impl Table {
         Ok(get.key(self.key, AttributeValue::S(key)).send().await?.item)
     }
 
-    /// Sets attributes of the row under a key, and its version to `to`, if the version is `from`.
+    /// Sets attributes of the row under a key, with the change's version and provenance, if the row is where the change
+    /// starts.
     pub(super) async fn update(
         &self,
         key: String,
-        from: u64,
-        to: u64,
-        mut set: Vec<(&'static str, AttributeValue)>,
+        change: &impl Change,
+        set: Vec<(&'static str, AttributeValue)>,
     ) -> Result<Written, AwsError> {
-        set.push((VERSION, AttributeValue::N(to.to_string())));
-        // Names stand apart from the expression, since many of them are words that DynamoDB reserves.
         let mut update =
             self.client.update_item().table_name(&*self.name).key(self.key, AttributeValue::S(key));
-        let mut assignments = Vec::with_capacity(set.len());
-        for (n, (attribute, value)) in set.into_iter().enumerate() {
-            assignments.push(format!("#n{n} = :v{n}"));
-            update = update
-                .expression_attribute_names(format!("#n{n}"), attribute)
-                .expression_attribute_values(format!(":v{n}"), value);
-        }
-        update = if from == 0 {
-            update
+        update = match change.from() {
+            0 => update
                 .condition_expression("attribute_not_exists(#key)")
-                .expression_attribute_names("#key", self.key)
-        } else {
-            update
+                .expression_attribute_names("#key", self.key),
+            from => update
                 .condition_expression("#version = :from")
                 .expression_attribute_names("#version", VERSION)
-                .expression_attribute_values(":from", AttributeValue::N(from.to_string()))
+                .expression_attribute_values(":from", AttributeValue::N(from.to_string())),
         };
-        let sent = update
-            .update_expression(format!("SET {}", assignments.join(", ")))
+        let version = (VERSION, AttributeValue::N(change.to().to_string()));
+        let set = set.into_iter().chain([version]).map(|(attribute, value)| (attribute, Some(value)));
+        let sent = assign(update, set.chain(attributes(change.provenance())))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .send()
             .await;
@@ -138,4 +132,28 @@ impl Table {
         let page = query.send().await?;
         Ok((page.items.unwrap_or_default(), page.last_evaluated_key.filter(|key| !key.is_empty())))
     }
+}
+
+/// Lets an update set attributes to their values, of which there is at least one, and remove those without one.
+fn assign(
+    mut update: UpdateItemFluentBuilder,
+    attributes: impl IntoIterator<Item = (&'static str, Option<AttributeValue>)>,
+) -> UpdateItemFluentBuilder {
+    let (mut set, mut removed) = (Vec::new(), Vec::new());
+    for (n, (attribute, value)) in attributes.into_iter().enumerate() {
+        // Names stand apart from the expression, since many of them are words that DynamoDB reserves.
+        update = update.expression_attribute_names(format!("#n{n}"), attribute);
+        match value {
+            Some(value) => {
+                update = update.expression_attribute_values(format!(":v{n}"), value);
+                set.push(format!("#n{n} = :v{n}"));
+            }
+            None => removed.push(format!("#n{n}")),
+        }
+    }
+    let mut expression = format!("SET {}", set.join(", "));
+    if !removed.is_empty() {
+        expression = format!("{expression} REMOVE {}", removed.join(", "));
+    }
+    update.update_expression(expression)
 }

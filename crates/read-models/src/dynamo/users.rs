@@ -8,6 +8,7 @@ use millrace_domain::{Email, TenantId, UserId};
 
 use super::{
     item::{Item, parsed, tenant_and_id, tenant_key, whole},
+    provenance::provenance,
     table::{Range, Table, VERSION},
 };
 use crate::{ReadUsers, UserChange, UserRow, WriteRows, Written};
@@ -38,7 +39,7 @@ impl DynamoUsers {
 impl WriteRows<UserChange> for DynamoUsers {
     async fn write(&self, change: &UserChange) -> Result<Written, AwsError> {
         let key = tenant_key(&change.tenant, change.user_id);
-        self.0.update(key, change.from, change.to, assignments(change)?).await
+        self.0.update(key, change, assignments(change)?).await
     }
 }
 
@@ -56,7 +57,7 @@ impl ReadUsers for DynamoUsers {
     }
 }
 
-/// What a change sets, besides the version.
+/// What a change sets, besides the version and the provenance.
 fn assignments(change: &UserChange) -> Result<Vec<(&'static str, AttributeValue)>, AwsError> {
     let text = |text: String| AttributeValue::S(text);
     let mut set = vec![(UPDATED_AT, text(change.updated_at.to_string()))];
@@ -83,5 +84,44 @@ fn row(item: &Item) -> Result<UserRow, AwsError> {
         created_at: parsed(item, CREATED_AT)?,
         updated_at: parsed(item, UPDATED_AT)?,
         version: whole(item, VERSION)?,
+        provenance: provenance(item),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::Timestamp;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::dynamo::provenance::tests::{some, unreadable_ones};
+
+    /// An item as a release wrote it that knew of no provenance.
+    fn older() -> Item {
+        let change = UserChange {
+            tenant: TenantId::default(),
+            user_id: UserId(Uuid::from_u128(1)),
+            from: 0,
+            to: 1,
+            created_at: Some(Timestamp::from_unix_micros(0)),
+            email: Some(Email::try_from("john@example.com".to_owned()).unwrap()),
+            name: Some("John".to_owned().try_into().unwrap()),
+            updated_at: Timestamp::from_unix_micros(0),
+            provenance: some(),
+        };
+        let key = (USER_ID, AttributeValue::S(tenant_key(&change.tenant, change.user_id)));
+        let set = assignments(&change).unwrap().into_iter();
+        let item = set.chain([key, (VERSION, AttributeValue::N("1".to_owned()))]);
+        item.map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
+    #[test]
+    fn a_profile_that_does_not_say_what_made_it_is_a_good_one() {
+        for attributes in unreadable_ones() {
+            let mut item = older();
+            item.extend(attributes.into_iter().map(|(name, value)| (name.to_owned(), value)));
+            let row = row(&item).unwrap();
+            assert_eq!((row.name.as_str(), row.version, row.provenance), ("John", 1, None));
+        }
+    }
 }

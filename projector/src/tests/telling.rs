@@ -1,0 +1,131 @@
+//! What rows and log lines say of an event: what it came of, and nothing that is personal.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use millrace_event_store::MemoryStore;
+use millrace_proto::Envelope;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::Level;
+
+use super::{
+    consuming::SETTINGS,
+    world::{Known, RULES, TRACE_PARENT, Watched, body, eventually, message, stream_of, user_with},
+};
+use crate::{Consumer, Handle as _, Users, queue::MemoryQueue};
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// The lines of this thread's log from now on, for as long as the guard lives.
+    fn keep(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_max_level(Level::DEBUG);
+        tracing::subscriber::set_default(lines.with_writer(move || log.clone()).finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// The lines that say this.
+    fn lines(&self, said: &str) -> Vec<Value> {
+        let lines = self.text();
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["message"] == said).collect()
+    }
+}
+
+#[track_caller]
+fn assert_names(line: &Value, event: &Envelope) {
+    for (field, expected) in [
+        ("projection", "user-profiles"),
+        ("aggregate", &event.stream().to_string()),
+        ("event_id", &event.event_id.to_string()),
+        ("correlation_id", event.correlation_id.as_str()),
+        ("causation_id", event.causation_id.as_str()),
+        ("trace_id", "0af7651916cd43dd8448eb211c80319c"),
+    ] {
+        assert_eq!(line[field], expected, "{field} of {line}");
+    }
+    assert_eq!(line["version"], event.version);
+}
+
+#[tokio::test]
+async fn a_line_about_an_event_in_its_row_names_what_it_came_of_and_nothing_personal() {
+    let log = Log::default();
+    let _guard = log.keep();
+    let store = MemoryStore::default();
+    let history = user_with(&store, 1, 3).await;
+    let projector = Watched::<Users>::default().projector(&store);
+    let messages = [0, 2].map(|n: usize| message(body(&history[n].envelope)));
+    projector.handle(&messages).await;
+    projector.handle(&messages[1..]).await;
+
+    let lines = log.lines("the row has the event");
+    let written: Vec<_> = lines.iter().map(|line| line["written"].clone()).collect();
+    assert_eq!(written, [true, true, false]);
+    for (line, event) in lines.iter().zip([&history[0], &history[2], &history[2]]) {
+        assert_names(line, &event.envelope);
+    }
+    let text = log.text().to_lowercase();
+    assert!(!text.contains("john") && !text.contains("name 2"), "{text}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_about_an_event_that_fails_names_what_it_came_of_and_nothing_personal() {
+    let log = Log::default();
+    let _guard = log.keep();
+    let mut event = user_with(&MemoryStore::default(), 1, 1).await.remove(0).envelope;
+    event.schema_version = 2;
+    let queue = MemoryQueue::new(RULES);
+    queue.send(body(&event));
+    let projector = Watched::<Users>::default().projector(&MemoryStore::default());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(
+        Consumer::new(queue.clone(), projector, SETTINGS, watch::Sender::default()).run(stop.clone()),
+    );
+    eventually(|| queue.is_empty()).await;
+    stop.cancel();
+    running.await.unwrap();
+
+    let lines = log.lines("a message was not applied");
+    assert_eq!(lines.len(), 5);
+    lines.iter().for_each(|line| assert_names(line, &event));
+    assert!(!log.text().to_lowercase().contains("john"), "{}", log.text());
+}
+
+#[tokio::test]
+async fn a_row_takes_no_text_that_is_no_traceparent() {
+    let long = format!("{TRACE_PARENT}{}", "0".repeat(200_000));
+    for (trace_parent, kept) in
+        [(TRACE_PARENT, Some(TRACE_PARENT)), ("", None), ("john@example.com", None), (&long, None)]
+    {
+        let store = MemoryStore::default();
+        let rows = Watched::<Users>::default();
+        let mut event = user_with(&store, 1, 1).await.remove(0).envelope;
+        event.trace_parent = Some(trace_parent.to_owned());
+        let outcomes = rows.projector(&store).handle(&[message(body(&event))]).await;
+        assert!(outcomes[0].is_ok());
+        let row = Users::row(&rows.rows, &stream_of::<Users>(1)).await.unwrap();
+        let provenance = row.provenance.unwrap();
+        assert_eq!((provenance.event_id, provenance.trace_parent.as_deref()), (event.event_id, kept));
+    }
+}
