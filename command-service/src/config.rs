@@ -1,6 +1,6 @@
 //! What the command service can be told.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, num::NonZeroU64, time::Duration};
 
 use clap::{ArgAction, Parser};
 use millrace_runtime::{
@@ -74,6 +74,10 @@ pub struct Config {
     /// How much memory the states of aggregates may take, in bytes.
     #[arg(long, env = "STATE_CACHE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(65_536..))]
     pub state_cache_bytes: u64,
+
+    /// After how many events of an aggregate a snapshot of its state is kept. Up to 100 events are read without one.
+    #[arg(long, env = "SNAPSHOT_EVERY", default_value_t = crate::snapshots::EVERY)]
+    pub snapshot_every: NonZeroU64,
 }
 
 impl Config {

@@ -1,30 +1,43 @@
 //! Load, decide, append, answer: the way of every command, written once for all aggregates.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use millrace_domain::{
-    Aggregate, CommandDigest, CommandId, Decision, EventId, Receipt, Refused, Root, StreamId, Timestamp,
-    UniqueKey,
+    Aggregate, CommandDigest, CommandId, Decision, EventId, Receipt, Recorded, Refused, Root, StreamId,
+    Timestamp, UniqueKey,
 };
-use millrace_event_store::{AppendError, AppendEvents, Commit, StoredEvent};
+use millrace_event_store::{AppendError, AppendEvents, Commit, Entry, Snapshots, StoredEvent};
 use millrace_proto::{Envelope, codec::EventCodec};
 use millrace_runtime::{Failure, TraceParent};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use crate::states::States;
+use crate::{
+    loader::{Loaded, Loader, fold},
+    snapshots::Snapshotter,
+    states::States,
+};
 
 /// How often a command is decided anew after others came first, before its caller is told so.
 const ATTEMPTS: u32 = 10;
 
-/// The longest wait before the second attempt; it doubles with each further one up to [`LONGEST_WAIT`].
+/// The longest wait before the third attempt, the first one that waits; it doubles with each further one up to
+/// [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_millis(160);
 
-/// How many events a page of a stream holds at most.
-const PAGE: u16 = 500;
+/// What a [`Handler`] is told.
+#[derive(Debug, Clone, Copy)]
+pub struct HandlerConfig {
+    /// What time it is.
+    pub clock: fn() -> Timestamp,
+    /// A number between 0 and 1, another one each time: how much of the longest wait is waited after a conflict.
+    pub chance: fn() -> f64,
+    /// After how many events of a stream a snapshot is kept.
+    pub snapshot_every: NonZeroU64,
+}
 
 /// A command, parsed and ready to be decided.
 #[derive(Debug)]
@@ -70,14 +83,8 @@ pub trait IntoFailure {
 #[derive(Debug, Clone)]
 pub struct Handler<A: Aggregate, S> {
     store: S,
-    states: States<A>,
-    clock: fn() -> Timestamp,
-}
-
-/// A root, and whether it is known to have been the newest one when the command came.
-struct Loaded<A> {
-    root: Root<A>,
-    fresh: bool,
+    loader: Loader<A, S>,
+    config: HandlerConfig,
 }
 
 /// By what an execution of a command recognises its own commit.
@@ -92,20 +99,24 @@ struct Own {
 enum Step<A> {
     /// The command is done.
     Answered(Answer),
-    /// The state was not the newest; this one is.
-    Refreshed(Loaded<A>),
-    /// Others came first; after a pause, on this state.
-    Raced(Loaded<A>),
+    /// It would be refused, on a state that may be old.
+    Doubtful,
+    /// Another command came first. This is the state with its event, where that is at hand.
+    Passed(Arc<Root<A>>),
+    /// Another command was under way.
+    Contended,
 }
 
 impl<A, S> Handler<A, S>
 where
     A: Aggregate<Event: EventCodec, Refusal: IntoFailure>,
-    S: AppendEvents,
+    S: AppendEvents + Snapshots,
 {
-    /// Commands that append to `store`, keep states in `states`, and are accepted at the time that `clock` shows.
-    pub fn new(store: S, states: States<A>, clock: fn() -> Timestamp) -> Self {
-        Self { store, states, clock }
+    /// Commands that append to `store` and keep states in `states`.
+    pub fn new(store: S, states: States<A>, config: HandlerConfig) -> Self {
+        let snapshots = Snapshotter::new(store.clone(), config.snapshot_every);
+        let loader = Loader::new(store.clone(), states, snapshots);
+        Self { store, loader, config }
     }
 
     /// Carries a command out, once, however often it is sent.
@@ -114,33 +125,46 @@ where
     /// the store, and a refusal that rests on it is looked at again on the newest state. So a command that is accepted
     /// costs one request, and no answer depends on the cache.
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
-        let mut loaded = self.load(order).await?;
+        let mut loaded = if order.creates {
+            // Its id comes from the command's own, so only a retry can find anything there; the append tells.
+            Loaded { root: Arc::default(), fresh: true }
+        } else {
+            self.loader.load(&order.stream).await?
+        };
         // The same at every attempt, so that one that took effect unnoticed is met as our own.
         let mut own = Own { event_id: EventId(Uuid::now_v7()), receipt: None };
         for attempt in 0..ATTEMPTS {
-            loaded = match self.attempt(order, loaded, &mut own, attempt == 0).await? {
+            loaded = match self.attempt(order, &loaded, &mut own).await? {
                 Step::Answered(answer) => return Ok(answer),
-                Step::Refreshed(loaded) => loaded,
-                Step::Raced(loaded) => {
-                    sleep(wait_before(attempt)).await;
+                Step::Doubtful => self.loader.refresh(&order.stream, loaded.root).await?,
+                // What meets a creation is the event of an earlier attempt at it: that alone says how it was answered,
+                // however many commands the aggregate has forgotten since. What meets another command first is, as a
+                // rule, the newest event there is.
+                Step::Passed(root) if order.creates || attempt == 0 => Loaded { root, fresh: false },
+                Step::Passed(root) => {
+                    // First the wait, then the look: so the state is as new as can be when it is appended to.
+                    sleep(self.wait_after(attempt)).await;
+                    self.loader.refresh(&order.stream, root).await?
+                }
+                Step::Contended => {
+                    sleep(self.wait_after(attempt)).await;
                     loaded
                 }
             };
         }
-        let root = self.catch_up(&order.stream, loaded.root).await?;
-        Err(Failure::VersionConflict { current: root.version() })
+        let newest = self.loader.refresh(&order.stream, loaded.root).await?;
+        Err(Failure::VersionConflict { current: newest.root.version() })
+    }
+
+    /// Whether an aggregate exists.
+    pub async fn exists(&self, stream: &StreamId) -> Result<bool, Failure> {
+        self.loader.exists(stream).await
     }
 
     /// Decides the command on a state and appends what it comes to.
-    async fn attempt(
-        &self,
-        order: &Order<A>,
-        loaded: Loaded<A>,
-        own: &mut Own,
-        first: bool,
-    ) -> Result<Step<A>, Failure> {
+    async fn attempt(&self, order: &Order<A>, loaded: &Loaded<A>, own: &mut Own) -> Result<Step<A>, Failure> {
         let Loaded { root, fresh } = loaded;
-        let at = (self.clock)();
+        let at = (self.config.clock)();
         let decided =
             root.decide(&order.command_id, order.digest, order.expected_version, &order.command, at);
         let events = match decided {
@@ -150,10 +174,10 @@ where
             }
             Ok(Decision::Append(events)) => events,
             Err(Refused::CommandIdReused) => return Err(Failure::CommandIdReused),
-            Err(refused) if fresh => return Err(order.refusal(refused)),
-            Err(_) => return Ok(Step::Refreshed(self.refresh(order, root).await?)),
+            Err(refused) if *fresh => return Err(order.refusal(refused)),
+            Err(_) => return Ok(Step::Doubtful),
         };
-        let Prepared { commit, after, receipt } = self.prepare(order, &root, &events, own.event_id, at)?;
+        let Prepared { commit, after, receipt } = prepare(order, root, events, own.event_id, at)?;
         own.receipt = Some(receipt);
         match self.store.append(&commit).await {
             Ok(()) => {}
@@ -162,111 +186,81 @@ where
                 match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
                     Some(existing) if existing.envelope.event_id == own.event_id => {}
-                    // The event that came first is at hand. Where it is not alone, the next conflict asks for all. What
-                    // meets a creation is the event of an earlier attempt at it: that alone says how it was answered,
-                    // however many commands the aggregate has forgotten since.
-                    Some(existing) if first || order.creates => {
-                        return Ok(Step::Raced(Loaded { root: apply(root, &existing)?, fresh: false }));
-                    }
-                    None if order.creates => {
-                        let page = self.store.page(&order.stream, 0, 1).await?;
-                        let root = page.events.iter().try_fold(root, apply)?;
-                        return Ok(Step::Raced(Loaded { root, fresh: false }));
-                    }
-                    Some(_) | None => return Ok(Step::Raced(self.refresh(order, root).await?)),
+                    existing => return self.passed(order, root, existing).await.map(Step::Passed),
                 }
             }
-            Err(AppendError::Contended) => return Ok(Step::Raced(Loaded { root, fresh })),
+            Err(AppendError::Contended) => return Ok(Step::Contended),
             Err(AppendError::KeyTaken { scope }) => return Err(Failure::KeyTaken { scope }),
             Err(AppendError::TooLarge { limit }) => {
                 return Err(Failure::invalid("", format!("the request is too large to be stored: {limit}")));
             }
             Err(AppendError::Failed(error)) => return Err(error.into()),
         }
-        self.states.keep(&order.stream, after);
+        self.loader.keep(&order.stream, root.version(), after);
         Ok(Step::Answered(order.answer(receipt, false)))
     }
 
-    async fn refresh(&self, order: &Order<A>, root: Root<A>) -> Result<Loaded<A>, Failure> {
-        Ok(Loaded { root: self.catch_up(&order.stream, root).await?, fresh: true })
-    }
-
-    /// Whether an aggregate exists. Aggregates never cease to exist, so a yes from the cache is one for good.
-    pub async fn exists(&self, stream: &StreamId) -> Result<bool, Failure> {
-        if self.states.is_known(stream) {
-            return Ok(true);
-        }
-        let exists = !self.store.page(stream, 0, 1).await?.events.is_empty();
-        if exists {
-            self.states.know(stream);
-        }
-        Ok(exists)
-    }
-
-    async fn load(&self, order: &Order<A>) -> Result<Loaded<A>, Failure> {
-        if order.creates {
-            // Its id comes from the command's own, so only a retry can find anything there; the append tells.
-            return Ok(Loaded { root: Root::default(), fresh: true });
-        }
-        if let Some(root) = self.states.get(&order.stream) {
-            return Ok(Loaded { root, fresh: false });
-        }
-        self.refresh(order, Root::default()).await
-    }
-
-    /// The root with all events that are newer, which is kept.
-    async fn catch_up(&self, stream: &StreamId, mut root: Root<A>) -> Result<Root<A>, Failure> {
-        loop {
-            let page = self.store.page(stream, root.version(), PAGE).await?;
-            let before = root.version();
-            for event in &page.events {
-                root = apply(root, event)?;
-            }
-            if !page.more || root.version() == before {
-                break;
-            }
-        }
-        if root.version() > 0 {
-            self.states.keep(stream, root.clone());
-        }
-        Ok(root)
-    }
-
-    fn prepare(
+    /// The root with the event that an append met.
+    async fn passed(
         &self,
         order: &Order<A>,
-        root: &Root<A>,
-        events: &[A::Event],
-        event_id: EventId,
-        at: Timestamp,
-    ) -> Result<Prepared<A>, Failure> {
-        let mut after = root.clone();
-        let mut stored = Vec::with_capacity(events.len());
-        let mut receipt = None;
-        for (n, event) in events.iter().enumerate() {
-            // The first has the id itself, the others have ids that follow from it.
-            let event_id =
-                if n == 0 { event_id } else { EventId(Uuid::new_v5(&event_id.0, &n.to_be_bytes())) };
-            let event = order.store(after.version() + 1, event_id, event, at);
-            receipt = Some(Receipt { version: event.envelope.version, event_id: event.envelope.event_id });
-            after = apply(after, &event)?;
-            stored.push(event);
-        }
-        let receipt = receipt.ok_or_else(|| Failure::Internal("a decision without events".to_owned()))?;
-        let (held, holds) = (root.unique_keys(), after.unique_keys());
-        let without = |keys: &[UniqueKey], others: &[UniqueKey]| -> Vec<UniqueKey> {
-            keys.iter().filter(|key| !others.contains(key)).cloned().collect()
+        root: &Arc<Root<A>>,
+        existing: Option<Box<StoredEvent>>,
+    ) -> Result<Arc<Root<A>>, Failure> {
+        let met = match existing {
+            Some(existing) => vec![Entry::from(*existing)],
+            None => self.store.between(&order.stream, root.version(), root.version() + 2).await?,
         };
-        let commit =
-            Commit { events: stored, claims: without(&holds, &held), releases: without(&held, &holds) };
-        Ok(Prepared { commit, after, receipt })
+        fold(Root::clone(root), &met).map(Arc::new)
     }
+
+    /// A random wait, so that writers who met do not meet again ("full jitter").
+    fn wait_after(&self, attempt: u32) -> Duration {
+        let doublings = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        FIRST_WAIT.saturating_mul(doublings).min(LONGEST_WAIT).mul_f64((self.config.chance)().clamp(0.0, 1.0))
+    }
+}
+
+/// What a decision comes to in the store.
+fn prepare<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>>(
+    order: &Order<A>,
+    root: &Root<A>,
+    events: Vec<A::Event>,
+    event_id: EventId,
+    at: Timestamp,
+) -> Result<Prepared<A>, Failure> {
+    let mut after = root.clone();
+    let mut stored = Vec::with_capacity(events.len());
+    let mut receipt = None;
+    for (n, event) in events.into_iter().enumerate() {
+        // The first has the id itself, the others have ids that follow from it.
+        let event_id = if n == 0 { event_id } else { EventId(Uuid::new_v5(&event_id.0, &n.to_be_bytes())) };
+        let version = after.version() + 1;
+        stored.push(order.store(version, event_id, &event, at));
+        receipt = Some(Receipt { version, event_id });
+        let recorded = Recorded {
+            version,
+            event_id,
+            command_id: order.command_id.clone(),
+            command_digest: order.digest,
+            event,
+        };
+        after =
+            after.apply(&recorded).map_err(|misfit| Failure::Internal(format!("a decision: {misfit}")))?;
+    }
+    let receipt = receipt.ok_or_else(|| Failure::Internal("a decision without events".to_owned()))?;
+    let (held, holds) = (root.unique_keys(), after.unique_keys());
+    let without = |keys: &[UniqueKey], others: &[UniqueKey]| -> Vec<UniqueKey> {
+        keys.iter().filter(|key| !others.contains(key)).cloned().collect()
+    };
+    let commit = Commit { events: stored, claims: without(&holds, &held), releases: without(&held, &holds) };
+    Ok(Prepared { commit, after: Arc::new(after), receipt })
 }
 
 /// A decision, ready to be stored.
 struct Prepared<A> {
     commit: Commit,
-    after: Root<A>,
+    after: Arc<Root<A>>,
     receipt: Receipt,
 }
 
@@ -304,18 +298,4 @@ impl<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>> Order<A> {
             command_digest: self.digest,
         }
     }
-}
-
-fn apply<A: Aggregate<Event: EventCodec>>(root: Root<A>, event: &StoredEvent) -> Result<Root<A>, Failure> {
-    let broken = |error: &dyn std::error::Error| {
-        Failure::Internal(format!("event {} of its stream: {error}", event.envelope.event_id))
-    };
-    let recorded = event.recorded().map_err(|error| broken(&error))?;
-    root.apply(&recorded).map_err(|error| broken(&error))
-}
-
-/// A random wait, so that writers who met do not meet again ("full jitter").
-fn wait_before(attempt: u32) -> Duration {
-    let longest = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(attempt)).min(LONGEST_WAIT);
-    longest.mul_f64(rand::random::<f64>())
 }

@@ -1,14 +1,16 @@
 //! Millrace's command service.
 //!
 //! A command comes in by gRPC, is parsed into the domain's types ([`users`], [`orders`]), decided and stored
-//! ([`handler`]). What is stored goes to the bus by the [`relay`], a task of every replica.
+//! ([`handler`]) on a state from the cache ([`states`]) or from the store ([`loader`], [`snapshots`]). What is stored goes to the bus by the [`relay`], a task of every replica.
 
 mod config;
 pub mod handler;
+pub mod loader;
 pub mod orders;
 mod parse;
 pub mod relay;
 mod reply;
+pub mod snapshots;
 pub mod states;
 pub mod users;
 
@@ -31,7 +33,7 @@ use tonic::service::RoutesBuilder;
 use uuid::Uuid;
 
 use crate::{
-    handler::Handler,
+    handler::{Handler, HandlerConfig},
     orders::Orders,
     relay::{
         Relay, RelayConfig,
@@ -61,8 +63,13 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
     let relay = config.relay.then(|| relay(&config, aws));
     let store = DynamoStore::new(aws.dynamodb(), tables, shards.and_then(|n| u32::from(n).try_into().ok()));
     let half = config.state_cache_bytes / 2;
-    let users = Handler::new(store.clone(), States::new(half), clock::now);
-    let orders = Handler::new(store.clone(), States::new(half), clock::now);
+    let handling = HandlerConfig {
+        clock: clock::now,
+        chance: rand::random::<f64>,
+        snapshot_every: config.snapshot_every,
+    };
+    let users = Handler::new(store.clone(), States::new(half), handling);
+    let orders = Handler::new(store.clone(), States::new(half), handling);
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(

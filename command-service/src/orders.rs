@@ -5,7 +5,7 @@ use millrace_domain::{
     order::{Basket, Order as OrderState, OrderCommand, OrderItem, OrderRefusal, Quantity},
     user::User,
 };
-use millrace_event_store::AppendEvents;
+use millrace_event_store::{AppendEvents, Snapshots};
 use millrace_proto::{
     codec::{money_from_proto, status_from_proto},
     command::{
@@ -38,7 +38,7 @@ impl<S> Orders<S> {
 }
 
 #[tonic::async_trait]
-impl<S: AppendEvents> OrderCommandService for Orders<S> {
+impl<S: AppendEvents + Snapshots> OrderCommandService for Orders<S> {
     async fn create_order(
         &self,
         request: Request<CreateOrderRequest>,

@@ -7,7 +7,7 @@ use quick_cache::{Weighter, sync::Cache};
 
 /// The states of one kind of aggregate that were used lately, bounded by the memory they take.
 pub struct States<A> {
-    roots: Arc<Cache<StreamId, Root<A>, Weight>>,
+    roots: Arc<Cache<StreamId, Arc<Root<A>>, Weight>>,
     known: Arc<Cache<StreamId, ()>>,
 }
 
@@ -22,8 +22,8 @@ const OVERHEAD_BYTES: usize = 512;
 /// About what an entry of the set of known aggregates takes.
 const KNOWN_BYTES: usize = 256;
 
-impl<A: Aggregate> Weighter<StreamId, Root<A>> for Weight {
-    fn weight(&self, _: &StreamId, root: &Root<A>) -> u64 {
+impl<A: Aggregate> Weighter<StreamId, Arc<Root<A>>> for Weight {
+    fn weight(&self, _: &StreamId, root: &Arc<Root<A>>) -> u64 {
         let bytes = size_of::<Root<A>>() + OVERHEAD_BYTES + root.remembered_bytes();
         u64::try_from(bytes).unwrap_or(u64::MAX)
     }
@@ -42,7 +42,7 @@ impl<A: Aggregate> States<A> {
     }
 
     /// The state that was kept last, which may be old.
-    pub fn get(&self, stream: &StreamId) -> Option<Root<A>> {
+    pub fn get(&self, stream: &StreamId) -> Option<Arc<Root<A>>> {
         let root = self.roots.get(stream);
         let outcome = if root.is_some() { "hit" } else { "miss" };
         metrics::counter!("state_cache_total", "outcome" => outcome).increment(1);
@@ -50,7 +50,7 @@ impl<A: Aggregate> States<A> {
     }
 
     /// Keeps a state, unless a newer one is there.
-    pub fn keep(&self, stream: &StreamId, root: Root<A>) {
+    pub fn keep(&self, stream: &StreamId, root: Arc<Root<A>>) {
         if self.roots.peek(stream).is_none_or(|kept| kept.version() < root.version()) {
             self.roots.insert(stream.clone(), root);
         }

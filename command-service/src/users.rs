@@ -4,7 +4,7 @@ use millrace_domain::{
     Aggregate as _, Email, Label, StreamId, UserId,
     user::{User, UserCommand, UserRefusal},
 };
-use millrace_event_store::AppendEvents;
+use millrace_event_store::{AppendEvents, Snapshots};
 use millrace_proto::command::{
     CreateUserRequest, CreateUserResponse, UpdateUserProfileRequest, UpdateUserProfileResponse,
     user_command_service_server::UserCommandService,
@@ -31,7 +31,7 @@ impl<S> Users<S> {
 }
 
 #[tonic::async_trait]
-impl<S: AppendEvents> UserCommandService for Users<S> {
+impl<S: AppendEvents + Snapshots> UserCommandService for Users<S> {
     async fn create_user(
         &self,
         request: Request<CreateUserRequest>,

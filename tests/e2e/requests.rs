@@ -3,7 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use command_service::{handler::Handler, orders::Orders, states::States, users::Users};
+use command_service::{
+    handler::{Handler, HandlerConfig},
+    orders::Orders,
+    snapshots,
+    states::States,
+    users::Users,
+};
 use millrace_aws::Aws;
 use millrace_domain::Timestamp;
 use millrace_event_store::{DynamoStore, Tables};
@@ -46,8 +52,9 @@ async fn replica(ground: &Ground) -> Replica {
         snapshots: ground.output("SnapshotTable").into(),
     };
     let store = DynamoStore::new(aws.dynamodb(), tables, 4.try_into().ok());
-    let users = Handler::new(store.clone(), States::new(1 << 20), now);
-    let orders = Handler::new(store, States::new(1 << 20), now);
+    let told = HandlerConfig { clock: now, chance: rand::random::<f64>, snapshot_every: snapshots::EVERY };
+    let users = Handler::new(store.clone(), States::new(1 << 20), told);
+    let orders = Handler::new(store, States::new(1 << 20), told);
     Replica { users: Users::new(users.clone()), orders: Orders::new(orders, users), aws }
 }
 

@@ -17,17 +17,24 @@ use millrace_aws::AwsError;
 use millrace_domain::{AggregateType, StreamId};
 use serde_json::{Value, json};
 
-use crate::{AppendError, AppendEvents, Commit, Snapshot, Snapshots};
+use crate::{AppendError, AppendEvents, Commit, Entry, ReadEvents, Snapshot, Snapshots};
+
+/// All that a store can do.
+pub trait Store: AppendEvents + ReadEvents + Snapshots {}
+
+impl<S: AppendEvents + ReadEvents + Snapshots> Store for S {}
 
 /// The most that a transaction holds.
 const ACTIONS: u64 = 100;
 
 /// Checks every fact, one after another.
-pub async fn run_all<S: AppendEvents + Snapshots>(store: &S) {
+pub async fn run_all<S: Store>(store: &S) {
     an_unknown_stream_is_empty(store).await;
     a_stream_is_loaded_whole_and_in_order(store).await;
     a_stream_larger_than_a_page_is_loaded_whole(store).await;
     a_gap_in_a_stream_is_loud(store).await;
+    a_load_brings_the_newest_events_or_those_between_two_versions(store).await;
+    a_load_follows_a_stream_larger_than_a_page(store).await;
     streams_are_seen_by_their_tenant_only(store).await;
     a_conflict_shows_the_event_that_is_there(store).await;
     a_stored_event_never_changes(store).await;
@@ -48,7 +55,7 @@ pub async fn run_all<S: AppendEvents + Snapshots>(store: &S) {
 }
 
 /// A stream without events is empty and no error, wherever one starts to read.
-pub async fn an_unknown_stream_is_empty<S: AppendEvents + Snapshots>(store: &S) {
+pub async fn an_unknown_stream_is_empty<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     for after in [0, 7, u64::MAX] {
         let page = store.page(&stream, after, 10).await.expect("an empty page is read");
@@ -59,7 +66,7 @@ pub async fn an_unknown_stream_is_empty<S: AppendEvents + Snapshots>(store: &S) 
 
 /// What is appended singly or many at a time comes back as it was, from its beginning or from within, by small pages
 /// and by large ones.
-pub async fn a_stream_is_loaded_whole_and_in_order<S: AppendEvents>(store: &S) {
+pub async fn a_stream_is_loaded_whole_and_in_order<S: Store>(store: &S) {
     for (length, at_once, limit) in [(1, 1, 1), (100, 1, 7), (100, 3, 100), (1000, ACTIONS, 256)] {
         let stream = stream_of(&fresh_tenant());
         let events: Vec<_> = (1..=length).map(|version| event(&stream, version)).collect();
@@ -74,7 +81,7 @@ pub async fn a_stream_is_loaded_whole_and_in_order<S: AppendEvents>(store: &S) {
 }
 
 /// DynamoDB ends a page after 1 MB, whatever the limit.
-pub async fn a_stream_larger_than_a_page_is_loaded_whole<S: AppendEvents>(store: &S) {
+pub async fn a_stream_larger_than_a_page_is_loaded_whole<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let events: Vec<_> = (1..=8).map(|version| large_event(&stream, version, 300_000)).collect();
     for one in &events {
@@ -84,12 +91,19 @@ pub async fn a_stream_larger_than_a_page_is_loaded_whole<S: AppendEvents>(store:
 }
 
 /// A stream that lacks a version cannot be read past it.
-pub async fn a_gap_in_a_stream_is_loud<S: AppendEvents>(store: &S) {
+pub async fn a_gap_in_a_stream_is_loud<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     for version in [1, 3] {
         stored(store, &commit([event(&stream, version)])).await;
     }
     assert!(store.page(&stream, 0, 1).await.is_ok(), "what lies before the gap can be read");
+    assert!(store.newest(&stream, 0, 1).await.is_ok(), "what lies behind it can be read");
+    let nonsense = |load: Result<Vec<Entry>, AwsError>, what| {
+        assert!(matches!(load, Err(AwsError::Nonsense(_))), "{what} a gap was read over: {load:?}");
+    };
+    nonsense(store.newest(&stream, 0, 10).await, "from the end");
+    nonsense(store.between(&stream, 0, 10).await, "from the beginning");
+    nonsense(store.between(&stream, 1, 10).await, "from the gap");
     for after in [0, 1] {
         let page = store.page(&stream, after, 10).await;
         assert!(
@@ -99,8 +113,51 @@ pub async fn a_gap_in_a_stream_is_loud<S: AppendEvents>(store: &S) {
     }
 }
 
+/// A load shows the stream's end first, and what lies before it in order.
+pub async fn a_load_brings_the_newest_events_or_those_between_two_versions<S: Store>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let events: Vec<_> = (1..=9).map(|version| event(&stream, version)).collect();
+    stored(store, &commit(events.clone())).await;
+    let entries: Vec<Entry> = events.into_iter().map(Entry::from).collect();
+    for (after, limit, shown) in [(0, 3, 6..9), (0, 9, 0..9), (0, 100, 0..9), (7, 3, 7..9), (9, 3, 9..9)] {
+        let newest = store.newest(&stream, after, limit).await.expect("the newest are read");
+        assert_eq!(newest, entries[shown], "the newest {limit} after version {after}");
+    }
+    for (after, before, shown) in [(0, 2, 0..1), (0, 100, 0..9), (3, 6, 3..5), (8, 10, 8..9)] {
+        let between = store.between(&stream, after, before).await.expect("those between are read");
+        assert_eq!(between, entries[shown], "between {after} and {before}");
+    }
+    for (after, before) in [(9, 100), (3, 4), (4, 4), (5, 2), (u64::MAX, 0), (0, 0), (u64::MAX, u64::MAX)] {
+        let between = store.between(&stream, after, before).await.expect("nothing is no error");
+        assert_eq!(between, [], "between {after} and {before}");
+    }
+    for other in [stream_of(&stream.tenant), StreamId { tenant: fresh_tenant(), ..stream.clone() }] {
+        assert_eq!(store.newest(&other, 0, 10).await.expect("nothing is no error"), []);
+        assert_eq!(store.between(&other, 0, 10).await.expect("nothing is no error"), []);
+    }
+}
+
+/// What a request does not bring, the next one does.
+pub async fn a_load_follows_a_stream_larger_than_a_page<S: Store>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    for version in 1..=8 {
+        stored(store, &commit([large_event(&stream, version, 300_000)])).await;
+    }
+    let newest = store.newest(&stream, 0, 100).await.expect("the newest are read");
+    assert_eq!(newest.last().map(|entry| entry.version), Some(8));
+    let first = newest.first().expect("at least one").version;
+    let mut before = Vec::new();
+    while let Some(next) = u64::try_from(before.len()).ok().filter(|next| next + 1 < first) {
+        let between = store.between(&stream, next, first).await.expect("those between are read");
+        assert!(!between.is_empty(), "at least one");
+        before.extend(between.iter().map(|entry| entry.version));
+    }
+    before.extend(newest.iter().map(|entry| entry.version));
+    assert_eq!(before, (1..=8).collect::<Vec<_>>());
+}
+
 /// The same id under another tenant is another stream.
-pub async fn streams_are_seen_by_their_tenant_only<S: AppendEvents + Snapshots>(store: &S) {
+pub async fn streams_are_seen_by_their_tenant_only<S: Store>(store: &S) {
     let mine = stream_of(&fresh_tenant());
     let events = [event(&mine, 1)];
     stored(store, &commit(events.clone())).await;
@@ -119,7 +176,7 @@ pub async fn streams_are_seen_by_their_tenant_only<S: AppendEvents + Snapshots>(
 }
 
 /// A version that is taken is a conflict, and shows the event that has it; nothing of the commit is stored.
-pub async fn a_conflict_shows_the_event_that_is_there<S: AppendEvents>(store: &S) {
+pub async fn a_conflict_shows_the_event_that_is_there<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let events = [event(&stream, 1), event(&stream, 2)];
     stored(store, &commit(events.clone())).await;
@@ -131,7 +188,7 @@ pub async fn a_conflict_shows_the_event_that_is_there<S: AppendEvents>(store: &S
 }
 
 /// Nothing that is appended later changes what is there.
-pub async fn a_stored_event_never_changes<S: AppendEvents>(store: &S) {
+pub async fn a_stored_event_never_changes<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let mut events = vec![event(&stream, 1)];
     stored(store, &commit(events.clone())).await;
@@ -145,7 +202,7 @@ pub async fn a_stored_event_never_changes<S: AppendEvents>(store: &S) {
 }
 
 /// A commit that comes again, as after a lost reply, is known again or conflicts with itself.
-pub async fn the_same_commit_again_changes_nothing<S: AppendEvents>(store: &S) {
+pub async fn the_same_commit_again_changes_nothing<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let streams = [stream_of(&tenant), stream_of(&tenant), stream_of(&tenant)];
     let single = commit([event(&streams[0], 1)]);
@@ -162,7 +219,7 @@ pub async fn the_same_commit_again_changes_nothing<S: AppendEvents>(store: &S) {
 }
 
 /// Of many that append at one version at the same time, one succeeds, and the others conflict with its event.
-pub async fn of_many_at_one_version_one_is_stored<S: AppendEvents>(store: &S) {
+pub async fn of_many_at_one_version_one_is_stored<S: Store>(store: &S) {
     for events_each in [1, 2] {
         let stream = stream_of(&fresh_tenant());
         let outcomes = race(|_| {
@@ -181,7 +238,7 @@ pub async fn of_many_at_one_version_one_is_stored<S: AppendEvents>(store: &S) {
 }
 
 /// What breaks the rules of a commit is refused, and nothing is stored.
-pub async fn a_commit_made_wrong_is_refused<S: AppendEvents>(store: &S) {
+pub async fn a_commit_made_wrong_is_refused<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (stream, other) = (stream_of(&tenant), stream_of(&tenant));
     let mut without_data = event(&stream, 1);
@@ -205,7 +262,7 @@ pub async fn a_commit_made_wrong_is_refused<S: AppendEvents>(store: &S) {
 }
 
 /// DynamoDB's limits on an item, a key and a transaction are known before anything is sent.
-pub async fn a_commit_beyond_a_limit_is_too_large<S: AppendEvents>(store: &S) {
+pub async fn a_commit_beyond_a_limit_is_too_large<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let many = |count| (1..=count).map(|version| event(&stream, version)).collect::<Vec<_>>();
     let too_large = [

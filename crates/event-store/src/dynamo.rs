@@ -2,6 +2,7 @@
 
 mod append;
 mod cancelled;
+mod load;
 mod snapshots;
 
 use std::{num::NonZeroU32, sync::Arc};
@@ -12,8 +13,8 @@ use millrace_domain::StreamId;
 pub(crate) use snapshots::to_item as snapshot_item;
 
 use crate::{
-    Page, ReadEvents,
-    item::{AGGREGATE_ID, VERSION, number, stored_from_item, text},
+    Entry, LoadEvents, Page, ReadEvents,
+    item::{AGGREGATE_ID, Item, ItemError, VERSION, number, stored_from_item, text},
 };
 
 /// The names of the store's tables.
@@ -57,14 +58,17 @@ impl ReadEvents for DynamoReader {
             .send()
             .await?;
         let more = output.last_evaluated_key().is_some_and(|key| !key.is_empty());
-        let events = output.items().iter().map(|item| {
-            stored_from_item(item).map_err(|error| {
-                let version = item.get(VERSION).and_then(|v| v.as_n().ok()).map_or("?", String::as_str);
-                AwsError::Nonsense(format!("version {version} of stream {stream} is no event: {error}"))
-            })
-        });
+        let events = output
+            .items()
+            .iter()
+            .map(|item| stored_from_item(item).map_err(|error| no_event(stream, item, &error)));
         Page::checked(stream, after, events.collect::<Result<_, _>>()?, more)
     }
+}
+
+fn no_event(stream: &StreamId, item: &Item, error: &ItemError) -> AwsError {
+    let version = item.get(VERSION).and_then(|v| v.as_n().ok()).map_or("?", String::as_str);
+    AwsError::Nonsense(format!("version {version} of stream {stream} is no event: {error}"))
 }
 
 /// The whole store.
@@ -93,5 +97,15 @@ impl DynamoStore {
 impl ReadEvents for DynamoStore {
     async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
         self.reader.page(stream, after, limit).await
+    }
+}
+
+impl LoadEvents for DynamoStore {
+    async fn newest(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+        self.reader.newest(stream, after, limit).await
+    }
+
+    async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+        self.reader.between(stream, after, before).await
     }
 }

@@ -9,7 +9,7 @@ use millrace_proto::Envelope;
 use serde_json::{Map, Number, Value};
 use uuid::Uuid;
 
-use crate::StoredEvent;
+use crate::{Entry, StoredEvent};
 
 /// An item of a table.
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -149,6 +149,32 @@ pub fn stored_from_stream_image(image: &HashMap<String, StreamValue>) -> Result<
     decode(image)
 }
 
+/// The attributes of which an [`Entry`] is read.
+pub(crate) const ENTRY: [&str; 7] =
+    [VERSION, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, EVENT_DATA, COMMAND_ID, COMMAND_DIGEST];
+
+/// As much of an event as a fold needs.
+pub(crate) fn entry_from_item(item: &Item) -> Result<Entry, ItemError> {
+    entry(item)
+}
+
+fn entry<A: Attribute>(item: &HashMap<String, A>) -> Result<Entry, ItemError> {
+    let version = whole(item, VERSION)?;
+    if version == 0 {
+        return Err(ItemError::Bad { attribute: VERSION, reason: Invalid("must be at least 1") });
+    }
+    Ok(Entry {
+        version,
+        event_id: parsed(item, EVENT_ID)?,
+        event_type: string(item, EVENT_TYPE)?,
+        schema_version: whole(item, SCHEMA_VERSION)?,
+        data: object(item, EVENT_DATA)?,
+        command_id: parsed(item, COMMAND_ID)?,
+        command_digest: CommandDigest::try_from(string(item, COMMAND_DIGEST)?)
+            .map_err(|reason| ItemError::Bad { attribute: COMMAND_DIGEST, reason })?,
+    })
+}
+
 fn decode<A: Attribute>(item: &HashMap<String, A>) -> Result<StoredEvent, ItemError> {
     let stream: StreamId = parsed(item, AGGREGATE_ID)?;
     // The key alone says whose event it is; what repeats it for other readers must not say otherwise.
@@ -158,26 +184,23 @@ fn decode<A: Attribute>(item: &HashMap<String, A>) -> Result<StoredEvent, ItemEr
     if parsed::<_, AggregateType>(item, AGGREGATE_TYPE)? != stream.aggregate_type {
         return Err(ItemError::ContradictsKey(AGGREGATE_TYPE));
     }
-    let command_digest = CommandDigest::try_from(string(item, COMMAND_DIGEST)?)
-        .map_err(|reason| ItemError::Bad { attribute: COMMAND_DIGEST, reason })?;
+    let Entry { version, event_id, event_type, schema_version, data, command_id, command_digest } =
+        entry(item)?;
     let envelope = Envelope {
-        event_id: parsed(item, EVENT_ID)?,
+        event_id,
         tenant_id: stream.tenant,
         aggregate_type: stream.aggregate_type,
         aggregate_id: stream.id,
-        version: whole(item, VERSION)?,
-        event_type: string(item, EVENT_TYPE)?,
-        schema_version: whole(item, SCHEMA_VERSION)?,
+        version,
+        event_type,
+        schema_version,
         timestamp: parsed(item, TIMESTAMP)?,
-        event_data: Some(object(item, EVENT_DATA)?),
-        command_id: parsed(item, COMMAND_ID)?,
+        event_data: Some(data),
+        command_id,
         correlation_id: parsed(item, CORRELATION_ID)?,
         causation_id: parsed(item, CAUSATION_ID)?,
         trace_parent: item.contains_key(TRACE_PARENT).then(|| string(item, TRACE_PARENT)).transpose()?,
     };
-    if envelope.version == 0 {
-        return Err(ItemError::Bad { attribute: VERSION, reason: Invalid("must be at least 1") });
-    }
     Ok(StoredEvent { envelope, command_digest })
 }
 

@@ -1,7 +1,7 @@
 //! Millrace's event store.
 //!
-//! Two small traits stand for what it can do: [`ReadEvents`] for those who only read, [`AppendEvents`] for the command
-//! side. [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature
+//! Small traits stand for what it can do: [`ReadEvents`] for those who read events, [`LoadEvents`] for those who fold
+//! them, [`AppendEvents`] and [`Snapshots`] for the command side. [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature
 //! `contract` stands the suite that all of them pass.
 
 #[cfg(any(test, feature = "contract"))]
@@ -24,7 +24,7 @@ pub use memory::MemoryStore;
 use millrace_aws::AwsError;
 use millrace_domain::{StreamId, UniqueKey};
 pub use snapshot::{Snapshot, Snapshots};
-pub use stored::StoredEvent;
+pub use stored::{Entry, StoredEvent};
 
 /// Part of a stream, in order.
 #[derive(Debug, Clone, Default)]
@@ -53,9 +53,7 @@ impl Page {
         for event in &events {
             let version = event.envelope.version;
             if newest.checked_add(1) != Some(version) || event.envelope.stream() != *stream {
-                return Err(AwsError::Nonsense(format!(
-                    "stream {stream} goes from version {newest} to {version}"
-                )));
+                return Err(gap(stream, newest, version));
             }
             newest = version;
         }
@@ -76,8 +74,50 @@ pub trait ReadEvents: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Page, AwsError>> + Send;
 }
 
+/// Reading streams into states, strongly consistent: what was appended before the call is seen. One request each.
+pub trait LoadEvents: Clone + Send + Sync + 'static {
+    /// The newest events of a stream that are newer than version `after`, oldest first: at most `limit`, and at least
+    /// one where there is one. What lies between `after` and the first of them was left out; among them there is no
+    /// gap, or the call fails.
+    fn newest(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        limit: u16,
+    ) -> impl Future<Output = Result<Vec<Entry>, AwsError>> + Send;
+
+    /// The events of a stream that are newer than `after` and older than `before`, from the oldest on: as many as a
+    /// request brings, and at least one where there is one. A gap is an error.
+    fn between(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        before: u64,
+    ) -> impl Future<Output = Result<Vec<Entry>, AwsError>> + Send;
+}
+
+/// Entries, if none is left out among them; a gap would be folded into a state that the history never had.
+fn consecutive(stream: &StreamId, entries: Vec<Entry>) -> Result<Vec<Entry>, AwsError> {
+    match entries.windows(2).find(|pair| pair[0].version.checked_add(1) != Some(pair[1].version)) {
+        None => Ok(entries),
+        Some(pair) => Err(gap(stream, pair[0].version, pair[1].version)),
+    }
+}
+
+/// Entries, if they follow version `after` without a gap.
+fn following(stream: &StreamId, after: u64, entries: Vec<Entry>) -> Result<Vec<Entry>, AwsError> {
+    match entries.first() {
+        Some(first) if after.checked_add(1) != Some(first.version) => Err(gap(stream, after, first.version)),
+        Some(_) | None => consecutive(stream, entries),
+    }
+}
+
+fn gap(stream: &StreamId, from: u64, to: u64) -> AwsError {
+    AwsError::Nonsense(format!("stream {stream} goes from version {from} to {to}"))
+}
+
 /// Adding to streams.
-pub trait AppendEvents: ReadEvents {
+pub trait AppendEvents: LoadEvents {
     /// Stores a commit whole or not at all.
     ///
     /// That no version is taken twice is the store's care; that none is left out, the writer's: a commit follows the

@@ -10,8 +10,10 @@ use millrace_aws::AwsError;
 use millrace_domain::StreamId;
 
 use crate::{
-    AppendError, AppendEvents, Commit, Page, ReadEvents, Snapshot, Snapshots, StoredEvent,
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, Page, ReadEvents, Snapshot, Snapshots, StoredEvent,
+    consecutive,
     dynamo::snapshot_item,
+    following,
     plan::{Direction, Plan},
 };
 
@@ -59,6 +61,21 @@ impl Contents {
         self.log.get(*self.streams.get(stream)?.get(&version)?)
     }
 
+    /// What the stream has between two versions.
+    fn entries(
+        &self,
+        stream: &StreamId,
+        after: u64,
+        before: u64,
+    ) -> impl DoubleEndedIterator<Item = Entry> + '_ {
+        let first = after.saturating_add(1);
+        // A range that ends before it begins would panic.
+        let range = first..before.max(first);
+        let versions = self.streams.get(stream).into_iter();
+        let places = versions.flat_map(move |versions| versions.range(range.clone()));
+        places.filter_map(|(_, place)| self.log.get(*place).cloned().map(Entry::from))
+    }
+
     /// Says why a commit cannot be stored; in the order in which DynamoDB's reasons count.
     fn check(&self, commit: &Commit, plan: &Plan) -> Result<(), AppendError> {
         let mut taken = commit.events.iter().map(|event| self.event(&plan.stream, event.envelope.version));
@@ -93,6 +110,24 @@ impl ReadEvents for MemoryStore {
         // Like DynamoDB, which stops at the limit without a look at what follows.
         let more = events.len() == limit;
         Page::checked(stream, after, events, more)
+    }
+}
+
+/// How many entries a request brings at most; on DynamoDB they are as many as 1 MB holds.
+const MOST_ENTRIES: usize = 500;
+
+impl LoadEvents for MemoryStore {
+    async fn newest(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+        let contents = self.request();
+        let newer = contents.entries(stream, after, u64::MAX).rev().take(usize::from(limit.max(1)));
+        let mut entries: Vec<_> = newer.collect();
+        entries.reverse();
+        consecutive(stream, entries)
+    }
+
+    async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+        let contents = self.request();
+        following(stream, after, contents.entries(stream, after, before).take(MOST_ENTRIES).collect())
     }
 }
 

@@ -1,10 +1,11 @@
 //! Events as the store keeps them.
 
-use millrace_domain::{CommandDigest, Recorded};
+use millrace_domain::{CommandDigest, CommandId, EventId, Recorded};
 use millrace_proto::{
     Envelope,
     codec::{DecodeError, EventCodec},
 };
+use serde_json::{Map, Value};
 
 /// An event in the store: the envelope, and what tells two bodies under one command id apart.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,18 +16,49 @@ pub struct StoredEvent {
     pub command_digest: CommandDigest,
 }
 
-impl StoredEvent {
+/// As much of an event as a state is folded from: half of it, so that a load moves half the bytes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Its place in the stream.
+    pub version: u64,
+    /// Its id.
+    pub event_id: EventId,
+    /// What happened: the name of a message of `millrace.event.v1`.
+    pub event_type: String,
+    /// By which schema of that message `data` was written.
+    pub schema_version: u32,
+    /// The message as canonical proto3 JSON.
+    pub data: Map<String, Value>,
+    /// The command that caused it.
+    pub command_id: CommandId,
+    /// The digest of that command's body.
+    pub command_digest: CommandDigest,
+}
+
+impl Entry {
     /// The event in the domain's terms.
     pub fn recorded<E: EventCodec>(&self) -> Result<Recorded<E>, DecodeError> {
-        let envelope = &self.envelope;
-        let data =
-            envelope.event_data.as_ref().ok_or_else(|| DecodeError::Malformed("no data".to_owned()))?;
         Ok(Recorded {
+            version: self.version,
+            event_id: self.event_id,
+            command_id: self.command_id.clone(),
+            command_digest: self.command_digest,
+            event: E::decode(&self.event_type, self.schema_version, &self.data)?,
+        })
+    }
+}
+
+impl From<StoredEvent> for Entry {
+    fn from(event: StoredEvent) -> Self {
+        let envelope = event.envelope;
+        Self {
             version: envelope.version,
             event_id: envelope.event_id,
-            command_id: envelope.command_id.clone(),
-            command_digest: self.command_digest,
-            event: E::decode(&envelope.event_type, envelope.schema_version, data)?,
-        })
+            event_type: envelope.event_type,
+            schema_version: envelope.schema_version,
+            data: envelope.event_data.unwrap_or_default(),
+            command_id: envelope.command_id,
+            command_digest: event.command_digest,
+        }
     }
 }

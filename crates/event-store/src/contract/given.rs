@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::{AppendError, AppendEvents, Commit, StoredEvent};
+use super::Store;
+use crate::{AppendError, Commit, StoredEvent};
 
 /// How many write at once where writers race.
 pub(super) const WRITERS: u64 = 16;
@@ -82,7 +83,7 @@ pub(super) fn moving(stream: &StreamId, version: u64, claims: &[&str], releases:
 }
 
 /// Appends, and tries again, so many times and no more, where another commit was under way.
-pub(super) async fn append<S: AppendEvents>(store: &S, commit: &Commit) -> Result<(), AppendError> {
+pub(super) async fn append<S: Store>(store: &S, commit: &Commit) -> Result<(), AppendError> {
     for attempt in 1..=100 {
         match store.append(commit).await {
             Err(AppendError::Contended) => tokio::time::sleep(Duration::from_millis(5 * attempt)).await,
@@ -92,12 +93,12 @@ pub(super) async fn append<S: AppendEvents>(store: &S, commit: &Commit) -> Resul
     Err(AppendError::Contended)
 }
 
-pub(super) async fn stored<S: AppendEvents>(store: &S, commit: &Commit) {
+pub(super) async fn stored<S: Store>(store: &S, commit: &Commit) {
     append(store, commit).await.expect("the commit is stored");
 }
 
 /// Loads a stream by pages of at most `limit` events.
-pub(super) async fn load<S: AppendEvents>(store: &S, stream: &StreamId, limit: u16) -> Vec<StoredEvent> {
+pub(super) async fn load<S: Store>(store: &S, stream: &StreamId, limit: u16) -> Vec<StoredEvent> {
     let mut events: Vec<StoredEvent> = Vec::new();
     loop {
         let after = events.last().map_or(0, |event| event.envelope.version);
@@ -120,7 +121,7 @@ pub(super) fn assert_same(found: &[StoredEvent], expected: &[StoredEvent]) {
     }
 }
 
-pub(super) async fn assert_holds<S: AppendEvents>(store: &S, stream: &StreamId, expected: &[StoredEvent]) {
+pub(super) async fn assert_holds<S: Store>(store: &S, stream: &StreamId, expected: &[StoredEvent]) {
     assert_same(&load(store, stream, 1000).await, expected);
 }
 

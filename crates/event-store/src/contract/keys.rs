@@ -2,10 +2,11 @@
 
 use millrace_aws::AwsError;
 
+use super::Store;
 use super::given::{
     append, assert_conflict, assert_holds, fresh_tenant, load, moving, race, stored, stream_of,
 };
-use crate::{AppendError, AppendEvents};
+use crate::AppendError;
 
 #[track_caller]
 fn assert_taken(outcome: &Result<(), AppendError>) {
@@ -16,7 +17,7 @@ fn assert_taken(outcome: &Result<(), AppendError>) {
 }
 
 /// A key that another aggregate of the tenant holds is refused with the whole commit.
-pub async fn anothers_key_is_taken_and_nothing_is_stored<S: AppendEvents>(store: &S) {
+pub async fn anothers_key_is_taken_and_nothing_is_stored<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
     stored(store, &moving(&holder, 1, &["a@b"], &[])).await;
@@ -27,7 +28,7 @@ pub async fn anothers_key_is_taken_and_nothing_is_stored<S: AppendEvents>(store:
 }
 
 /// To claim what one holds already is no error.
-pub async fn a_key_can_be_claimed_again_by_its_holder<S: AppendEvents>(store: &S) {
+pub async fn a_key_can_be_claimed_again_by_its_holder<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
     stored(store, &moving(&holder, 1, &["a@b"], &[])).await;
@@ -36,7 +37,7 @@ pub async fn a_key_can_be_claimed_again_by_its_holder<S: AppendEvents>(store: &S
 }
 
 /// A key that was let go is free, also where it is let go twice.
-pub async fn a_released_key_can_be_taken<S: AppendEvents>(store: &S) {
+pub async fn a_released_key_can_be_taken<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
     stored(store, &moving(&holder, 1, &["a@b"], &[])).await;
@@ -47,7 +48,7 @@ pub async fn a_released_key_can_be_taken<S: AppendEvents>(store: &S) {
 }
 
 /// A change of address lets the old one go and takes the new one, both or neither.
-pub async fn a_key_can_be_exchanged_for_another<S: AppendEvents>(store: &S) {
+pub async fn a_key_can_be_exchanged_for_another<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (first, second) = (stream_of(&tenant), stream_of(&tenant));
     stored(store, &moving(&first, 1, &["old@b"], &[])).await;
@@ -60,7 +61,7 @@ pub async fn a_key_can_be_exchanged_for_another<S: AppendEvents>(store: &S) {
 }
 
 /// To let another's key go would be to take it away: keys and streams do not agree.
-pub async fn anothers_key_cannot_be_released<S: AppendEvents>(store: &S) {
+pub async fn anothers_key_cannot_be_released<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
     stored(store, &moving(&holder, 1, &["a@b"], &[])).await;
@@ -71,14 +72,14 @@ pub async fn anothers_key_cannot_be_released<S: AppendEvents>(store: &S) {
 }
 
 /// Keys are a tenant's own.
-pub async fn two_tenants_can_hold_the_same_key<S: AppendEvents>(store: &S) {
+pub async fn two_tenants_can_hold_the_same_key<S: Store>(store: &S) {
     for _ in 0..2 {
         stored(store, &moving(&stream_of(&fresh_tenant()), 1, &["a@b"], &[])).await;
     }
 }
 
 /// A retry that comes after its key was let go and taken by another meets its own event, not the taken key.
-pub async fn a_conflict_goes_before_a_taken_key<S: AppendEvents>(store: &S) {
+pub async fn a_conflict_goes_before_a_taken_key<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (first, second) = (stream_of(&tenant), stream_of(&tenant));
     let create = moving(&first, 1, &["a@b"], &[]);
@@ -90,7 +91,7 @@ pub async fn a_conflict_goes_before_a_taken_key<S: AppendEvents>(store: &S) {
 }
 
 /// Of many aggregates that claim one key at the same time, one gets it.
-pub async fn of_many_that_claim_one_key_one_gets_it<S: AppendEvents>(store: &S) {
+pub async fn of_many_that_claim_one_key_one_gets_it<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let outcomes = race(|_| {
         let (store, stream) = (store.clone(), stream_of(&tenant));

@@ -3,6 +3,7 @@
 use aws_sdk_dynamodb::{operation::put_item::PutItemError, types::AttributeValue};
 use millrace_aws::AwsError;
 use millrace_domain::StreamId;
+use sha2::{Digest as _, Sha256};
 
 use super::DynamoStore;
 use crate::{
@@ -13,6 +14,8 @@ use crate::{
 };
 
 const STATE_SCHEMA: &str = "StateSchema";
+/// What tells that the state is the one that was written, and not damaged since.
+const CHECKSUM: &str = "Checksum";
 /// The state is JSON text and not a map: nobody asks for a part of it, numbers come back exactly as they were, and it
 /// may stand deeper than DynamoDB's 32 levels.
 const STATE: &str = "State";
@@ -52,11 +55,13 @@ impl Snapshots for DynamoStore {
 
 /// The item of a snapshot. One that does not fit into an item is refused.
 pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
+    let state = snapshot.state.to_string();
     let item: Item = [
         (AGGREGATE_ID, text(&snapshot.stream)),
         (VERSION, number(snapshot.version)),
         (STATE_SCHEMA, number(snapshot.schema)),
-        (STATE, text(&snapshot.state)),
+        (CHECKSUM, text(checksum(&snapshot.stream, snapshot.version, snapshot.schema, &state))),
+        (STATE, text(state)),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
@@ -68,12 +73,18 @@ pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
 
 fn from_item(stream: &StreamId, item: &Item) -> Option<Snapshot> {
     let number = |name| item.get(name).and_then(|v: &AttributeValue| v.as_n().ok());
-    Some(Snapshot {
-        stream: stream.clone(),
-        version: number(VERSION)?.parse().ok()?,
-        schema: number(STATE_SCHEMA)?.parse().ok()?,
-        state: serde_json::from_str(item.get(STATE)?.as_s().ok()?).ok()?,
-    })
+    let (version, schema) = (number(VERSION)?.parse().ok()?, number(STATE_SCHEMA)?.parse().ok()?);
+    let state = item.get(STATE)?.as_s().ok()?;
+    if *item.get(CHECKSUM)?.as_s().ok()? != checksum(stream, version, schema, state) {
+        return None;
+    }
+    Some(Snapshot { stream: stream.clone(), version, schema, state: serde_json::from_str(state).ok()? })
+}
+
+/// 128 bits of SHA-256 over all that a snapshot says.
+fn checksum(stream: &StreamId, version: u64, schema: u32, state: &str) -> String {
+    let hash = Sha256::digest(format!("{stream} {version} {schema} {state}"));
+    hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -98,13 +109,21 @@ mod tests {
         let stream = any_stream();
         let snapshot = Snapshot { stream: stream.clone(), version: 7, schema: 1, state: json!({"a": 1}) };
         let item = to_item(&snapshot).unwrap();
-        for name in [VERSION, STATE_SCHEMA, STATE] {
-            for bad in [None, Some(text("{")), Some(number("-1")), Some(AttributeValue::Null(true))] {
+        for name in [VERSION, STATE_SCHEMA, STATE, CHECKSUM] {
+            for bad in [
+                None,
+                Some(text("{")),
+                Some(number("-1")),
+                Some(number("8")),
+                Some(text("{\"a\":2}")),
+                Some(AttributeValue::Null(true)),
+            ] {
                 let mut item = item.clone();
                 item.remove(name);
                 item.extend(bad.clone().map(|bad| (name.to_owned(), bad)));
                 assert_eq!(from_item(&stream, &item), None, "{name} {bad:?}");
             }
         }
+        assert_eq!(from_item(&any_stream(), &item), None, "another stream's");
     }
 }

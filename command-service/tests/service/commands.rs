@@ -1,118 +1,19 @@
-//! The four commands over the store in memory: what is stored, what is answered, what is refused.
+//! The four commands: what is stored, what is answered, what is refused.
 
-#![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
-
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use command_service::{handler::Handler, orders::Orders, states::States, users::Users};
 use futures::future::join_all;
-use millrace_aws::AwsError;
-use millrace_domain::{StreamId, Timestamp, order::Order, user::User};
-use millrace_event_store::{AppendError, AppendEvents, Commit, MemoryStore, Page, ReadEvents};
+use millrace_domain::user::User;
+use millrace_event_store::{AppendError, MemoryStore};
 use millrace_proto::{
-    Money,
-    command::{
-        CreateOrderRequest, CreateOrderResponse, CreateUserRequest, CreateUserResponse,
-        UpdateOrderStatusRequest, UpdateUserProfileRequest,
-        order_command_service_server::OrderCommandService as _,
-        user_command_service_server::UserCommandService as _,
-    },
-    types::{OrderItem, OrderStatus},
+    command::{CreateUserResponse, user_command_service_server::UserCommandService as _},
+    types::OrderStatus,
 };
-use tonic::{Code, Request, Status};
+use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-fn noon() -> Timestamp {
-    "2026-11-23T12:00:00Z".parse().expect("a time")
-}
-
-/// A replica of the service: caches of its own over a store that it may share.
-struct Replica<S> {
-    users: Users<S>,
-    orders: Orders<S>,
-}
-
-fn replica<S: AppendEvents>(store: &S) -> Replica<S> {
-    let users: Handler<User, S> = Handler::new(store.clone(), States::new(1 << 20), noon);
-    let orders: Handler<Order, S> = Handler::new(store.clone(), States::new(1 << 20), noon);
-    Replica { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
-}
-
-fn user(email: &str, command_id: &str) -> CreateUserRequest {
-    CreateUserRequest {
-        email: email.into(),
-        name: "John Doe".into(),
-        command_id: Some(command_id.into()),
-        correlation_id: None,
-    }
-}
-
-fn item(quantity: i32, units: i64, nanos: i32) -> OrderItem {
-    let price = Money { currency_code: "USD".into(), units, nanos };
-    OrderItem { product: "laptop".into(), quantity, price: Some(price) }
-}
-
-impl<S: AppendEvents> Replica<S> {
-    async fn create_user(&self, request: CreateUserRequest) -> Result<CreateUserResponse, Status> {
-        self.users.create_user(Request::new(request)).await.map(tonic::Response::into_inner)
-    }
-
-    async fn rename(&self, user_id: &str, name: &str, command_id: &str) -> Result<(u64, bool), Status> {
-        let request = UpdateUserProfileRequest {
-            user_id: user_id.into(),
-            name: Some(name.into()),
-            command_id: Some(command_id.into()),
-            ..Default::default()
-        };
-        let reply = self.users.update_user_profile(Request::new(request)).await?.into_inner();
-        Ok((reply.version, reply.replayed))
-    }
-
-    async fn move_email(&self, user_id: &str, email: &str) -> Result<u64, Status> {
-        let request = UpdateUserProfileRequest {
-            user_id: user_id.into(),
-            email: Some(email.into()),
-            ..Default::default()
-        };
-        Ok(self.users.update_user_profile(Request::new(request)).await?.into_inner().version)
-    }
-
-    async fn create_order(&self, user_id: &str) -> Result<CreateOrderResponse, Status> {
-        let request = CreateOrderRequest {
-            user_id: user_id.into(),
-            items: vec![item(1, 999, 990_000_000)],
-            total_amount: Some(Money { currency_code: "USD".into(), units: 999, nanos: 990_000_000 }),
-            ..Default::default()
-        };
-        self.orders.create_order(Request::new(request)).await.map(tonic::Response::into_inner)
-    }
-
-    async fn set_status(&self, order_id: &str, status: OrderStatus) -> Result<u64, Status> {
-        self.set_status_at(order_id, status, None).await
-    }
-
-    async fn set_status_at(
-        &self,
-        order_id: &str,
-        status: OrderStatus,
-        expected: Option<u64>,
-    ) -> Result<u64, Status> {
-        let request = UpdateOrderStatusRequest {
-            order_id: order_id.into(),
-            status: status.into(),
-            expected_version: expected,
-            ..Default::default()
-        };
-        Ok(self.orders.update_order_status(Request::new(request)).await?.into_inner().version)
-    }
-}
-
-fn reason(status: &Status) -> String {
-    status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
-}
+use crate::support::{Lossy, Replica, TOLD, reason, replica, user};
 
 #[tokio::test]
 async fn the_recipes_walk_stores_one_event_a_command_with_all_its_metadata() {
@@ -292,10 +193,10 @@ async fn a_warm_command_is_one_request_and_a_cold_one_two() {
 async fn a_cache_that_holds_nothing_changes_no_answer() {
     let store = MemoryStore::default();
     let states: States<User> = States::new(0);
-    let users = Handler::new(store.clone(), states.clone(), noon);
+    let users = Handler::new(store.clone(), states.clone(), TOLD);
     let service = Replica {
         users: Users::new(users.clone()),
-        orders: Orders::new(Handler::new(store.clone(), States::new(0), noon), users),
+        orders: Orders::new(Handler::new(store.clone(), States::new(0), TOLD), users),
     };
     let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
     for n in 0..10 {
@@ -310,7 +211,7 @@ async fn states_take_no_more_memory_than_they_are_given() {
     let store = MemoryStore::default();
     let bound = 64 * 1024;
     let states: States<User> = States::new(bound);
-    let users = Users::new(Handler::new(store.clone(), states.clone(), noon));
+    let users = Users::new(Handler::new(store.clone(), states.clone(), TOLD));
     for n in 0..1_000 {
         // The longest ids that there are.
         let id = format!("{n:04}{}", "𝄞".repeat(124));
@@ -318,39 +219,6 @@ async fn states_take_no_more_memory_than_they_are_given() {
     }
     assert!(states.weight() <= bound, "{} bytes", states.weight());
     assert!(states.weight() > bound / 4, "{} bytes: it is of no use", states.weight());
-}
-
-/// A store that loses replies: an append takes effect, and its caller learns nothing.
-#[derive(Debug, Clone, Default)]
-struct Lossy {
-    inner: MemoryStore,
-    losses: Arc<AtomicU32>,
-    /// What the SDK does: send the same commit again.
-    resends: bool,
-    /// What the next append is answered with, without taking effect.
-    instead: Arc<Mutex<Option<AppendError>>>,
-}
-
-impl ReadEvents for Lossy {
-    async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
-        self.inner.page(stream, after, limit).await
-    }
-}
-
-impl AppendEvents for Lossy {
-    async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
-        let instead = self.instead.lock().unwrap().take();
-        if let Some(answer) = instead {
-            return Err(answer);
-        }
-        let result = self.inner.append(commit).await;
-        let lost = self.losses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
-        match (lost, self.resends) {
-            (false, _) => result,
-            (true, true) => self.inner.append(commit).await,
-            (true, false) => Err(AwsError::Unreachable("the reply was lost".into()).into()),
-        }
-    }
 }
 
 #[tokio::test]
@@ -366,24 +234,11 @@ async fn an_append_that_meets_itself_is_no_conflict() {
 
 #[tokio::test]
 async fn a_first_reply_is_no_replay_even_where_a_commit_took_effect_unnoticed() {
-    /// Says that another transaction was under way: it was the commit's own first attempt.
-    #[derive(Debug, Clone, Default)]
-    struct Unnoticed(MemoryStore, Arc<AtomicU32>);
-    impl ReadEvents for Unnoticed {
-        async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
-            self.0.page(stream, after, limit).await
-        }
-    }
-    impl AppendEvents for Unnoticed {
-        async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
-            let result = self.0.append(commit).await;
-            if self.1.fetch_add(1, Ordering::SeqCst) == 0 { Err(AppendError::Contended) } else { result }
-        }
-    }
-    let store = Unnoticed::default();
+    // It took effect, and the answer is that another transaction was under way: the commit's own first attempt.
+    let store = Lossy { unnoticed: Arc::new(1.into()), ..Lossy::default() };
     let reply = replica(&store).create_user(user("john@example.com", "a")).await.unwrap();
     assert!(!reply.replayed);
-    assert_eq!(store.0.all().len(), 1);
+    assert_eq!(store.inner.all().len(), 1);
 }
 
 #[tokio::test]

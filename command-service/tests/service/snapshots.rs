@@ -1,0 +1,280 @@
+//! Snapshots save reads, and nothing else depends on them.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
+};
+
+use millrace_aws::AwsError;
+use millrace_domain::StreamId;
+use millrace_event_store::{
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Snapshot, Snapshots,
+};
+use tonic::Code;
+use uuid::Uuid;
+
+use crate::support::{Replica, replica, user};
+
+/// The version of the newest snapshot of a stream of this length: a multiple of 80, and none before 100.
+const EVERY: u64 = 80;
+
+/// What happens to snapshots on their way.
+type Trouble = fn(Option<Snapshot>) -> Result<Option<Snapshot>, AwsError>;
+
+/// A store whose snapshots are amiss, and which counts what is asked of it.
+#[derive(Clone)]
+struct Amiss {
+    inner: MemoryStore,
+    trouble: Arc<Mutex<Trouble>>,
+    /// How many events were loaded.
+    loaded: Arc<AtomicU32>,
+}
+
+impl Amiss {
+    fn new() -> Self {
+        Self { inner: MemoryStore::default(), trouble: Arc::new(Mutex::new(Ok)), loaded: Arc::default() }
+    }
+
+    fn count(&self, entries: Vec<Entry>) -> Vec<Entry> {
+        self.loaded.fetch_add(u32::try_from(entries.len()).unwrap(), Ordering::SeqCst);
+        entries
+    }
+
+    /// The requests and the loaded events of a piece of work.
+    async fn cost<T>(&self, work: impl Future<Output = T>) -> (u64, u32) {
+        let before = (self.inner.requests(), self.loaded.load(Ordering::SeqCst));
+        work.await;
+        (self.inner.requests() - before.0, self.loaded.load(Ordering::SeqCst) - before.1)
+    }
+}
+
+impl LoadEvents for Amiss {
+    async fn newest(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+        self.inner.newest(stream, after, limit).await.map(|entries| self.count(entries))
+    }
+
+    async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+        self.inner.between(stream, after, before).await.map(|entries| self.count(entries))
+    }
+}
+
+impl AppendEvents for Amiss {
+    async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        self.inner.append(commit).await
+    }
+}
+
+impl Snapshots for Amiss {
+    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
+        let kept = self.inner.snapshot(stream).await?;
+        let trouble = *self.trouble.lock().unwrap();
+        trouble(kept)
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
+        self.inner.put_snapshot(snapshot).await
+    }
+}
+
+/// A user whose stream has so many events, of commands "2", "3" and so on.
+async fn long_stream(service: &Replica<Amiss>, length: u64) -> String {
+    let john = service.create_user(user("john@example.com", "1")).await.unwrap().aggregate_id;
+    for version in 2..=length {
+        assert_eq!(rename(service, &john, version).await, (version, false));
+    }
+    settled().await;
+    john
+}
+
+/// The rename that makes this version.
+async fn rename(service: &Replica<Amiss>, john: &str, version: u64) -> (u64, bool) {
+    service.rename(john, &format!("John {version}"), &version.to_string()).await.unwrap()
+}
+
+/// What was left to be done behind the replies is done, on this one thread.
+async fn settled() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn kept(store: &Amiss) -> Option<u64> {
+    let stream = store.inner.all().first()?.envelope.stream();
+    store.inner.snapshot(&stream).await.unwrap().map(|snapshot| snapshot.version)
+}
+
+#[tokio::test]
+async fn a_stream_that_one_page_holds_has_no_snapshot_and_a_longer_one_has_one_every_80_events() {
+    let store = Amiss::new();
+    let service = replica(&store);
+    let john = long_stream(&service, 159).await;
+    assert_eq!(kept(&store).await, None);
+    for (version, newest) in [(160, 160), (161, 160)] {
+        rename(&service, &john, version).await;
+        settled().await;
+        assert_eq!(kept(&store).await, Some(newest));
+    }
+}
+
+#[tokio::test]
+async fn a_cold_load_is_two_requests_up_to_100_events_and_three_beyond() {
+    for length in [1, 2, 99, 100, 160, 170, 239, 1_000] {
+        let store = Amiss::new();
+        let john = long_stream(&replica(&store), length).await;
+        let cost = store.cost(rename(&replica(&store), &john, length + 1)).await;
+        let (reads, events) = if length <= 100 { (1, length) } else { (2, 100) };
+        assert_eq!(cost, (reads + 1, u32::try_from(events).unwrap()), "{length} events");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_between_100_events_and_its_first_snapshot_leaves_one_when_it_is_read() {
+    let store = Amiss::new();
+    let john = long_stream(&replica(&store), 130).await;
+    assert_eq!(kept(&store).await, None);
+    let cost = store.cost(rename(&replica(&store), &john, 131)).await;
+    settled().await;
+    assert_eq!(
+        (cost, kept(&store).await),
+        ((4, 130), Some(130)),
+        "the page, no snapshot, the rest, the append"
+    );
+    assert_eq!(store.cost(rename(&replica(&store), &john, 132)).await, (3, 100));
+}
+
+#[tokio::test]
+async fn a_state_that_is_far_behind_is_brought_up_to_date_by_a_snapshot_too() {
+    let store = Amiss::new();
+    let (behind, ahead) = (replica(&store), replica(&store));
+    let john = long_stream(&behind, 10).await;
+    for version in 11..=500 {
+        rename(&ahead, &john, version).await;
+    }
+    settled().await;
+    // Two appends meet newer events: the first is answered with one of them, the second leads to a load.
+    let (requests, events) = store.cost(rename(&behind, &john, 501)).await;
+    assert_eq!((requests, events), (5, 100));
+}
+
+#[tokio::test]
+async fn whatever_is_amiss_with_a_snapshot_no_answer_changes() {
+    let troubles: &[(&str, Trouble)] = &[
+        ("missing", |_| Ok(None)),
+        ("of a newer schema", |kept| Ok(kept.map(|kept| Snapshot { schema: kept.schema + 1, ..kept }))),
+        ("no state at all", |kept| Ok(kept.map(|kept| Snapshot { state: "?".into(), ..kept }))),
+        ("of another version than its state", |kept| {
+            Ok(kept.map(|kept| Snapshot { version: kept.version - 1, ..kept }))
+        }),
+        ("ahead of the stream", |kept| Ok(kept.map(|kept| at(kept, 10_000)))),
+        ("of another history", |kept| {
+            Ok(kept.map(|mut kept| {
+                kept.state["answered"].as_array_mut().unwrap().last_mut().unwrap()[3] =
+                    Uuid::nil().to_string().into();
+                kept.state["state"]["name"] = "another".into();
+                kept
+            }))
+        }),
+        ("of no commands", |kept| {
+            Ok(kept.map(|mut kept| {
+                kept.state["answered"] = serde_json::json!([]);
+                kept
+            }))
+        }),
+        ("out of reach", |_| Err(AwsError::Unreachable("no answer".into()))),
+        ("forbidden", |_| Err(AwsError::Refused("no".into()))),
+    ];
+    let store = Amiss::new();
+    let john = long_stream(&replica(&store), 350).await;
+    assert_eq!(kept(&store).await, Some(320));
+    for (next, (what, trouble)) in (351..).zip(troubles) {
+        *store.trouble.lock().unwrap() = *trouble;
+        let cold = replica(&store);
+        let mut answers = Vec::new();
+        for version in [next - 1, next - 127] {
+            answers.push(rename(&cold, &john, version).await);
+        }
+        assert_eq!(answers, [(next - 1, true), (next - 127, true)], "{what}");
+        let reused = cold.rename(&john, "another body", &(next - 1).to_string()).await.unwrap_err();
+        assert_eq!(reused.code(), Code::InvalidArgument, "{what}");
+        assert_eq!(rename(&replica(&store), &john, next).await, (next, false), "{what}");
+    }
+    let events = store.inner.all();
+    assert!(events.iter().map(|event| event.envelope.version).eq(1..=u64::try_from(events.len()).unwrap()));
+}
+
+/// A snapshot that says to be of another version, and whose state does.
+fn at(mut kept: Snapshot, version: u64) -> Snapshot {
+    kept.version = version;
+    kept.state["version"] = version.into();
+    kept
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_older_than_the_page_is_bridged_from_and_replaced() {
+    static OLD: Mutex<Option<Snapshot>> = Mutex::new(None);
+    let store = Amiss::new();
+    let service = replica(&store);
+    let john = long_stream(&service, 170).await;
+    let stream = store.inner.all()[0].envelope.stream();
+    *OLD.lock().unwrap() = store.inner.snapshot(&stream).await.unwrap();
+    for version in 171..=400 {
+        rename(&service, &john, version).await;
+    }
+    settled().await;
+    *store.trouble.lock().unwrap() = |_| Ok(OLD.lock().unwrap().clone());
+    // From the snapshot at 160 on: its own last event, those up to 300, and the page.
+    let cost = store.cost(rename(&replica(&store), &john, 401)).await;
+    assert_eq!(cost, (4, 141 + 100));
+    *store.trouble.lock().unwrap() = Ok;
+    settled().await;
+    assert_eq!(kept(&store).await, Some(400));
+    assert_eq!(EVERY * 2, OLD.lock().unwrap().as_ref().unwrap().version);
+}
+
+#[tokio::test]
+async fn throttled_snapshots_are_not_made_up_for_by_reading_whole_streams() {
+    let store = Amiss::new();
+    let john = long_stream(&replica(&store), 300).await;
+    *store.trouble.lock().unwrap() = |_| Err(AwsError::Throttled("slow down".into()));
+    let refused = replica(&store).rename(&john, "x", "y").await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_cannot_be_written_costs_nobody_an_answer() {
+    #[derive(Clone)]
+    struct Unwritable(MemoryStore, Arc<AtomicU32>);
+    impl LoadEvents for Unwritable {
+        async fn newest(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+            self.0.newest(stream, after, limit).await
+        }
+
+        async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+            self.0.between(stream, after, before).await
+        }
+    }
+    impl AppendEvents for Unwritable {
+        async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+            self.0.append(commit).await
+        }
+    }
+    impl Snapshots for Unwritable {
+        async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
+            self.0.snapshot(stream).await
+        }
+
+        async fn put_snapshot(&self, _: &Snapshot) -> Result<bool, AwsError> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            std::future::pending().await
+        }
+    }
+    let store = Unwritable(MemoryStore::default(), Arc::default());
+    let service = replica(&store);
+    let john = service.create_user(user("john@example.com", "1")).await.unwrap().aggregate_id;
+    // Forty times a snapshot is due, and none is ever done.
+    for version in 2..=40 * EVERY + 80 {
+        service.rename(&john, "x", &version.to_string()).await.unwrap();
+    }
+    settled().await;
+    assert_eq!(store.1.load(Ordering::SeqCst), 32, "as many as may be written at a time");
+}
