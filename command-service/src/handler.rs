@@ -16,6 +16,7 @@ use crate::{
     loader::{Loaded, Loader, fold},
     snapshots::Snapshotter,
     states::States,
+    turns::Turns,
 };
 
 /// How often a command is decided anew after others came first, before its caller is told so.
@@ -84,6 +85,7 @@ pub trait IntoFailure {
 pub struct Handler<A: Aggregate, S> {
     store: S,
     loader: Loader<A, S>,
+    turns: Turns,
     config: HandlerConfig,
 }
 
@@ -116,7 +118,7 @@ where
     pub fn new(store: S, states: States<A>, config: HandlerConfig) -> Self {
         let snapshots = Snapshotter::new(store.clone(), config.snapshot_every);
         let loader = Loader::new(store.clone(), states, snapshots);
-        Self { store, loader, config }
+        Self { store, loader, turns: Turns::default(), config }
     }
 
     /// Carries a command out, once, however often it is sent.
@@ -125,6 +127,7 @@ where
     /// the store, and a refusal that rests on it is looked at again on the newest state. So a command that is accepted
     /// costs one request, and no answer depends on the cache.
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
+        let _turn = self.turns.wait(&order.stream).await;
         let mut loaded = if order.creates {
             // Its id comes from the command's own, so only a retry can find anything there; the append tells.
             Loaded { root: Arc::default(), fresh: true }

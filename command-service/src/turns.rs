@@ -1,0 +1,128 @@
+//! Turns: within a process, commands on one aggregate go one after another.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use millrace_domain::StreamId;
+use tokio::{
+    sync::{Mutex as Queue, OwnedMutexGuard},
+    time::timeout,
+};
+
+/// How long a command waits for its turn. Then it goes ahead all the same: only speed rests on turns, and the one
+/// before it may wait for an AWS that does not answer.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// Who is at work on which aggregate.
+///
+/// The store takes one commit at a time on an aggregate. Commands that race for it from within one process would only
+/// make each other's requests fail; in a line, first come, first served, each finds the state that the one before it
+/// left in the cache, and costs one request. Between processes the store's condition decides, as ever.
+#[derive(Debug, Clone, Default)]
+pub struct Turns(Arc<Mutex<HashMap<StreamId, Arc<Queue<()>>>>>);
+
+/// A turn on an aggregate. It ends when it is dropped.
+#[derive(Debug)]
+pub struct Turn {
+    turns: Turns,
+    stream: StreamId,
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Turns {
+    /// Waits for the turn of the caller.
+    pub async fn wait(&self, stream: &StreamId) -> Turn {
+        let queue = self.look().entry(stream.clone()).or_default().clone();
+        // It stands before the wait, so that a caller who goes away while waiting leaves nothing behind.
+        let mut turn = Turn { turns: self.clone(), stream: stream.clone(), held: None };
+        turn.held = timeout(LONGEST, queue.lock_owned()).await.ok();
+        turn
+    }
+
+    /// On how many aggregates somebody is at work.
+    pub fn busy(&self) -> usize {
+        self.look().len()
+    }
+
+    fn look(&self) -> MutexGuard<'_, HashMap<StreamId, Arc<Queue<()>>>> {
+        // Nothing in here panics halfway through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        drop(self.held.take());
+        let mut turns = self.turns.look();
+        // Who waits or works has a count of its own, and takes it under this lock.
+        if turns.get(&self.stream).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+            turns.remove(&self.stream);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::{AggregateType, TenantId};
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn stream(id: u128) -> StreamId {
+        StreamId {
+            tenant: TenantId::default(),
+            aggregate_type: AggregateType::of("user"),
+            id: Uuid::from_u128(id),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_are_given_in_the_order_of_asking_and_leave_nothing_behind() {
+        let turns = Turns::default();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let first = turns.wait(&stream(1)).await;
+        let waiting: Vec<_> = (0..5)
+            .map(|n| {
+                let (turns, order) = (turns.clone(), order.clone());
+                tokio::spawn(async move {
+                    let _turn = turns.wait(&stream(1)).await;
+                    order.lock().unwrap().push(n);
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        drop(turns.wait(&stream(2)).await);
+        assert!(order.lock().unwrap().is_empty());
+        drop(first);
+        for task in waiting {
+            task.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!(turns.busy(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_goes_away_while_waiting_holds_up_nobody() {
+        let turns = Turns::default();
+        let first = turns.wait(&stream(1)).await;
+        let left = timeout(Duration::from_millis(1), turns.wait(&stream(1))).await;
+        assert!(left.is_err());
+        drop(first);
+        assert_eq!(turns.busy(), 0);
+        drop(turns.wait(&stream(1)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_behind_one_that_hangs() {
+        let turns = Turns::default();
+        let hangs = turns.wait(&stream(1)).await;
+        let one = stream(1);
+        let (second, third) = tokio::join!(turns.wait(&one), turns.wait(&one));
+        assert!(second.held.is_none() && third.held.is_none());
+        drop((hangs, second, third));
+        assert_eq!(turns.busy(), 0);
+    }
+}
