@@ -20,14 +20,18 @@ use crate::{
 };
 
 /// How often a command is decided anew after others came first, before its caller is told so.
-const ATTEMPTS: u32 = 10;
+const ATTEMPTS: u32 = 16;
 
-/// The longest wait before the third attempt, the first one that waits; it doubles with each further one up to
-/// [`LONGEST_WAIT`].
+/// How many conflicts in a row are answered at once, with the event that each of them met. The one after them is answered
+/// with a wait, and a look at the newest state.
+const AT_ONCE: u32 = 2;
+
+/// The longest that the first wait can be; it doubles with each further one up to [`LONGEST_WAIT`].
 const FIRST_WAIT: Duration = Duration::from_millis(5);
 
-/// The longest wait between two attempts.
-const LONGEST_WAIT: Duration = Duration::from_millis(160);
+/// The longest wait between two attempts. Short, since the commands of a whole process may stand behind the one that
+/// waits, and as many processes at most as there are replicas meet at an aggregate.
+const LONGEST_WAIT: Duration = Duration::from_millis(40);
 
 /// What a [`Handler`] is told.
 #[derive(Debug, Clone, Copy)]
@@ -141,9 +145,10 @@ where
                 Step::Answered(answer) => return Ok(answer),
                 Step::Doubtful => self.loader.refresh(&order.stream, loaded.root).await?,
                 // What meets a creation is the event of an earlier attempt at it: that alone says how it was answered,
-                // however many commands the aggregate has forgotten since. What meets another command first is, as a
-                // rule, the newest event there is.
-                Step::Passed(root) if order.creates || attempt == 0 => Loaded { root, fresh: false },
+                // however many commands the aggregate has forgotten since.
+                Step::Passed(root) if order.creates => Loaded { root, fresh: false },
+                // What meets another command is, as a rule, the newest event there is, and it is at hand.
+                Step::Passed(root) if attempt % (AT_ONCE + 1) < AT_ONCE => Loaded { root, fresh: false },
                 Step::Passed(root) => {
                     // First the wait, then the look: so the state is as new as can be when it is appended to.
                     sleep(self.wait_after(attempt)).await;
@@ -219,7 +224,7 @@ where
 
     /// A random wait, so that writers who met do not meet again ("full jitter").
     fn wait_after(&self, attempt: u32) -> Duration {
-        let doublings = 2_u32.saturating_pow(attempt.saturating_sub(1));
+        let doublings = 2_u32.saturating_pow(attempt / (AT_ONCE + 1));
         FIRST_WAIT.saturating_mul(doublings).min(LONGEST_WAIT).mul_f64((self.config.chance)().clamp(0.0, 1.0))
     }
 }
