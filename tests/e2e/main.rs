@@ -12,3 +12,4 @@ mod propagation;
 mod queries;
 mod requests;
 mod validation;
+mod wire;

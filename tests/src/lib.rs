@@ -29,8 +29,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 mod gate;
+mod wire;
 
 pub use gate::Gate;
+pub use wire::{Answer, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
 
 /// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);

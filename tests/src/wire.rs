@@ -1,0 +1,356 @@
+//! A wire between a deployable and its AWS: it meters what goes over it, and does to requests what networks do.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{
+    HeaderMap, Request, Response, StatusCode, Uri,
+    body::{Body, Bytes},
+    header::{
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE,
+        TRANSFER_ENCODING, UPGRADE,
+    },
+    http::request,
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use millrace_aws::Aws;
+use millrace_local::Account;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+mod faults;
+mod meter;
+
+pub use faults::{Answer, Fault, FaultKind, Faults, Throttling};
+use meter::Bill;
+pub use meter::Traffic;
+
+/// More than AWS takes or gives in one piece.
+const LARGEST_BODY: usize = 32 << 20;
+
+/// Begins the name of DynamoDB's protocol; its streams have another.
+const DYNAMODB: &str = "DynamoDB_";
+
+/// A proxy on loopback for HTTP/1.1. It ends when it is dropped, and with it everything on its way.
+///
+/// A request that came in whole takes effect unless a fault says otherwise, even if its client has gone.
+pub struct Wire {
+    url: String,
+    shared: Arc<Shared>,
+    _end: DropGuard,
+}
+
+struct Shared {
+    /// AWS, such as `127.0.0.1:4566`.
+    authority: String,
+    aws: Client<HttpConnector, Full<Bytes>>,
+    state: Mutex<State>,
+    end: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    faults: Option<Faults>,
+    /// How many requests there were of an operation since these faults began.
+    ordinals: BTreeMap<String, u64>,
+    /// What befalls an operation's next requests.
+    next: BTreeMap<String, VecDeque<Fault>>,
+    injected: BTreeMap<FaultKind, u64>,
+    traffic: BTreeMap<String, Traffic>,
+}
+
+impl Wire {
+    /// A wire before an endpoint such as `http://127.0.0.1:4566`.
+    pub async fn before(endpoint: &str) -> anyhow::Result<Self> {
+        let authority = endpoint.strip_prefix("http://").context("a wire is for plain HTTP")?;
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let url = format!("http://{}", listener.local_addr()?);
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        let aws = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            // Earlier than AWS would, so that no request meets a connection that is being closed.
+            .pool_idle_timeout(Duration::from_secs(10))
+            .build(connector);
+        let end = CancellationToken::new();
+        let shared = Arc::new(Shared {
+            authority: authority.trim_end_matches('/').to_owned(),
+            aws,
+            state: Mutex::default(),
+            end: end.clone(),
+        });
+        tokio::spawn(end.clone().run_until_cancelled_owned(accept(listener, shared.clone())));
+        Ok(Self { url, shared, _end: end.drop_guard() })
+    }
+
+    /// Where the wire begins.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Access to an account over this wire, which must lead to the account's AWS.
+    pub async fn aws(&self, account: &Account) -> Aws {
+        Aws::new(account.sdk_config().await.into_builder().endpoint_url(self.url()).build())
+    }
+
+    /// What went over the wire since it was made or [taken](Self::take) last, by operation, such as `PutItem`.
+    pub fn traffic(&self) -> BTreeMap<String, Traffic> {
+        self.shared.state().traffic.clone()
+    }
+
+    /// The same, which then starts again from nothing.
+    pub fn take(&self) -> BTreeMap<String, Traffic> {
+        std::mem::take(&mut self.shared.state().traffic)
+    }
+
+    /// From now on requests meet these faults, and no earlier ones.
+    pub fn disturb(&self, faults: Faults) {
+        let mut state = self.shared.state();
+        (state.faults, state.ordinals) = (Some(faults), BTreeMap::new());
+    }
+
+    /// From now on no request meets a fault, not even one that was [put up](Self::next) for it.
+    pub fn calm(&self) {
+        let mut state = self.shared.state();
+        state.faults = None;
+        state.next.clear();
+    }
+
+    /// The operation's next request meets this fault; several queue up. These come before what chance would bring.
+    pub fn next(&self, operation: &str, fault: Fault) {
+        self.shared.state().next.entry(operation.to_owned()).or_default().push_back(fault);
+    }
+
+    /// How many faults there were, in all the wire's life.
+    pub fn injected(&self) -> BTreeMap<FaultKind, u64> {
+        self.shared.state().injected.clone()
+    }
+}
+
+impl State {
+    /// What befalls a request that has come in.
+    fn befalling(&mut self, operation: &str) -> Option<Fault> {
+        let ordinal = self.ordinals.entry(operation.to_owned()).or_default();
+        let by_chance = self.faults.as_ref().and_then(|faults| faults.befalling(operation, *ordinal));
+        *ordinal += 1;
+        let fault = self.next.get_mut(operation).and_then(VecDeque::pop_front).or(by_chance)?;
+        *self.injected.entry(fault.kind()).or_default() += 1;
+        Some(fault)
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn count(&self, operation: &str, traffic: Traffic) {
+        *self.state().traffic.entry(operation.to_owned()).or_default() += traffic;
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => {
+                let end = shared.end.clone();
+                tokio::spawn(end.run_until_cancelled_owned(serve(client, shared.clone())));
+            }
+            // A client that was gone before it was met, or no file left: the next one may do better.
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn serve(client: TcpStream, shared: Arc<Shared>) {
+    let _ = client.set_nodelay(true);
+    let service = service_fn(|request| carry(shared.clone(), request));
+    // It ends with an error where the client goes or the connection is cut.
+    let _ = http1::Builder::new().serve_connection(TokioIo::new(client), service).await;
+}
+
+/// The connection ends without another byte.
+#[derive(Debug, thiserror::Error)]
+#[error("the wire is cut")]
+struct Cut;
+
+/// What a client sees of its request.
+enum Seen {
+    Reply(Response<Bytes>),
+    Nothing,
+}
+
+async fn carry<B: Body>(shared: Arc<Shared>, request: Request<B>) -> Result<Response<Full<Bytes>>, Cut>
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let call = Call::new(head, collect(body).await?);
+    let operation = call.operation.clone();
+    let fault = {
+        let mut state = shared.state();
+        let traffic = state.traffic.entry(operation.clone()).or_default();
+        traffic.requests += 1;
+        traffic.request_bytes += length(&call.body);
+        state.befalling(&operation)
+    };
+    // A task of its own: this one ends when the client goes away.
+    let exchange = suffer(shared.clone(), call, fault);
+    let exchange = tokio::spawn(shared.end.clone().run_until_cancelled_owned(exchange));
+    match exchange.await.map_err(|_| Cut)?.ok_or(Cut)?? {
+        Seen::Reply(reply) => {
+            let response_bytes = length(reply.body());
+            shared.count(&operation, Traffic { response_bytes, ..Traffic::default() });
+            Ok(reply.map(Full::new))
+        }
+        Seen::Nothing => pending().await,
+    }
+}
+
+/// Carries a call to AWS and its reply back, as the fault allows.
+async fn suffer(shared: Arc<Shared>, call: Call, fault: Option<Fault>) -> Result<Seen, Cut> {
+    let forward = || shared.forward(&call);
+    let Some(fault) = fault else { return forward().await.map(Seen::Reply) };
+    let reply = match fault {
+        Fault::Delay(by) => {
+            tokio::time::sleep(by).await;
+            forward().await?
+        }
+        Fault::DelayAfter(by) => {
+            let reply = forward().await?;
+            tokio::time::sleep(by).await;
+            reply
+        }
+        Fault::Throttle(throttling) => call.throttled(throttling),
+        Fault::ServerError => call.server_error(),
+        Fault::ServerErrorAfter => {
+            forward().await?;
+            call.server_error()
+        }
+        Fault::Reset => return Err(Cut),
+        Fault::ResetAfter => {
+            forward().await?;
+            return Err(Cut);
+        }
+        Fault::Duplicate(answer) => {
+            let (first, second) = (forward().await?, forward().await?);
+            match answer {
+                Answer::First => first,
+                Answer::Second => second,
+            }
+        }
+        Fault::Hang => return Ok(Seen::Nothing),
+        Fault::HangAfter => {
+            forward().await?;
+            return Ok(Seen::Nothing);
+        }
+    };
+    Ok(Seen::Reply(reply))
+}
+
+/// A request of an SDK.
+struct Call {
+    /// The service and the version of its protocol, as `DynamoDB_20120810`.
+    service: String,
+    operation: String,
+    head: request::Parts,
+    body: Bytes,
+}
+
+impl Call {
+    fn new(head: request::Parts, body: Bytes) -> Self {
+        let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
+        let (service, operation) =
+            target.and_then(|target| target.rsplit_once('.')).unwrap_or(("", "unknown"));
+        Self { service: service.to_owned(), operation: operation.to_owned(), head, body }
+    }
+
+    fn throttled(&self, throttling: Throttling) -> Response<Bytes> {
+        let code = match throttling {
+            _ if !self.service.starts_with(DYNAMODB) => "ThrottlingException",
+            Throttling::ProvisionedThroughputExceeded => "ProvisionedThroughputExceededException",
+            Throttling::Throttling => "ThrottlingException",
+            Throttling::RequestLimitExceeded => "RequestLimitExceeded",
+        };
+        self.error(StatusCode::BAD_REQUEST, code)
+    }
+
+    fn server_error(&self) -> Response<Bytes> {
+        self.error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError")
+    }
+
+    /// An error as AWS words it in its JSON protocols.
+    fn error(&self, status: StatusCode, code: &str) -> Response<Bytes> {
+        let kind = match self.service.strip_prefix(DYNAMODB) {
+            Some(version) => format!("com.amazonaws.dynamodb.v{version}#{code}"),
+            None => code.to_owned(),
+        };
+        let body = serde_json::json!({ "__type": kind, "message": "injected by a test" }).to_string();
+        let mut error = Response::new(Bytes::from(body));
+        *error.status_mut() = status;
+        error.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"));
+        error
+    }
+}
+
+impl Shared {
+    /// Has AWS do what a call says, once, and counts what it cost.
+    async fn forward(&self, call: &Call) -> Result<Response<Bytes>, Cut> {
+        let (bill, body) = match Bill::ask(&call.service, &call.operation, &call.body) {
+            Some((bill, body)) => (Some(bill), body),
+            None => (None, call.body.clone()),
+        };
+        let mut request = Request::new(Full::new(body));
+        let path = call.head.uri.path_and_query().map_or("/", |path| path.as_str());
+        let uri = Uri::builder().scheme("http").authority(self.authority.as_str()).path_and_query(path);
+        *request.uri_mut() = uri.build().map_err(|_| Cut)?;
+        *request.method_mut() = call.head.method.clone();
+        *request.headers_mut() = end_to_end(&call.head.headers);
+
+        let (mut head, body) = self.aws.request(request).await.map_err(|_| Cut)?.into_parts();
+        let mut body = collect(body).await?;
+        head.headers = end_to_end(&head.headers);
+        if let Some(bill) = bill {
+            let (cost, rest) = bill.settle(head.status, body);
+            self.count(&call.operation, cost);
+            // The checksum was that of another body.
+            head.headers.remove("x-amz-crc32");
+            body = rest;
+        }
+        Ok(Response::from_parts(head, body))
+    }
+}
+
+/// The headers without those that are about one connection or the length of one body.
+fn end_to_end(headers: &HeaderMap) -> HeaderMap {
+    const OF_ONE_CONNECTION: [HeaderName; 7] =
+        [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE];
+    let mut headers = headers.clone();
+    for name in OF_ONE_CONNECTION {
+        headers.remove(name);
+    }
+    headers
+}
+
+async fn collect<B: Body>(body: B) -> Result<Bytes, Cut>
+where
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Cut)?;
+    Ok(body.to_bytes())
+}
+
+fn length(body: &Bytes) -> u64 {
+    body.len().try_into().unwrap_or(u64::MAX)
+}
