@@ -5,11 +5,14 @@
 
 mod calls;
 mod commands;
+mod contention;
+mod costs;
 mod health;
 mod kept_on_dynamodb;
 mod processes;
 mod propagation;
 mod queries;
+mod replica;
 mod requests;
 mod validation;
 mod wire;

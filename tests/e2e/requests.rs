@@ -1,18 +1,10 @@
 //! What an operation costs, counted where the SDK sends it. The services' own code, without a port, a relay or probes,
 //! so that nothing else is counted.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Deref};
 
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    orders::Orders,
-    snapshots,
-    states::States,
-    users::Users,
-};
+use command_service::snapshots;
 use millrace_aws::Aws;
-use millrace_domain::Timestamp;
-use millrace_event_store::{DynamoStore, Tables};
 use millrace_proto::query::{
     GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest, GetUserByEmailRequest,
     GetUserProfileRequest, order_query_service_server::OrderQueryService as _,
@@ -31,34 +23,31 @@ use millrace_tests::{Ground, World};
 use query_service::models::Models;
 use tonic::Request;
 
-use crate::calls::{create_order, create_user, laptop, patient, user};
+use crate::{
+    calls::{create_order, create_user, laptop, patient, user},
+    replica::{Replica, SHARDS, store},
+};
 
-fn now() -> Timestamp {
-    millrace_runtime::clock::now()
-}
-
-/// A replica of the command service with empty caches, and its requests.
-struct Replica {
-    users: Users<DynamoStore>,
-    orders: Orders<DynamoStore>,
+/// A replica, and its requests.
+struct Counted {
+    replica: Replica,
     aws: Aws,
 }
 
-async fn replica(ground: &Ground) -> Replica {
+async fn replica(ground: &Ground) -> Counted {
     let aws = ground.aws().await;
-    let tables = Tables {
-        events: ground.output("EventStoreTable").into(),
-        unique_keys: ground.output("UniqueKeyTable").into(),
-        snapshots: ground.output("SnapshotTable").into(),
-    };
-    let store = DynamoStore::new(aws.dynamodb(), tables, 4.try_into().ok());
-    let told = HandlerConfig { clock: now, chance: rand::random::<f64>, snapshot_every: snapshots::EVERY };
-    let users = Handler::new(store.clone(), States::new(1 << 20), told);
-    let orders = Handler::new(store, States::new(1 << 20), told);
-    Replica { users: Users::new(users.clone()), orders: Orders::new(orders, users), aws }
+    Counted { replica: Replica::new(&store(ground, &aws, Some(SHARDS)), snapshots::EVERY), aws }
 }
 
-impl Replica {
+impl Deref for Counted {
+    type Target = Replica;
+
+    fn deref(&self) -> &Replica {
+        &self.replica
+    }
+}
+
+impl Counted {
     async fn set_status(&self, order_id: &str, status: OrderStatus) -> BTreeMap<String, u64> {
         let request = UpdateOrderStatusRequest {
             order_id: order_id.into(),

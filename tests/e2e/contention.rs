@@ -1,0 +1,98 @@
+//! Many clients on one aggregate. Run with `--nocapture` to see what that costs.
+
+use std::sync::Arc;
+
+use command_service::snapshots;
+use futures::future::join_all;
+use millrace_domain::{Aggregate as _, StreamId, TenantId, user::User};
+use millrace_event_store::LoadEvents as _;
+use millrace_proto::command::{
+    UpdateUserProfileRequest, user_command_service_server::UserCommandService as _,
+};
+use millrace_tests::Ground;
+use tonic::{Code, Request};
+use tonic_types::StatusExt as _;
+
+use crate::{
+    calls::{reason, user},
+    replica::{Replica, SHARDS, store},
+};
+
+const CLIENTS: usize = 16;
+const UPDATES: usize = 100;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixteen_clients_on_one_user_lose_nothing_and_cost_less_than_two_requests_a_command() {
+    println!("replicas  updates  refused  requests a command  requests an append");
+    for replicas in [1, 2] {
+        let ground = Ground::new().await.unwrap();
+        let aws = ground.aws().await;
+        let store = store(&ground, &aws, Some(SHARDS));
+        let services: Arc<[_]> = (0..replicas).map(|_| Replica::new(&store, snapshots::EVERY)).collect();
+        let john = services[0].users.create_user(Request::new(user("john@example.com"))).await.unwrap();
+        let john = john.into_inner().aggregate_id;
+        aws.requests().take();
+        let clients = (0..CLIENTS).map(|client| {
+            let (services, john) = (services.clone(), john.clone());
+            tokio::spawn(async move {
+                let mut replies = Vec::new();
+                for n in 0..UPDATES {
+                    let request = UpdateUserProfileRequest {
+                        user_id: john.clone(),
+                        name: Some(format!("{client}-{n}")),
+                        command_id: Some(format!("{client}-{n}")),
+                        ..Default::default()
+                    };
+                    replies.push(
+                        services[client % replicas].users.update_user_profile(Request::new(request)).await,
+                    );
+                }
+                replies
+            })
+        });
+        let replies: Vec<_> = join_all(clients).await.into_iter().flat_map(Result::unwrap).collect();
+        let sent = aws.requests().take();
+        let requests = sent.values().sum::<u64>();
+
+        let stream =
+            StreamId { tenant: TenantId::default(), aggregate_type: User::TYPE, id: john.parse().unwrap() };
+        let mut history = Vec::new();
+        while let page @ [_, ..] = &*store.between(&stream, history.len() as u64, u64::MAX).await.unwrap() {
+            history.extend_from_slice(page);
+        }
+        let mut done = 0;
+        for reply in &replies {
+            match reply {
+                Ok(reply) => {
+                    let reply = reply.get_ref();
+                    let event = &history[usize::try_from(reply.version).unwrap() - 1];
+                    assert_eq!(event.command_id.as_str(), reply.command_id, "the event of the reply");
+                    assert_eq!(event.event_id.to_string(), reply.event_id);
+                    assert!(!reply.replayed);
+                    done += 1;
+                }
+                Err(status) => {
+                    assert_eq!((status.code(), reason(status).as_str()), (Code::Aborted, "VERSION_CONFLICT"));
+                    let details = status.get_error_details();
+                    let current: usize =
+                        details.error_info().unwrap().metadata["current_version"].parse().unwrap();
+                    assert!((1..=history.len()).contains(&current), "{current}");
+                }
+            }
+        }
+        // That there are no gaps, the store has seen to.
+        assert_eq!(history.len(), done + 1, "the creation, and an event a success");
+        let commands = CLIENTS * UPDATES;
+        let refused = commands - done;
+        let each = requests as f64 / commands as f64;
+        let append = requests as f64 / sent["PutItem"] as f64;
+        println!("{replicas:>8} {commands:>8} {refused:>8} {each:>19.2} {append:>19.2}   {sent:?}");
+        assert!(each < 2.0, "{each} requests a command");
+        // A replica's own commands do not meet: one request each, and the snapshots behind them.
+        if replicas == 1 {
+            let snapshots = commands / usize::try_from(snapshots::EVERY.get()).unwrap();
+            assert_eq!(refused, 0);
+            assert!(sent["PutItem"] <= (commands + snapshots) as u64, "{sent:?}");
+        }
+    }
+}
