@@ -3,6 +3,7 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
+mod backpressure;
 mod calls;
 mod commands;
 mod contention;

@@ -122,10 +122,20 @@ impl World {
 
     /// Brings one replica of each deployable up on a ground.
     pub async fn on(ground: Ground) -> anyhow::Result<Self> {
+        let command_aws = ground.aws().await;
+        Self::with(ground, command_aws).await
+    }
+
+    /// Brings one replica of each deployable up on a ground, the command service behind a wire.
+    pub async fn behind(ground: Ground, wire: &Wire) -> anyhow::Result<Self> {
+        let command_aws = wire.aws(&ground.account).await;
+        Self::with(ground, command_aws).await
+    }
+
+    async fn with(ground: Ground, command_aws: Aws) -> anyhow::Result<Self> {
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let (command_aws, projector_aws, query_aws) =
-            (ground.aws().await, ground.aws().await, ground.aws().await);
+        let (projector_aws, query_aws) = (ground.aws().await, ground.aws().await);
         let (command, first_command_service) =
             command_service(&ground, &command_aws, &shutdown, &mut tasks).await?;
         let projector = projector(&ground, &projector_aws, &shutdown, &mut tasks).await?;

@@ -64,8 +64,8 @@ struct State {
     faults: Option<Faults>,
     /// How many requests there were of an operation since these faults began.
     ordinals: BTreeMap<String, u64>,
-    /// What befalls an operation's next requests.
-    next: BTreeMap<String, VecDeque<Fault>>,
+    /// What befalls an operation's next requests, each in whose body a text stands.
+    next: BTreeMap<String, VecDeque<(String, Fault)>>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
 }
@@ -129,7 +129,13 @@ impl Wire {
 
     /// The operation's next request meets this fault; several queue up. These come before what chance would bring.
     pub fn next(&self, operation: &str, fault: Fault) {
-        self.shared.state().next.entry(operation.to_owned()).or_default().push_back(fault);
+        self.next_about(operation, "", fault);
+    }
+
+    /// The operation's next request about something, such as a table, meets this fault: one in whose body that stands.
+    pub fn next_about(&self, operation: &str, about: &str, fault: Fault) {
+        let mut state = self.shared.state();
+        state.next.entry(operation.to_owned()).or_default().push_back((about.to_owned(), fault));
     }
 
     /// How many faults there were, in all the wire's life.
@@ -140,11 +146,16 @@ impl Wire {
 
 impl State {
     /// What befalls a request that has come in.
-    fn befalling(&mut self, operation: &str) -> Option<Fault> {
+    fn befalling(&mut self, operation: &str, body: &[u8]) -> Option<Fault> {
         let ordinal = self.ordinals.entry(operation.to_owned()).or_default();
         let by_chance = self.faults.as_ref().and_then(|faults| faults.befalling(operation, *ordinal));
         *ordinal += 1;
-        let fault = self.next.get_mut(operation).and_then(VecDeque::pop_front).or(by_chance)?;
+        let put_up = self.next.get_mut(operation).and_then(|next| {
+            let body = String::from_utf8_lossy(body);
+            let first = next.iter().position(|(about, _)| body.contains(about.as_str()))?;
+            next.remove(first)
+        });
+        let fault = put_up.map(|(_, fault)| fault).or(by_chance)?;
         *self.injected.entry(fault.kind()).or_default() += 1;
         Some(fault)
     }
@@ -203,7 +214,7 @@ where
         let traffic = state.traffic.entry(operation.clone()).or_default();
         traffic.requests += 1;
         traffic.request_bytes += length(&call.body);
-        state.befalling(&operation)
+        state.befalling(&operation, &call.body)
     };
     // A task of its own: this one ends when the client goes away.
     let exchange = suffer(shared.clone(), call, fault);

@@ -1,0 +1,143 @@
+//! What callers are told when AWS is slow, out of reach or loses replies, and what is stored then: never half a command.
+
+use std::time::Duration;
+
+use millrace_proto::command::UpdateUserProfileRequest;
+use millrace_tests::{Fault, Ground, Throttling, Wire, World};
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt as _;
+
+use crate::calls::{create_user, reason, user};
+
+/// How often the SDK tries a call.
+const TRIES: usize = 3;
+
+/// The next append of a single event meets a fault; the relay's writes do not.
+fn next_append(world: &World, wire: &Wire, fault: Fault) {
+    wire.next_about("PutItem", &format!("\"{}\"", world.ground.output("EventStoreTable")), fault);
+}
+
+async fn world() -> (World, Wire) {
+    let ground = Ground::new().await.unwrap();
+    let wire = Wire::before(ground.endpoint()).await.unwrap();
+    (World::behind(ground, &wire).await.unwrap(), wire)
+}
+
+/// Renames a user; the version, and whether the reply is a replay.
+async fn rename(world: &World, id: &str, command_id: &str) -> Result<(u64, bool), Status> {
+    rename_within(world, id, command_id, None).await
+}
+
+async fn rename_within(
+    world: &World,
+    id: &str,
+    command_id: &str,
+    deadline: Option<Duration>,
+) -> Result<(u64, bool), Status> {
+    let mut request = Request::new(UpdateUserProfileRequest {
+        user_id: id.into(),
+        name: Some("Jack".into()),
+        command_id: Some(command_id.into()),
+        ..Default::default()
+    });
+    if let Some(deadline) = deadline {
+        request.set_timeout(deadline);
+    }
+    let reply = world.users().update_user_profile(request).await?.into_inner();
+    Ok((reply.version, reply.replayed))
+}
+
+#[track_caller]
+fn assert_later(status: &Status, code: Code, why: &str) {
+    assert_eq!((status.code(), reason(status).as_str()), (code, why), "{status:?}");
+    assert!(status.get_error_details().retry_info().is_some(), "it says when to try again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_is_resource_exhausted_and_stores_nothing() {
+    let (world, wire) = world().await;
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    for throttling in
+        [Throttling::ProvisionedThroughputExceeded, Throttling::Throttling, Throttling::RequestLimitExceeded]
+    {
+        (0..TRIES).for_each(|_| next_append(&world, &wire, Fault::Throttle(throttling)));
+        let refused = rename(&world, &john.id, "a").await.unwrap_err();
+        assert_later(&refused, Code::ResourceExhausted, "THROTTLED");
+    }
+    assert_eq!(rename(&world, &john.id, "a").await.unwrap(), (2, false), "nothing was stored before");
+    // A single one is not the caller's concern.
+    next_append(&world, &wire, Fault::Throttle(Throttling::Throttling));
+    assert_eq!(rename(&world, &john.id, "b").await.unwrap(), (3, false));
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storage_out_of_reach_is_unavailable_and_the_same_command_works_later() {
+    let (world, wire) = world().await;
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    for (n, fault) in [Fault::Reset, Fault::ServerError].into_iter().enumerate() {
+        (0..TRIES).for_each(|_| next_append(&world, &wire, fault));
+        let refused = rename(&world, &john.id, &n.to_string()).await.unwrap_err();
+        assert_later(&refused, Code::Unavailable, "STORAGE_UNREACHABLE");
+        let version = u64::try_from(n).unwrap() + 2;
+        assert_eq!(rename(&world, &john.id, &n.to_string()).await.unwrap(), (version, false));
+    }
+    (0..TRIES).for_each(|_| wire.next("TransactWriteItems", Fault::Reset));
+    let refused = create_user(&world, "jane@example.com").await.unwrap_err();
+    assert_later(&refused, Code::Unavailable, "STORAGE_UNREACHABLE");
+    create_user(&world, "jane@example.com").await.expect("the address is free");
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_reply_is_found_again_by_the_service_or_by_the_callers_retry() {
+    let (world, wire) = world().await;
+    let create = |email: &str| {
+        let (mut users, mut request) = (world.users(), user(email));
+        request.command_id = Some(email.to_owned());
+        async move { users.create_user(request).await.map(|reply| reply.into_inner()) }
+    };
+    // Once, and the SDK's next try meets what the first has stored.
+    for fault in [Fault::ResetAfter, Fault::ServerErrorAfter, Fault::HangAfter] {
+        let email = format!("{:?}@example.com", fault.kind());
+        wire.next("TransactWriteItems", fault);
+        let john = create(&email).await.unwrap();
+        assert!(!john.replayed, "{fault:?}");
+        next_append(&world, &wire, fault);
+        assert_eq!(rename(&world, &john.aggregate_id, "a").await.unwrap(), (2, false), "{fault:?}");
+    }
+    // Each time, and the caller's retry gets the reply that was lost.
+    (0..TRIES).for_each(|_| wire.next("TransactWriteItems", Fault::ResetAfter));
+    assert_later(&create("jane@example.com").await.unwrap_err(), Code::Unavailable, "STORAGE_UNREACHABLE");
+    let jane = create("jane@example.com").await.unwrap();
+    assert_eq!((jane.version, jane.replayed), (1, true));
+    (0..TRIES).for_each(|_| next_append(&world, &wire, Fault::ResetAfter));
+    let lost = rename(&world, &jane.aggregate_id, "a").await.unwrap_err();
+    assert_later(&lost, Code::Unavailable, "STORAGE_UNREACHABLE");
+    assert_eq!(rename(&world, &jane.aggregate_id, "a").await.unwrap(), (2, true));
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_leaves_while_aws_hangs_holds_up_nobody_and_leaves_nothing_half_done() {
+    let (world, wire) = world().await;
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    let mut version = 1;
+    for (id, fault, stored) in [("a", Fault::Hang, false), ("b", Fault::HangAfter, true)] {
+        let deadline = Some(Duration::from_millis(300));
+        next_append(&world, &wire, fault);
+        let left = rename_within(&world, &john.id, id, deadline).await.unwrap_err();
+        assert!(matches!(left.code(), Code::DeadlineExceeded | Code::Cancelled), "{left:?}");
+        // Another command on the same user goes ahead, and the one that was left is whole or not there.
+        version += 1 + u64::from(stored);
+        assert_eq!(rename(&world, &john.id, &format!("{id}2")).await.unwrap(), (version, false), "{fault:?}");
+        let again = rename(&world, &john.id, id).await.unwrap();
+        if stored {
+            assert_eq!(again, (version - 1, true));
+        } else {
+            version += 1;
+            assert_eq!(again, (version, false));
+        }
+    }
+    world.end().await.unwrap();
+}
