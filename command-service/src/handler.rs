@@ -101,6 +101,13 @@ struct Own {
     receipt: Option<Receipt>,
 }
 
+impl Own {
+    /// Whether a receipt is that of another execution of the command.
+    fn is_replay(&self, receipt: Receipt) -> bool {
+        self.receipt.is_none_or(|own| own.event_id != receipt.event_id)
+    }
+}
+
 /// What one attempt at a command comes to.
 enum Step<A> {
     /// The command is done.
@@ -160,8 +167,15 @@ where
                 }
             };
         }
-        let newest = self.loader.refresh(&order.stream, loaded.root).await?;
-        Err(Failure::VersionConflict { current: newest.root.version() })
+        let newest = self.loader.refresh(&order.stream, loaded.root).await?.root;
+        match decide(order, &newest, (self.config.clock)()) {
+            // The last attempt took effect unnoticed, or another call's did.
+            Ok(Decision::Replay(receipt)) => Ok(order.answer(receipt, own.is_replay(receipt))),
+            Err(Refused::CommandIdReused) => Err(Failure::CommandIdReused),
+            Ok(Decision::Append(_)) | Err(Refused::VersionConflict { .. } | Refused::Rule(_)) => {
+                Err(Failure::VersionConflict { current: newest.version() })
+            }
+        }
     }
 
     /// Whether an aggregate exists.
@@ -173,12 +187,9 @@ where
     async fn attempt(&self, order: &Order<A>, loaded: &Loaded<A>, own: &mut Own) -> Result<Step<A>, Failure> {
         let Loaded { root, fresh } = loaded;
         let at = (self.config.clock)();
-        let decided =
-            root.decide(&order.command_id, order.digest, order.expected_version, &order.command, at);
-        let events = match decided {
+        let events = match decide(order, root, at) {
             Ok(Decision::Replay(receipt)) => {
-                let replayed = own.receipt.is_none_or(|own| own.event_id != receipt.event_id);
-                return Ok(Step::Answered(order.answer(receipt, replayed)));
+                return Ok(Step::Answered(order.answer(receipt, own.is_replay(receipt))));
             }
             Ok(Decision::Append(events)) => events,
             Err(Refused::CommandIdReused) => return Err(Failure::CommandIdReused),
@@ -227,6 +238,15 @@ where
         let doublings = 2_u32.saturating_pow(attempt / (AT_ONCE + 1));
         FIRST_WAIT.saturating_mul(doublings).min(LONGEST_WAIT).mul_f64((self.config.chance)().clamp(0.0, 1.0))
     }
+}
+
+/// What a command comes to on a state.
+fn decide<A: Aggregate>(
+    order: &Order<A>,
+    root: &Root<A>,
+    at: Timestamp,
+) -> Result<Decision<A::Event>, Refused<A::Refusal>> {
+    root.decide(&order.command_id, order.digest, order.expected_version, &order.command, at)
 }
 
 /// What a decision comes to in the store.
