@@ -9,6 +9,7 @@ mod commands;
 mod contention;
 mod costs;
 mod health;
+mod interleavings;
 mod kept_on_dynamodb;
 mod processes;
 mod propagation;

@@ -28,8 +28,11 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
+pub mod disturbed;
 mod gate;
+pub mod history;
 mod wire;
+pub mod workload;
 
 pub use gate::Gate;
 pub use wire::{Answer, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
