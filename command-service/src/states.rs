@@ -83,3 +83,66 @@ impl<A> fmt::Debug for States<A> {
         f.write_str("States")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::{
+        AggregateType, CommandDigest, CommandId, Email, EventId, Label, Recorded, TenantId, Timestamp,
+        UserId,
+        user::{User, UserEvent},
+    };
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn stream() -> StreamId {
+        StreamId {
+            tenant: TenantId::default(),
+            aggregate_type: AggregateType::of("user"),
+            id: Uuid::from_u128(1),
+        }
+    }
+
+    /// A user after so many commands, with ids of so many characters.
+    fn root(commands: u64, id_length: usize) -> Arc<Root<User>> {
+        let (user_id, at) = (UserId(stream().id), Timestamp::from_unix_micros(0));
+        let name = Label::try_from("John".to_owned()).unwrap();
+        let email = Email::try_from("john@example.com".to_owned()).unwrap();
+        let root = (1..=commands).fold(Root::default(), |root, version| {
+            let command_id: CommandId = format!("{version:0id_length$}").parse().unwrap();
+            let event = if version == 1 {
+                UserEvent::UserCreated { user_id, email: email.clone(), name: name.clone(), created_at: at }
+            } else {
+                UserEvent::UserProfileUpdated { user_id, email: None, name: None, updated_at: at }
+            };
+            let event_id = EventId(Uuid::from_u128(version.into()));
+            let recorded =
+                Recorded { version, event_id, command_id, command_digest: CommandDigest(1), event };
+            root.apply(&recorded).unwrap()
+        });
+        Arc::new(root)
+    }
+
+    #[test]
+    fn an_older_state_does_not_take_the_place_of_a_newer_one() {
+        let states = States::new(1 << 20);
+        for (kept, version) in [(2, 2), (1, 2), (3, 3)] {
+            states.keep(&stream(), root(kept, 1));
+            assert_eq!(states.get(&stream()).unwrap().version(), version, "after {kept}");
+        }
+    }
+
+    #[test]
+    fn a_state_weighs_what_it_remembers() {
+        let weight = |commands, id_length| {
+            let states = States::new(1 << 20);
+            states.keep(&stream(), root(commands, id_length));
+            states.weight()
+        };
+        let (one, many, long) = (weight(1, 10), weight(128, 10), weight(128, 110));
+        assert!((500..1_000).contains(&one), "{one}");
+        // Two ids, a digest, a version and their places for each command; then a hundred characters more.
+        assert!(many > one + 127 * 64, "{one} {many}");
+        assert_eq!(long - many, 128 * 100);
+    }
+}

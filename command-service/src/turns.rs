@@ -119,9 +119,11 @@ mod tests {
     async fn nobody_waits_for_ever_behind_one_that_hangs() {
         let turns = Turns::default();
         let hangs = turns.wait(&stream(1)).await;
-        let one = stream(1);
+        let (one, begin) = (stream(1), tokio::time::Instant::now());
         let (second, third) = tokio::join!(turns.wait(&one), turns.wait(&one));
         assert!(second.held.is_none() && third.held.is_none());
+        // The clock stands still but for what is waited for.
+        assert!(begin.elapsed() < 2 * LONGEST, "they wait side by side");
         drop((hangs, second, third));
         assert_eq!(turns.busy(), 0);
     }

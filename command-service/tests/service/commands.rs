@@ -2,7 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use command_service::{handler::Handler, orders::Orders, states::States, users::Users};
+use command_service::{
+    handler::{Handler, HandlerConfig},
+    orders::Orders,
+    states::States,
+    users::Users,
+};
 use futures::future::join_all;
 use millrace_domain::user::User;
 use millrace_event_store::{AppendError, MemoryStore};
@@ -13,7 +18,7 @@ use millrace_proto::{
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Lossy, Replica, TOLD, reason, replica, user};
+use crate::support::{Lossy, Replica, TOLD, reason, replica, replica_told, user};
 
 #[tokio::test]
 async fn the_recipes_walk_stores_one_event_a_command_with_all_its_metadata() {
@@ -239,6 +244,39 @@ async fn a_first_reply_is_no_replay_even_where_a_commit_took_effect_unnoticed() 
     let reply = replica(&store).create_user(user("john@example.com", "a")).await.unwrap();
     assert!(!reply.replayed);
     assert_eq!(store.inner.all().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_bounded_and_so_are_the_waits_between_them() {
+    // No chance at all: nothing is waited for. All of it: the longest waits that there are.
+    for (chance, least, most) in [(0.0, 0, 0), (1.0, 16 * 5, 16 * 40)] {
+        let store = Lossy::default();
+        let chance: fn() -> f64 = if chance == 0.0 { || 0.0 } else { || 1.0 };
+        let service = replica_told(&store, HandlerConfig { chance, ..TOLD });
+        let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+        store.busy.store(1_000, Ordering::SeqCst);
+        let begin = tokio::time::Instant::now();
+        let refused = service.rename(&john, "Jack", "b").await.unwrap_err();
+        let waited = begin.elapsed().as_millis();
+        assert!((least..=most).contains(&waited), "{waited} ms of the clock that stands still otherwise");
+        assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Aborted, "VERSION_CONFLICT"));
+        let details = refused.get_error_details();
+        assert_eq!(details.error_info().unwrap().metadata["current_version"], "1");
+        assert_eq!(store.busy.load(Ordering::SeqCst), 1_000 - 16);
+        store.busy.store(0, Ordering::SeqCst);
+        assert_eq!(service.rename(&john, "Jack", "b").await.unwrap(), (2, false));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_attempt_that_took_effect_unnoticed_is_no_conflict() {
+    let store = Lossy::default();
+    let service = replica(&store);
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    store.busy.store(15, Ordering::SeqCst);
+    store.unnoticed.store(1, Ordering::SeqCst);
+    assert_eq!(service.rename(&john, "Jack", "b").await.unwrap(), (2, false));
+    assert_eq!(store.inner.all().len(), 2);
 }
 
 #[tokio::test]

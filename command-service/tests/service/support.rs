@@ -44,8 +44,12 @@ pub(crate) const TOLD: HandlerConfig =
     HandlerConfig { clock: noon, chance: rand::random::<f64>, snapshot_every: snapshots::EVERY };
 
 pub(crate) fn replica<S: AppendEvents + Snapshots>(store: &S) -> Replica<S> {
-    let users: Handler<User, S> = Handler::new(store.clone(), States::new(1 << 20), TOLD);
-    let orders: Handler<Order, S> = Handler::new(store.clone(), States::new(1 << 20), TOLD);
+    replica_told(store, TOLD)
+}
+
+pub(crate) fn replica_told<S: AppendEvents + Snapshots>(store: &S, told: HandlerConfig) -> Replica<S> {
+    let users: Handler<User, S> = Handler::new(store.clone(), States::new(1 << 20), told);
+    let orders: Handler<Order, S> = Handler::new(store.clone(), States::new(1 << 20), told);
     Replica { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
 }
 
@@ -132,6 +136,8 @@ pub(crate) fn reason(status: &Status) -> String {
 pub(crate) struct Lossy {
     pub(crate) inner: MemoryStore,
     pub(crate) losses: Arc<AtomicU32>,
+    /// Appends that do not take effect, since another is under way.
+    pub(crate) busy: Arc<AtomicU32>,
     /// Appends that take effect, while their caller is told of another one under way.
     pub(crate) unnoticed: Arc<AtomicU32>,
     /// What the SDK does: send the same commit again.
@@ -169,6 +175,9 @@ impl AppendEvents for Lossy {
         let instead = self.instead.lock().unwrap().take();
         if let Some(answer) = instead {
             return Err(answer);
+        }
+        if one_less(&self.busy) {
+            return Err(AppendError::Contended);
         }
         let result = self.inner.append(commit).await;
         if one_less(&self.unnoticed) {
