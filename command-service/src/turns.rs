@@ -12,9 +12,10 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a command waits for its turn. Then it goes ahead all the same: only speed rests on turns, and the one
-/// before it may wait for an AWS that does not answer.
-const LONGEST: Duration = Duration::from_secs(1);
+/// How long a command waits for its turn. Then it goes ahead all the same: only speed rests on turns, and those before
+/// it may each wait for an AWS that does not answer, as long as a call may take. Not much less than that: where AWS is
+/// slow and a line is long, commands that went ahead would meet, fail, and make it slower.
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// Who is at work on which aggregate.
 ///

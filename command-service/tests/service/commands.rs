@@ -1,6 +1,9 @@
 //! The four commands: what is stored, what is answered, what is refused.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use command_service::{
     handler::{Handler, HandlerConfig},
@@ -18,7 +21,7 @@ use millrace_proto::{
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Lossy, Replica, TOLD, reason, replica, replica_told, user};
+use crate::support::{Lossy, Replica, TOLD, reason, replica, replica_told, settled, user};
 
 #[tokio::test]
 async fn the_recipes_walk_stores_one_event_a_command_with_all_its_metadata() {
@@ -329,6 +332,25 @@ async fn sixteen_clients_on_one_aggregate_lose_nothing() {
     let versions: Vec<_> = store.all().iter().map(|event| event.envelope.version).collect();
     assert_eq!(versions.len(), done + 1);
     assert!(versions.into_iter().eq(1..=u64::try_from(done).unwrap() + 1), "no gaps");
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_on_one_aggregate_from_within_a_process_do_not_meet() {
+    let store = Lossy { latency: Duration::from_millis(5), ..Lossy::default() };
+    let service = replica(&store);
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let before = store.inner.requests();
+    let clients = (0..16).map(async |client| {
+        for n in 0..100 {
+            let (_, replayed) = service.rename(&john, "x", &format!("{client}-{n}")).await.unwrap();
+            assert!(!replayed);
+        }
+    });
+    join_all(clients).await;
+    assert_eq!(store.inner.all().len(), 1_601);
+    // And the snapshots behind the replies.
+    settled().await;
+    assert_eq!(store.inner.requests() - before, 1_600 + 1_601 / 80 - 1);
 }
 
 #[tokio::test]

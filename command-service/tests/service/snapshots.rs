@@ -13,7 +13,7 @@ use millrace_event_store::{
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::support::{Replica, replica, user};
+use crate::support::{Replica, replica, settled, user};
 
 /// The version of the newest snapshot of a stream of this length: a multiple of 80, and none before 100.
 const EVERY: u64 = 80;
@@ -89,13 +89,6 @@ async fn long_stream(service: &Replica<Amiss>, length: u64) -> String {
 /// The rename that makes this version.
 async fn rename(service: &Replica<Amiss>, john: &str, version: u64) -> (u64, bool) {
     service.rename(john, &format!("John {version}"), &version.to_string()).await.unwrap()
-}
-
-/// What was left to be done behind the replies is done, on this one thread.
-async fn settled() {
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
 }
 
 async fn kept(store: &Amiss) -> Option<u64> {

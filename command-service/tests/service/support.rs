@@ -1,8 +1,11 @@
 //! A replica of the service, and a store that troubles it.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use command_service::{
@@ -136,6 +139,8 @@ pub(crate) fn reason(status: &Status) -> String {
 pub(crate) struct Lossy {
     pub(crate) inner: MemoryStore,
     pub(crate) losses: Arc<AtomicU32>,
+    /// How long an append takes.
+    pub(crate) latency: Duration,
     /// Appends that do not take effect, since another is under way.
     pub(crate) busy: Arc<AtomicU32>,
     /// Appends that take effect, while their caller is told of another one under way.
@@ -172,6 +177,7 @@ impl Snapshots for Lossy {
 
 impl AppendEvents for Lossy {
     async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        tokio::time::sleep(self.latency).await;
         let instead = self.instead.lock().unwrap().take();
         if let Some(answer) = instead {
             return Err(answer);
@@ -189,5 +195,12 @@ impl AppendEvents for Lossy {
             (true, true) => self.inner.append(commit).await,
             (true, false) => Err(AwsError::Unreachable("the reply was lost".into()).into()),
         }
+    }
+}
+
+/// What was left to be done behind the replies is done, on this one thread.
+pub(crate) async fn settled() {
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
     }
 }
