@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     loader::{Loaded, Loader, fold},
+    meters,
     snapshots::Snapshotter,
     states::States,
     turns::Turns,
@@ -201,7 +202,7 @@ where
         match self.store.append(&commit).await {
             Ok(()) => {}
             Err(AppendError::Conflict { existing }) => {
-                metrics::counter!("command_conflicts_total").increment(1);
+                meters::conflict();
                 match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
                     Some(existing) if existing.envelope.event_id == own.event_id => {}

@@ -6,6 +6,7 @@
 mod config;
 pub mod handler;
 pub mod loader;
+mod meters;
 pub mod orders;
 mod parse;
 pub mod relay;
@@ -55,6 +56,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Serves commands, and relays events where the configuration says so, until the shutdown.
 pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Process) -> anyhow::Result<()> {
+    meters::describe();
     let tables = Tables {
         events: config.event_store_table.clone(),
         unique_keys: config.unique_key_table.clone(),

@@ -8,7 +8,7 @@ use millrace_event_store::{Snapshot, Snapshots};
 use millrace_runtime::Failure;
 use tokio::sync::Semaphore;
 
-use crate::loader::FIRST_PAGE;
+use crate::{loader::FIRST_PAGE, meters};
 
 /// After how many events of a stream a snapshot is kept, unless the configuration says otherwise.
 ///
@@ -51,7 +51,7 @@ impl<S: Snapshots> Snapshotter<S> {
                 (None, "failed")
             }
         };
-        metrics::counter!("snapshot_reads_total", "outcome" => outcome).increment(1);
+        meters::snapshot_read(outcome);
         Ok(root)
     }
 
@@ -64,7 +64,7 @@ impl<S: Snapshots> Snapshotter<S> {
     /// Writes a snapshot of a state, later: nobody waits for it, and nobody minds if it fails.
     pub fn keep<A: Aggregate>(&self, stream: &StreamId, root: &Arc<Root<A>>) {
         let Ok(place) = self.room.clone().try_acquire_owned() else {
-            metrics::counter!("snapshot_writes_total", "outcome" => "left_out").increment(1);
+            meters::snapshot_due("left_out");
             return;
         };
         let (store, stream, root) = (self.store.clone(), stream.clone(), root.clone());
@@ -81,7 +81,7 @@ impl<S: Snapshots> Snapshotter<S> {
                     "failed"
                 }
             };
-            metrics::counter!("snapshot_writes_total", "outcome" => outcome).increment(1);
+            meters::snapshot_due(outcome);
             drop(place);
         });
     }

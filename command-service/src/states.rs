@@ -5,6 +5,8 @@ use std::{fmt, mem::size_of, sync::Arc};
 use millrace_domain::{Aggregate, Root, StreamId};
 use quick_cache::{Weighter, sync::Cache};
 
+use crate::meters;
+
 /// The states of one kind of aggregate that were used lately, bounded by the memory they take.
 pub struct States<A> {
     roots: Arc<Cache<StreamId, Arc<Root<A>>, Weight>>,
@@ -44,8 +46,7 @@ impl<A: Aggregate> States<A> {
     /// The state that was kept last, which may be old.
     pub fn get(&self, stream: &StreamId) -> Option<Arc<Root<A>>> {
         let root = self.roots.get(stream);
-        let outcome = if root.is_some() { "hit" } else { "miss" };
-        metrics::counter!("state_cache_total", "outcome" => outcome).increment(1);
+        meters::state_asked(root.is_some());
         root
     }
 

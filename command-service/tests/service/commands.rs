@@ -354,6 +354,32 @@ async fn commands_on_one_aggregate_from_within_a_process_do_not_meet() {
 }
 
 #[tokio::test]
+async fn hits_misses_conflicts_and_snapshots_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let store = MemoryStore::default();
+    let (here, there) = (replica(&store), replica(&store));
+    let john = here.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    for n in 2..=160 {
+        here.rename(&john, "x", &n.to_string()).await.unwrap();
+    }
+    settled().await;
+    there.rename(&john, "x", "b").await.unwrap();
+    here.rename(&john, "x", "c").await.unwrap();
+    let counted = handle.render();
+    for line in [
+        "state_cache_total{outcome=\"hit\"} 160",
+        "state_cache_total{outcome=\"miss\"} 1",
+        "command_conflicts_total 1",
+        "snapshot_reads_total{outcome=\"read\"} 1",
+        "snapshot_writes_total{outcome=\"written\"} 1",
+    ] {
+        assert!(counted.lines().any(|counted| counted == line), "{line} is not in\n{counted}");
+    }
+}
+
+#[tokio::test]
 async fn tenants_do_not_meet() {
     let store = MemoryStore::default();
     let service = replica(&store);
