@@ -75,8 +75,9 @@ pub struct Config {
     #[arg(long, env = "STATE_CACHE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(65_536..))]
     pub state_cache_bytes: u64,
 
-    /// After how many events of an aggregate a snapshot of its state is kept. Up to 100 events are read without one.
-    #[arg(long, env = "SNAPSHOT_EVERY", default_value_t = crate::snapshots::EVERY)]
+    /// After how many events of an aggregate a snapshot of its state is kept. Up to 100 events are read without one; a
+    /// load that had to read more than these and a snapshot leaves one too.
+    #[arg(long, env = "SNAPSHOT_EVERY", default_value_t = crate::snapshots::EVERY, value_parser = at_least_one)]
     pub snapshot_every: NonZeroU64,
 }
 
@@ -101,6 +102,10 @@ impl Configured for Config {
     fn common(&self) -> &Common {
         &self.common
     }
+}
+
+fn at_least_one(text: &str) -> Result<NonZeroU64, String> {
+    text.parse().map_err(|_| "must be a whole number, at least 1".to_owned())
 }
 
 fn on_off(text: &str) -> Result<bool, String> {
