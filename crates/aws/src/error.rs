@@ -10,10 +10,11 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 /// A call to AWS that failed, sorted by what its caller can do about it.
 ///
-/// Whether the call took effect is unknown in every case but [`Throttled`](Self::Throttled): a reply can be lost.
+/// Whether the call took effect is unknown in every case: a reply can be lost, and a call is tried several times, of which
+/// this tells the last.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AwsError {
-    /// AWS asks for fewer calls, or a quota is spent. Nothing was done.
+    /// AWS asks for fewer calls, or a quota is spent. The last attempt did nothing.
     #[error("AWS throttles: {0}")]
     Throttled(String),
     /// AWS could not be reached, did not answer in time, or answered that it is out of order.

@@ -177,7 +177,7 @@ impl<A: Aggregate> Root<A> {
 
     /// The root after one more event, which must be the next one.
     pub fn apply(mut self, recorded: &Recorded<A::Event>) -> Result<Self, Misfit> {
-        if recorded.version != self.version + 1 {
+        if self.version.checked_add(1) != Some(recorded.version) {
             return Err(Misfit("the event is not the next one of its stream"));
         }
         let state = A::evolve(self.state, &recorded.event)?;
