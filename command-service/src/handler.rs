@@ -17,7 +17,7 @@ use crate::{
     meters,
     snapshots::Snapshotter,
     states::States,
-    turns::Turns,
+    turns::{LineTooLong, Turns},
 };
 
 /// How often a command is decided anew after others came first, before its caller is told so.
@@ -137,9 +137,9 @@ where
     ///
     /// A state from the cache may be old. That is found out where it matters: an append on it meets its condition in
     /// the store, and a refusal that rests on it is looked at again on the newest state. So a command that is accepted
-    /// costs one request, and no answer depends on the cache.
+    /// costs one request, and within the commands that an aggregate remembers no answer depends on the cache.
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
-        let _turn = self.turns.wait(&order.stream).await;
+        let _turn = self.turns.wait(&order.stream).await.map_err(|_: LineTooLong| Failure::Overloaded)?;
         let mut loaded = if order.creates {
             // Its id comes from the command's own, so only a retry can find anything there; the append tells.
             Loaded { root: Arc::default(), fresh: true }
@@ -148,8 +148,9 @@ where
         };
         // The same at every attempt, so that one that took effect unnoticed is met as our own.
         let mut own = Own { event_id: EventId(Uuid::now_v7()), receipt: None };
+        let mut at = (self.config.clock)();
         for attempt in 0..ATTEMPTS {
-            loaded = match self.attempt(order, &loaded, &mut own).await? {
+            loaded = match self.attempt(order, &loaded, &mut own, at).await? {
                 Step::Answered(answer) => return Ok(answer),
                 Step::Doubtful => self.loader.refresh(&order.stream, loaded.root).await?,
                 // What meets a creation is the event of an earlier attempt at it: that alone says how it was answered,
@@ -164,12 +165,14 @@ where
                 }
                 Step::Contended => {
                     sleep(self.wait_after(attempt)).await;
-                    loaded
+                    // The same again, time included: the attempt may have taken effect.
+                    continue;
                 }
             };
+            at = (self.config.clock)();
         }
         let newest = self.loader.refresh(&order.stream, loaded.root).await?.root;
-        match decide(order, &newest, (self.config.clock)()) {
+        match decide(order, &newest, at) {
             // The last attempt took effect unnoticed, or another call's did.
             Ok(Decision::Replay(receipt)) => Ok(order.answer(receipt, own.is_replay(receipt))),
             Err(Refused::CommandIdReused) => Err(Failure::CommandIdReused),
@@ -185,9 +188,14 @@ where
     }
 
     /// Decides the command on a state and appends what it comes to.
-    async fn attempt(&self, order: &Order<A>, loaded: &Loaded<A>, own: &mut Own) -> Result<Step<A>, Failure> {
+    async fn attempt(
+        &self,
+        order: &Order<A>,
+        loaded: &Loaded<A>,
+        own: &mut Own,
+        at: Timestamp,
+    ) -> Result<Step<A>, Failure> {
         let Loaded { root, fresh } = loaded;
-        let at = (self.config.clock)();
         let events = match decide(order, root, at) {
             Ok(Decision::Replay(receipt)) => {
                 return Ok(Step::Answered(order.answer(receipt, own.is_replay(receipt))));
@@ -200,38 +208,38 @@ where
         let Prepared { commit, after, receipt } = prepare(order, root, events, own.event_id, at)?;
         own.receipt = Some(receipt);
         match self.store.append(&commit).await {
-            Ok(()) => {}
+            Ok(()) => Ok(self.done(order, root, after, receipt)),
             Err(AppendError::Conflict { existing }) => {
                 meters::conflict();
-                match existing {
+                let met = match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
-                    Some(existing) if existing.envelope.event_id == own.event_id => {}
-                    existing => return self.passed(order, root, existing).await.map(Step::Passed),
-                }
+                    Some(existing) if existing.envelope.event_id == own.event_id => {
+                        return Ok(self.done(order, root, after, receipt));
+                    }
+                    // Another call carried the command out, of whose events this is the first and may not be the last.
+                    Some(existing) if existing.envelope.command_id == order.command_id && !order.creates => {
+                        return Ok(Step::Doubtful);
+                    }
+                    Some(existing) => vec![Entry::from(*existing)],
+                    // The first event says how a creation was answered.
+                    None if order.creates => self.store.between(&order.stream, 0, 2).await?,
+                    None => return Ok(Step::Doubtful),
+                };
+                Ok(Step::Passed(Arc::new(fold(Root::clone(root), &met)?)))
             }
-            Err(AppendError::Contended) => return Ok(Step::Contended),
-            Err(AppendError::KeyTaken { scope }) => return Err(Failure::KeyTaken { scope }),
+            Err(AppendError::Contended) => Ok(Step::Contended),
+            Err(AppendError::KeyTaken { scope }) => Err(Failure::KeyTaken { scope }),
             Err(AppendError::TooLarge { limit }) => {
-                return Err(Failure::invalid("", format!("the request is too large to be stored: {limit}")));
+                Err(Failure::invalid("", format!("the request is too large to be stored: {limit}")))
             }
-            Err(AppendError::Failed(error)) => return Err(error.into()),
+            Err(AppendError::Failed(error)) => Err(error.into()),
         }
-        self.loader.keep(&order.stream, root.version(), after);
-        Ok(Step::Answered(order.answer(receipt, false)))
     }
 
-    /// The root with the event that an append met.
-    async fn passed(
-        &self,
-        order: &Order<A>,
-        root: &Arc<Root<A>>,
-        existing: Option<Box<StoredEvent>>,
-    ) -> Result<Arc<Root<A>>, Failure> {
-        let met = match existing {
-            Some(existing) => vec![Entry::from(*existing)],
-            None => self.store.between(&order.stream, root.version(), root.version() + 2).await?,
-        };
-        fold(Root::clone(root), &met).map(Arc::new)
+    /// Keeps the state after a commit that is stored.
+    fn done(&self, order: &Order<A>, before: &Root<A>, after: Arc<Root<A>>, receipt: Receipt) -> Step<A> {
+        self.loader.keep(&order.stream, before.version(), after);
+        Step::Answered(order.answer(receipt, false))
     }
 
     /// A random wait, so that writers who met do not meet again ("full jitter").
@@ -264,7 +272,7 @@ fn prepare<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>>(
     for (n, event) in events.into_iter().enumerate() {
         // The first has the id itself, the others have ids that follow from it.
         let event_id = if n == 0 { event_id } else { EventId(Uuid::new_v5(&event_id.0, &n.to_be_bytes())) };
-        let version = after.version() + 1;
+        let version = after.version().saturating_add(1);
         stored.push(order.store(version, event_id, &event, at));
         receipt = Some(Receipt { version, event_id });
         let recorded = Recorded {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millrace_domain::{Aggregate, Recorded, Root, StreamId};
-use millrace_event_store::{Entry, LoadEvents, Snapshots};
+use millrace_event_store::{Entry, LoadEvents, Replaces, Snapshots};
 use millrace_proto::codec::EventCodec;
 use millrace_runtime::Failure;
 
@@ -81,7 +81,7 @@ where
     /// The state after a commit, which follows version `before`.
     pub fn keep(&self, stream: &StreamId, before: u64, root: Arc<Root<A>>) {
         if self.snapshots.is_due(before, root.version()) {
-            self.snapshots.keep(stream, &root);
+            self.snapshots.keep(stream, &root, Replaces::Older);
         }
         self.states.keep(stream, root);
     }
@@ -96,6 +96,7 @@ where
     ) -> Result<Arc<Root<A>>, Failure> {
         let mut root = known;
         let mut bridged = true;
+        let mut replaces = Replaces::Any;
         let newer = |kept: &Root<A>| root.version() < kept.version();
         if let Some(kept) = self.snapshots.newest::<A>(stream).await?.filter(newer) {
             let from_kept;
@@ -110,6 +111,7 @@ where
             // to an earlier time may have another history.
             if entries.iter().any(|e| e.version == kept.version() && kept.last_event() == Some(e.event_id)) {
                 root = fold(kept, entries)?;
+                replaces = Replaces::Older;
             }
         }
         while root.version() + 1 < first {
@@ -122,8 +124,8 @@ where
         }
         let root = Arc::new(fold(root, end)?);
         if !bridged {
-            // The next load finds a better one.
-            self.snapshots.keep(stream, &root);
+            // The next load finds a better one, even where the one that is there says to be newer.
+            self.snapshots.keep(stream, &root, replaces);
         }
         Ok(root)
     }

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use millrace_aws::AwsError;
 use millrace_domain::{Aggregate, Root, StreamId};
-use millrace_event_store::{Snapshot, Snapshots};
+use millrace_event_store::{Replaces, Snapshot, Snapshots};
 use millrace_runtime::Failure;
 use tokio::sync::Semaphore;
 
@@ -62,7 +62,7 @@ impl<S: Snapshots> Snapshotter<S> {
     }
 
     /// Writes a snapshot of a state, later: nobody waits for it, and nobody minds if it fails.
-    pub fn keep<A: Aggregate>(&self, stream: &StreamId, root: &Arc<Root<A>>) {
+    pub fn keep<A: Aggregate>(&self, stream: &StreamId, root: &Arc<Root<A>>, replaces: Replaces) {
         let Ok(place) = self.room.clone().try_acquire_owned() else {
             meters::snapshot_due("left_out");
             return;
@@ -70,7 +70,9 @@ impl<S: Snapshots> Snapshotter<S> {
         let (store, stream, root) = (self.store.clone(), stream.clone(), root.clone());
         tokio::spawn(async move {
             let written = match snapshot_of(&stream, &root) {
-                Ok(snapshot) => store.put_snapshot(&snapshot).await.map_err(|error| error.to_string()),
+                Ok(snapshot) => {
+                    store.put_snapshot(&snapshot, replaces).await.map_err(|error| error.to_string())
+                }
                 Err(error) => Err(error.to_string()),
             };
             let outcome = match written {

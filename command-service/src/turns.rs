@@ -12,9 +12,8 @@ use tokio::{
     time::timeout,
 };
 
-/// How long a command waits for its turn. Then it goes ahead all the same: only speed rests on turns, and those before
-/// it may each wait for an AWS that does not answer, as long as a call may take. Not much less than that: where AWS is
-/// slow and a line is long, commands that went ahead would meet, fail, and make it slower.
+/// How long a command waits for its turn. To go ahead without it would help nobody: where AWS is slow and a line is
+/// long, commands that went ahead would meet, fail, and make it slower.
 const LONGEST: Duration = Duration::from_secs(5);
 
 /// Who is at work on which aggregate.
@@ -33,14 +32,18 @@ pub struct Turn {
     held: Option<OwnedMutexGuard<()>>,
 }
 
+/// Too many are in line, or those before one take too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LineTooLong;
+
 impl Turns {
     /// Waits for the turn of the caller.
-    pub async fn wait(&self, stream: &StreamId) -> Turn {
+    pub async fn wait(&self, stream: &StreamId) -> Result<Turn, LineTooLong> {
         let queue = self.look().entry(stream.clone()).or_default().clone();
         // It stands before the wait, so that a caller who goes away while waiting leaves nothing behind.
         let mut turn = Turn { turns: self.clone(), stream: stream.clone(), held: None };
-        turn.held = timeout(LONGEST, queue.lock_owned()).await.ok();
-        turn
+        turn.held = Some(timeout(LONGEST, queue.lock_owned()).await.map_err(|_| LineTooLong)?);
+        Ok(turn)
     }
 
     /// On how many aggregates somebody is at work.
@@ -84,18 +87,18 @@ mod tests {
     async fn turns_are_given_in_the_order_of_asking_and_leave_nothing_behind() {
         let turns = Turns::default();
         let order = Arc::new(Mutex::new(Vec::new()));
-        let first = turns.wait(&stream(1)).await;
+        let first = turns.wait(&stream(1)).await.unwrap();
         let waiting: Vec<_> = (0..5)
             .map(|n| {
                 let (turns, order) = (turns.clone(), order.clone());
                 tokio::spawn(async move {
-                    let _turn = turns.wait(&stream(1)).await;
+                    let _turn = turns.wait(&stream(1)).await.unwrap();
                     order.lock().unwrap().push(n);
                 })
             })
             .collect();
         tokio::task::yield_now().await;
-        drop(turns.wait(&stream(2)).await);
+        drop(turns.wait(&stream(2)).await.unwrap());
         assert!(order.lock().unwrap().is_empty());
         drop(first);
         for task in waiting {
@@ -108,24 +111,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_goes_away_while_waiting_holds_up_nobody() {
         let turns = Turns::default();
-        let first = turns.wait(&stream(1)).await;
+        let first = turns.wait(&stream(1)).await.unwrap();
         let left = timeout(Duration::from_millis(1), turns.wait(&stream(1))).await;
         assert!(left.is_err());
         drop(first);
         assert_eq!(turns.busy(), 0);
-        drop(turns.wait(&stream(1)).await);
+        drop(turns.wait(&stream(1)).await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]
     async fn nobody_waits_for_ever_behind_one_that_hangs() {
         let turns = Turns::default();
-        let hangs = turns.wait(&stream(1)).await;
+        let hangs = turns.wait(&stream(1)).await.unwrap();
         let (one, begin) = (stream(1), tokio::time::Instant::now());
         let (second, third) = tokio::join!(turns.wait(&one), turns.wait(&one));
-        assert!(second.held.is_none() && third.held.is_none());
+        assert!(second.is_err() && third.is_err());
         // The clock stands still but for what is waited for.
         assert!(begin.elapsed() < 2 * LONGEST, "they wait side by side");
-        drop((hangs, second, third));
+        drop(hangs);
         assert_eq!(turns.busy(), 0);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use millrace_proto::command::UpdateUserProfileRequest;
-use millrace_tests::{Fault, Ground, Throttling, Wire, World};
+use millrace_tests::{Answer, Fault, Ground, Throttling, Wire, World};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -115,6 +115,29 @@ async fn a_lost_reply_is_found_again_by_the_service_or_by_the_callers_retry() {
     let lost = rename(&world, &jane.aggregate_id, "a").await.unwrap_err();
     assert_later(&lost, Code::Unavailable, "STORAGE_UNREACHABLE");
     assert_eq!(rename(&world, &jane.aggregate_id, "a").await.unwrap(), (2, true));
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_arrives_twice_is_known_by_its_token() {
+    let (world, wire) = world().await;
+    wire.next("TransactWriteItems", Fault::Duplicate(Answer::Second));
+    create_user(&world, "john@example.com").await.unwrap();
+    let traffic = wire.take()["TransactWriteItems"];
+    // AWS did it once, and answered the second as it had the first: no condition was looked at again.
+    assert_eq!((traffic.requests, traffic.failed_conditions), (1, 0));
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_is_lost_before_aws_throttles_is_found_by_the_callers_retry() {
+    let (world, wire) = world().await;
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    let throttle = Fault::Throttle(Throttling::Throttling);
+    [Fault::ResetAfter, throttle, throttle].into_iter().for_each(|fault| next_append(&world, &wire, fault));
+    let refused = rename(&world, &john.id, "a").await.unwrap_err();
+    assert_later(&refused, Code::ResourceExhausted, "THROTTLED");
+    assert_eq!(rename(&world, &john.id, "a").await.unwrap(), (2, true));
     world.end().await.unwrap();
 }
 

@@ -183,6 +183,14 @@ async fn a_command_costs_the_same_however_long_its_stream_is() {
         write!(table, "{}", cold.row(&format!("{length} events, cold"), units)).unwrap();
         write!(table, "{}", warm.row(&format!("{length} events, warm"), 0.0)).unwrap();
 
+        // What is sent of the events is charged here. Half as much would be a load that may miss what was just written.
+        let sent = (cold.0["Query"].read_units, cold.0.get("GetItem").map(|get| get.read_units));
+        match length {
+            1 => assert_eq!(sent, (1.0, None), "events are read strongly"),
+            100 => assert_eq!(sent, (8.0, None), "events are read strongly"),
+            // 16 KB, for which half a unit for 4 KB is enough.
+            _ => assert_eq!(sent, (8.0, Some(2.0)), "and snapshots are not"),
+        }
         assert_eq!(warm.requests(), requests(&[("PutItem", 1)]), "{length}, warm");
         assert_eq!(warm.of(|traffic| traffic.read_units), 0.0, "{length}, warm");
         assert_eq!((warm.write_units(), cold.write_units()), (2.0, 2.0), "the event, its entry in the index");

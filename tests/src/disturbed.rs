@@ -11,7 +11,7 @@ use std::{
 use millrace_aws::AwsError;
 use millrace_domain::{StreamId, Timestamp, UniqueKey, user::User};
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, Snapshot, Snapshots, StoredEvent,
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, Replaces, Snapshot, Snapshots, StoredEvent,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio::time::sleep;
@@ -295,14 +295,14 @@ impl<S: AppendEvents + Snapshots> Snapshots for Disturbed<S> {
         Ok(if self.look().forgetful { None } else { self.forge(stream, kept) })
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
+    async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         self.before_reading().await?;
         let lost = {
             let mut sky = self.look();
             sky.old.push(snapshot.clone());
             sky.draw(200)
         };
-        if lost { Ok(true) } else { self.inner.put_snapshot(snapshot).await }
+        if lost { Ok(true) } else { self.inner.put_snapshot(snapshot, replaces).await }
     }
 }
 

@@ -353,6 +353,24 @@ async fn commands_on_one_aggregate_from_within_a_process_do_not_meet() {
     assert_eq!(store.inner.requests() - before, 1_600 + 1_601 / 80 - 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_line_that_is_too_long_is_shed_and_costs_no_request() {
+    let store = Lossy { latency: Duration::from_millis(100), ..Lossy::default() };
+    let service = replica(&store);
+    let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+    let ids: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+    let replies = join_all(ids.iter().map(|id| service.rename(&john, "x", id))).await;
+    let (done, shed): (Vec<_>, Vec<_>) = replies.into_iter().partition(Result::is_ok);
+    // Five seconds' worth.
+    assert!((48..=52).contains(&done.len()), "{}", done.len());
+    for status in shed.into_iter().map(Result::unwrap_err) {
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::ResourceExhausted, "OVERLOADED"));
+        assert!(status.get_error_details().retry_info().is_some());
+    }
+    assert_eq!(store.inner.all().len(), 1 + done.len());
+    assert_eq!(service.rename(&john, "x", "later").await.unwrap().0, 2 + done.len() as u64);
+}
+
 #[tokio::test]
 async fn hits_misses_conflicts_and_snapshots_are_counted() {
     let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();

@@ -3,5 +3,6 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 mod commands;
+mod several;
 mod snapshots;
 mod support;

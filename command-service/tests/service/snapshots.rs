@@ -8,7 +8,7 @@ use std::sync::{
 use millrace_aws::AwsError;
 use millrace_domain::StreamId;
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Snapshot, Snapshots,
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
 };
 use tonic::Code;
 use uuid::Uuid;
@@ -71,8 +71,8 @@ impl Snapshots for Amiss {
         trouble(kept)
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
-        self.inner.put_snapshot(snapshot).await
+    async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
+        self.inner.put_snapshot(snapshot, replaces).await
     }
 }
 
@@ -225,6 +225,19 @@ async fn a_snapshot_that_is_older_than_the_page_is_bridged_from_and_replaced() {
 }
 
 #[tokio::test]
+async fn a_snapshot_that_is_ahead_of_its_stream_is_replaced_by_the_load_that_finds_it_so() {
+    let store = Amiss::new();
+    let john = long_stream(&replica(&store), 400).await;
+    let stream = store.inner.all()[0].envelope.stream();
+    let ahead = at(store.inner.snapshot(&stream).await.unwrap().unwrap(), 1_000);
+    assert!(store.inner.put_snapshot(&ahead, Replaces::Any).await.unwrap());
+    let (requests, _) = store.cost(rename(&replica(&store), &john, 401)).await;
+    settled().await;
+    assert_eq!((requests, kept(&store).await), (4, Some(400)));
+    assert_eq!(store.cost(rename(&replica(&store), &john, 402)).await, (3, 100));
+}
+
+#[tokio::test]
 async fn throttled_snapshots_are_not_made_up_for_by_reading_whole_streams() {
     let store = Amiss::new();
     let john = long_stream(&replica(&store), 300).await;
@@ -256,7 +269,7 @@ async fn a_snapshot_that_cannot_be_written_costs_nobody_an_answer() {
             self.0.snapshot(stream).await
         }
 
-        async fn put_snapshot(&self, _: &Snapshot) -> Result<bool, AwsError> {
+        async fn put_snapshot(&self, _: &Snapshot, _: Replaces) -> Result<bool, AwsError> {
             self.1.fetch_add(1, Ordering::SeqCst);
             std::future::pending().await
         }

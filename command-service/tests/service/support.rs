@@ -18,7 +18,7 @@ use command_service::{
 use millrace_aws::AwsError;
 use millrace_domain::{StreamId, Timestamp, order::Order, user::User};
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Snapshot, Snapshots,
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
 };
 use millrace_proto::{
     Money,
@@ -170,8 +170,8 @@ impl Snapshots for Lossy {
         self.inner.snapshot(stream).await
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
-        self.inner.put_snapshot(snapshot).await
+    async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
+        self.inner.put_snapshot(snapshot, replaces).await
     }
 }
 

@@ -17,7 +17,7 @@ use millrace_aws::AwsError;
 use millrace_domain::{AggregateType, StreamId};
 use serde_json::{Value, json};
 
-use crate::{AppendError, AppendEvents, Commit, Entry, ReadEvents, Snapshot, Snapshots};
+use crate::{AppendError, AppendEvents, Commit, Entry, ReadEvents, Replaces, Snapshot, Snapshots};
 
 /// All that a store can do.
 pub trait Store: AppendEvents + ReadEvents + Snapshots {}
@@ -51,6 +51,7 @@ pub async fn run_all<S: Store>(store: &S) {
     a_conflict_goes_before_a_taken_key(store).await;
     of_many_that_claim_one_key_one_gets_it(store).await;
     the_newest_snapshot_is_kept(store).await;
+    a_snapshot_of_no_use_is_replaced_by_an_older_one(store).await;
     a_snapshot_that_is_too_large_is_refused(store).await;
 }
 
@@ -162,7 +163,7 @@ pub async fn streams_are_seen_by_their_tenant_only<S: Store>(store: &S) {
     let events = [event(&mine, 1)];
     stored(store, &commit(events.clone())).await;
     let kept = Snapshot { stream: mine.clone(), version: 1, schema: 1, state: json!({}) };
-    assert!(store.put_snapshot(&kept).await.expect("a snapshot is put"));
+    assert!(store.put_snapshot(&kept, Replaces::Older).await.expect("a snapshot is put"));
     let others = [
         StreamId { tenant: fresh_tenant(), ..mine.clone() },
         StreamId { aggregate_type: AggregateType::of("order"), ..mine.clone() },
@@ -303,7 +304,7 @@ pub async fn the_newest_snapshot_is_kept<S: Snapshots>(store: &S) {
     for (version, state, kept) in cases {
         let snapshot = at(version, state);
         assert_eq!(
-            store.put_snapshot(&snapshot).await.expect("a snapshot is put"),
+            store.put_snapshot(&snapshot, Replaces::Older).await.expect("a snapshot is put"),
             kept,
             "version {version}"
         );
@@ -312,12 +313,24 @@ pub async fn the_newest_snapshot_is_kept<S: Snapshots>(store: &S) {
     }
 }
 
+/// Unless what is there is of no use.
+pub async fn a_snapshot_of_no_use_is_replaced_by_an_older_one<S: Store>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let at = |version| Snapshot { stream: stream.clone(), version, schema: 1, state: json!({}) };
+    for version in [9, 5, 7] {
+        let put = store.put_snapshot(&at(version), Replaces::Any).await;
+        assert!(put.expect("a snapshot is put"), "version {version}");
+        assert_eq!(store.snapshot(&stream).await.expect("a snapshot is read"), Some(at(version)));
+    }
+}
+
 /// A snapshot that no item can hold is refused.
 pub async fn a_snapshot_that_is_too_large_is_refused<S: Snapshots>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let state = json!("x".repeat(400 * 1024));
-    let outcome =
-        store.put_snapshot(&Snapshot { stream: stream.clone(), version: 1, schema: 1, state }).await;
+    let outcome = store
+        .put_snapshot(&Snapshot { stream: stream.clone(), version: 1, schema: 1, state }, Replaces::Any)
+        .await;
     assert!(matches!(outcome, Err(AwsError::Refused(_))), "{outcome:?}");
     assert_eq!(store.snapshot(&stream).await.expect("no snapshot is no error"), None);
 }

@@ -23,7 +23,7 @@ pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_i
 pub use memory::MemoryStore;
 use millrace_aws::AwsError;
 use millrace_domain::{StreamId, UniqueKey};
-pub use snapshot::{Snapshot, Snapshots};
+pub use snapshot::{Replaces, Snapshot, Snapshots};
 pub use stored::{Entry, StoredEvent};
 
 /// Part of a stream, in order.
@@ -165,7 +165,7 @@ pub enum AppendError {
         /// The limit, in words.
         limit: &'static str,
     },
-    /// The store failed. Unless it throttled, the commit may have been stored all the same.
+    /// The store failed. The commit may have been stored all the same.
     #[error(transparent)]
     Failed(#[from] AwsError),
 }

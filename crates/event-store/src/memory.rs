@@ -10,8 +10,8 @@ use millrace_aws::AwsError;
 use millrace_domain::StreamId;
 
 use crate::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, Page, ReadEvents, Snapshot, Snapshots, StoredEvent,
-    consecutive,
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, Page, ReadEvents, Replaces, Snapshot, Snapshots,
+    StoredEvent, consecutive,
     dynamo::snapshot_item,
     following,
     plan::{Direction, Plan},
@@ -156,16 +156,19 @@ impl Snapshots for MemoryStore {
         Ok(self.request().snapshots.get(stream).cloned())
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
+    async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         // For its refusal of what is too large.
         snapshot_item(snapshot)?;
         let mut contents = self.request();
-        let newer =
-            contents.snapshots.get(&snapshot.stream).is_none_or(|kept| kept.version < snapshot.version);
-        if newer {
+        let kept = contents.snapshots.get(&snapshot.stream);
+        let put = match replaces {
+            Replaces::Older => kept.is_none_or(|kept| kept.version < snapshot.version),
+            Replaces::Any => true,
+        };
+        if put {
             contents.snapshots.insert(snapshot.stream.clone(), snapshot.clone());
         }
-        Ok(newer)
+        Ok(put)
     }
 }
 

@@ -19,11 +19,24 @@ pub struct Snapshot {
     pub state: Value,
 }
 
+/// Which snapshots a snapshot takes the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Replaces {
+    /// Those of an older version.
+    Older,
+    /// Any: what is there was found to be of no use.
+    Any,
+}
+
 /// Keeping the newest snapshot of each stream.
 pub trait Snapshots: Clone + Send + Sync + 'static {
     /// The snapshot of a stream. One that cannot be read counts as none.
     fn snapshot(&self, stream: &StreamId) -> impl Future<Output = Result<Option<Snapshot>, AwsError>> + Send;
 
-    /// Keeps a snapshot unless a newer one, or one of the same version, is there. Returns whether it was kept.
-    fn put_snapshot(&self, snapshot: &Snapshot) -> impl Future<Output = Result<bool, AwsError>> + Send;
+    /// Keeps a snapshot, unless one is there that it does not replace. Returns whether it was kept.
+    fn put_snapshot(
+        &self,
+        snapshot: &Snapshot,
+        replaces: Replaces,
+    ) -> impl Future<Output = Result<bool, AwsError>> + Send;
 }

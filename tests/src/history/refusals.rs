@@ -16,6 +16,7 @@ enum Row {
     VersionConflict { current: u64 },
     Precondition { kind: String, subject: String },
     Throttled,
+    Overloaded,
     Unreachable,
 }
 
@@ -46,6 +47,7 @@ impl Row {
                 Self::Precondition { kind: violation.r#type, subject: violation.subject }
             }
             (Code::ResourceExhausted, "THROTTLED") => Self::Throttled,
+            (Code::ResourceExhausted, "OVERLOADED") => Self::Overloaded,
             (Code::Unavailable, "STORAGE_UNREACHABLE") => Self::Unreachable,
             (code, reason) => bail!("{code:?} {reason} is not in the table, or not for this"),
         })
@@ -117,6 +119,8 @@ impl History<'_> {
                 (_, _) => false,
             },
             Row::Throttled => told.throttled > 0,
+            // Others were in line before it, who did what they came for.
+            Row::Overloaded => true,
             Row::Unreachable => told.unreachable > 0,
         })
     }

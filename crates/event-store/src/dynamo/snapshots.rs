@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::DynamoStore;
 use crate::{
-    Snapshot, Snapshots,
+    Replaces, Snapshot, Snapshots,
     item::{AGGREGATE_ID, Item, VERSION, number, text},
     plan::ITEM_BYTES,
     size::item_size,
@@ -36,16 +36,17 @@ impl Snapshots for DynamoStore {
         Ok(snapshot)
     }
 
-    async fn put_snapshot(&self, snapshot: &Snapshot) -> Result<bool, AwsError> {
+    async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         let put =
             self.reader.client.put_item().table_name(&*self.snapshots).set_item(Some(to_item(snapshot)?));
-        let sent = put
-            .condition_expression(IS_NEWER)
-            .expression_attribute_names("#version", VERSION)
-            .expression_attribute_values(":version", number(snapshot.version))
-            .send()
-            .await;
-        let Err(error) = sent else { return Ok(true) };
+        let put = match replaces {
+            Replaces::Older => put
+                .condition_expression(IS_NEWER)
+                .expression_attribute_names("#version", VERSION)
+                .expression_attribute_values(":version", number(snapshot.version)),
+            Replaces::Any => put,
+        };
+        let Err(error) = put.send().await else { return Ok(true) };
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(_)) => Ok(false),
             Some(_) | None => Err(error.into()),

@@ -1,0 +1,175 @@
+//! Commands that add several events at once, on an aggregate of this test's own.
+
+use std::sync::atomic::Ordering;
+
+use command_service::{
+    handler::{Handler, IntoFailure, Order},
+    states::States,
+};
+use millrace_domain::{
+    Aggregate, AggregateType, CommandDigest, Misfit, Receipt, StreamId, TenantId, Timestamp, UniqueKey,
+};
+use millrace_event_store::{AppendError, AppendEvents, MemoryStore, Snapshots};
+use millrace_proto::codec::{DecodeError, Encoded, EventCodec};
+use millrace_runtime::{Failure, TraceParent};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+use uuid::Uuid;
+
+use crate::support::{Lossy, TOLD};
+
+/// Pages, each with a text. The book holds the last one's text as a key, where it is short.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Book(Vec<String>);
+
+#[derive(Debug, Clone)]
+struct PageAdded(String);
+
+#[derive(Debug)]
+enum Never {}
+
+impl IntoFailure for Never {
+    fn into_failure(self, _: &StreamId) -> Failure {
+        match self {}
+    }
+}
+
+impl EventCodec for PageAdded {
+    const EVENT_TYPES: &'static [&'static str] = &["PageAdded"];
+
+    fn encode(&self) -> Encoded {
+        let data = Map::from_iter([("text".to_owned(), json!(self.0))]);
+        Encoded { event_type: "PageAdded", schema_version: 1, data }
+    }
+
+    fn decode(_: &str, _: u32, data: &Map<String, Value>) -> Result<Self, DecodeError> {
+        Ok(Self(data["text"].as_str().unwrap().to_owned()))
+    }
+}
+
+impl Aggregate for Book {
+    const TYPE: AggregateType = AggregateType::of("book");
+    const STATE_SCHEMA: u32 = 1;
+    /// The texts of the pages to be added.
+    type Command = Vec<String>;
+    type Event = PageAdded;
+    type Refusal = Never;
+
+    fn decide(_: Option<&Self>, texts: &Vec<String>, _: Timestamp) -> Result<Vec<PageAdded>, Never> {
+        Ok(texts.iter().cloned().map(PageAdded).collect())
+    }
+
+    fn evolve(book: Option<Self>, page: &PageAdded) -> Result<Self, Misfit> {
+        let mut pages = book.map_or_else(Vec::new, |book| book.0);
+        pages.push(page.0.clone());
+        Ok(Self(pages))
+    }
+
+    fn unique_keys(&self) -> Vec<UniqueKey> {
+        let key = |text: &String| UniqueKey { scope: "book.last", value: text.clone() };
+        self.0.last().filter(|text| text.len() < 100).map(key).into_iter().collect()
+    }
+}
+
+fn order(book: u128, id: &str, texts: &[&str]) -> Order<Book> {
+    let stream =
+        StreamId { tenant: TenantId::default(), aggregate_type: Book::TYPE, id: Uuid::from_u128(book) };
+    Order {
+        stream,
+        command: texts.iter().map(|text| (*text).to_owned()).collect(),
+        creates: id == "create",
+        expected_version: None,
+        command_id: id.parse().unwrap(),
+        digest: CommandDigest(texts.len().try_into().unwrap()),
+        correlation_id: id.parse().unwrap(),
+        trace: TraceParent::new_root(),
+    }
+}
+
+fn replica<S: AppendEvents + Snapshots>(store: &S) -> Handler<Book, S> {
+    Handler::new(store.clone(), States::new(1 << 20), TOLD)
+}
+
+/// What a command is answered, and whether that is a replay.
+async fn add<S: AppendEvents + Snapshots>(
+    books: &Handler<Book, S>,
+    id: &str,
+    texts: &[&str],
+) -> (Receipt, bool) {
+    let answer = books.execute(&order(1, id, texts)).await.unwrap();
+    (answer.receipt, answer.replayed)
+}
+
+#[tokio::test]
+async fn a_retry_is_answered_with_the_last_event_of_its_command_however_old_the_state() {
+    let store = MemoryStore::default();
+    let (here, there) = (replica(&store), replica(&store));
+    add(&here, "create", &["a"]).await;
+    // From here on this one has an old state, whose next event is the first of three, or is another one's.
+    add(&there, "b", &["b"]).await;
+    for between in [false, true] {
+        let (old, id) = (replica(&store), format!("three-{between}"));
+        add(&old, "b", &["b"]).await;
+        if between {
+            add(&here, "c", &["c"]).await;
+        }
+        let first = add(&here, &id, &["d", "e", "f"]).await;
+        for service in [&old, &there, &replica(&store)] {
+            assert_eq!(add(service, &id, &["d", "e", "f"]).await, (first.0, true), "{between}");
+        }
+    }
+    let versions = store.all().iter().map(|event| event.envelope.version).collect::<Vec<_>>();
+    assert_eq!(versions, (1..=9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn several_events_are_stored_together_with_their_key_or_not_at_all() {
+    let store = MemoryStore::default();
+    let books = replica(&store);
+    add(&books, "create", &["a"]).await;
+    add(&books, "more", &["b", "c", "d"]).await;
+    // Another book ends as this one does: nothing of it is stored.
+    books.execute(&order(2, "create", &["x"])).await.unwrap();
+    let taken: Status = books.execute(&order(2, "same", &["y", "z", "d"])).await.unwrap_err().into();
+    assert_eq!(taken.code(), Code::AlreadyExists);
+    assert_eq!(store.all().len(), 5);
+    // What this one let go on its way can be had.
+    books.execute(&order(2, "other", &["y", "c"])).await.unwrap();
+    assert_eq!(store.all().len(), 7);
+}
+
+#[tokio::test]
+async fn several_events_whose_reply_was_lost_are_no_replay_and_are_there_once() {
+    let store = Lossy { resends: true, ..Lossy::default() };
+    let books = replica(&store);
+    add(&books, "create", &["a"]).await;
+    store.losses.store(1, Ordering::SeqCst);
+    let (receipt, replayed) = add(&books, "three", &["b", "c", "d"]).await;
+    assert_eq!((receipt.version, replayed), (4, false));
+    assert_eq!(store.inner.all().last().unwrap().envelope.event_id, receipt.event_id);
+    // The store does not say which event it met.
+    *store.instead.lock().unwrap() = Some(AppendError::Conflict { existing: None });
+    let (receipt, replayed) = add(&books, "two", &["e", "f"]).await;
+    assert_eq!((receipt.version, replayed), (6, false));
+    assert_eq!(store.inner.all().len(), 6);
+}
+
+#[tokio::test]
+async fn what_exceeds_a_limit_is_refused_with_the_limit_named_and_is_not_sent() {
+    let store = MemoryStore::default();
+    let books = replica(&store);
+    add(&books, "create", &["a"]).await;
+    let (long, large, before) = (["x"; 101], "x".repeat(400 * 1024), store.requests());
+    let eleven: Vec<String> = (0..11).map(|n| format!("{n}{}", "x".repeat(390_000))).collect();
+    let eleven: Vec<&str> = eleven.iter().map(String::as_str).collect();
+    for (texts, limit) in [(&long[..], "100"), (&[large.as_str()], "400 KB"), (&eleven, "4 MB")] {
+        let refused: Status = books.execute(&order(1, "x", texts)).await.unwrap_err().into();
+        let details = refused.get_error_details();
+        let said = &details.bad_request().unwrap().field_violations[0].description;
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(said.contains(limit), "{limit} is not in: {said}");
+    }
+    assert_eq!(store.requests(), before);
+}
