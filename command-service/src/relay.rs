@@ -37,6 +37,7 @@ mod meters;
 mod plan;
 mod publisher;
 pub mod refill;
+mod refills;
 mod shard;
 pub mod stream;
 #[cfg(test)]
@@ -58,7 +59,6 @@ pub use refill::Refill;
 pub use stream::ShardStream;
 pub use time::Clock;
 use tokio::{
-    sync::Semaphore,
     task::{Id, JoinSet},
     time::{Instant, sleep, timeout},
 };
@@ -69,6 +69,7 @@ use self::{
     leases::{Lease, Replica},
     plan::{Claim, Plan, Sightings, View},
     publisher::Publisher,
+    refills::Refills,
     shard::relay_shard,
     stream::{Shard, ShardId},
     time::{after, whole_millis},
@@ -82,7 +83,16 @@ pub struct Relay<S, L, B, R> {
     ports: Ports<S, L, B, R>,
     workers: Workers,
     sightings: Sightings,
-    listing: Option<(Instant, Vec<Shard>)>,
+    listing: Option<Listing>,
+}
+
+/// What shards the stream had.
+#[derive(Clone)]
+struct Listing {
+    began: Instant,
+    /// The same by the clock.
+    at: Timestamp,
+    shards: Vec<Shard>,
 }
 
 /// What a relay works with.
@@ -93,8 +103,7 @@ struct Ports<S, L, B, R> {
     refill: R,
     publisher: Publisher<B>,
     clock: Clock,
-    /// One refill at a time: each reads the whole table.
-    refills: Arc<Semaphore>,
+    refills: Refills,
 }
 
 impl<S, L, B, R> Ports<S, L, B, R> {
@@ -125,8 +134,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         meters::describe();
         let clock: Clock = Arc::new(clock);
         let publisher = Publisher { bus, config, clock: clock.clone() };
-        let refills = Arc::new(Semaphore::new(1));
-        let ports = Ports { stream, leases, refill, publisher, clock, refills };
+        let ports = Ports { stream, leases, refill, publisher, clock, refills: Refills::default() };
         Self { ports, workers: Workers::default(), sightings: Sightings::new(), listing: None }
     }
 
@@ -203,21 +211,25 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         ports.leases.announce(&replica).await?;
         // The leases first: a lease is deleted only once its shard is no longer listed, so a shard that is listed later
         // and has no lease is new.
-        let table = ports.leases.list().await?;
-        let mut shards = self.shards().await?;
-        let is_listed = |lease: &Lease| shards.iter().any(|shard| shard.id == lease.shard);
+        let mut table = ports.leases.list().await?;
+        let mut listing = self.listing().await?;
+        let is_listed = |lease: &Lease| listing.shards.iter().any(|shard| shard.id == lease.shard);
         if !table.leases.iter().all(|lease| lease.is_finished() || is_listed(lease)) {
             // A shard has vanished, or is newer than the listing, and may have to wait for its parents.
             self.listing = None;
-            shards = self.shards().await?;
+            listing = self.listing().await?;
         }
-        self.sightings.look(&shards, &table);
+        if plan::is_complete(&listing.shards, &table) && plan::is_news(listing.at, &table, config) {
+            ports.leases.note_complete(listing.at).await?;
+            table.complete_at = Some(listing.at);
+        }
+        self.sightings.look(&listing.shards, &table);
         let held: HashSet<ShardId> = self.workers.stops.keys().cloned().collect();
         let now = (ports.clock)();
         Ok(Plan::of(&View {
             config,
             now,
-            shards: &shards,
+            shards: &listing.shards,
             table: &table,
             held: &held,
             sightings: &self.sightings,
@@ -225,16 +237,15 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
     }
 
     /// The stream's shards, as they were at most [`RelayConfig::discovery_interval`] ago.
-    async fn shards(&mut self) -> Result<Vec<Shard>, AwsError> {
-        if let Some((at, shards)) = &self.listing
-            && at.elapsed() < self.ports.config().discovery_interval
+    async fn listing(&mut self) -> Result<Listing, AwsError> {
+        if let Some(listing) = &self.listing
+            && listing.began.elapsed() < self.ports.config().discovery_interval
         {
-            return Ok(shards.clone());
+            return Ok(listing.clone());
         }
-        let at = Instant::now();
+        let (began, at) = (Instant::now(), (self.ports.clock)());
         let shards = self.ports.stream.shards().await?;
-        self.listing = Some((at, shards.clone()));
-        Ok(shards)
+        Ok(self.listing.insert(Listing { began, at, shards }).clone())
     }
 
     async fn claim(&mut self, claim: Claim, shutdown: &CancellationToken) {

@@ -11,10 +11,13 @@ pub struct RelayConfig {
     pub owner: String,
     /// `Source` of every entry on the bus.
     pub source: String,
-    /// How long a shard's reads lie apart, from start to start, unless the last one brought
-    /// [`EAGER_RECORDS`](Self::EAGER_RECORDS) or more. 250 ms: four reads a second, as AWS's own consumers do; a shard
-    /// allows five.
+    /// How long a shard's reads lie apart at least, from start to start, whatever they bring. 250 ms: four reads a
+    /// second, as AWS's own consumers do; a shard allows five. A read brings up to 1,000 records, and a shard takes up to
+    /// 1,000 writes a second, so this is no bound on what can be relayed.
     pub poll_interval: Duration,
+    /// How far apart they come to lie while a shard brings nothing: the interval grows by an eighth with each read, and
+    /// is at its shortest again after a read that brought something. 1 s, reached after 6 s of silence.
+    pub idle_poll_interval: Duration,
     /// How often the stream is asked for its shards; also done when a shard ends. 10 s.
     pub discovery_interval: Duration,
     /// How often the lease table is read, to take what is free and give up what is too much. 2.5 s.
@@ -27,8 +30,8 @@ pub struct RelayConfig {
     /// How far apart the checkpoints of a shard are at least. 1 s. A crash repeats what was accepted since the last one.
     pub checkpoint_interval: Duration,
     /// How old an unread position at the start of a shard may be before the stream is suspected to have dropped records
-    /// behind it, and the table is asked instead. 20 h, since DynamoDB keeps records for 24 h. A second where the stream
-    /// may forget at any time, as an emulator does when it restarts.
+    /// behind it, and the table is asked instead. [`STREAM_TRUST`](Self::STREAM_TRUST). A second where the stream may
+    /// forget at any time, as an emulator does when it restarts.
     pub trust_horizon: Duration,
     /// By how much a refill reaches back behind the time of the checkpoint. 5 min: an event's time is taken before it is
     /// stored, by a clock of its own.
@@ -48,8 +51,15 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
-    /// A read of so many records is followed by the next one at once: there is a backlog.
-    pub const EAGER_RECORDS: usize = 100;
+    /// For how long DynamoDB's own stream is trusted to keep what was not read: 20 of the 24 hours that it keeps records,
+    /// the rest being for clocks that differ.
+    pub const STREAM_TRUST: Duration = Duration::from_secs(20 * 60 * 60);
+
+    /// The interval that follows one after which a read brought something or nothing.
+    pub(super) fn next_poll(&self, interval: Duration, brought_nothing: bool) -> Duration {
+        let longest = self.idle_poll_interval.max(self.poll_interval);
+        if brought_nothing { (interval + interval / 8).min(longest) } else { self.poll_interval }
+    }
 
     /// The defaults, for a replica named `owner` that publishes as `source`.
     pub fn new(owner: impl Into<String>, source: impl Into<String>) -> Self {
@@ -57,12 +67,13 @@ impl RelayConfig {
             owner: owner.into(),
             source: source.into(),
             poll_interval: Duration::from_millis(250),
+            idle_poll_interval: Duration::from_secs(1),
             discovery_interval: Duration::from_secs(10),
             balance_interval: Duration::from_millis(2_500),
             lease_duration: Duration::from_secs(8),
             renew_interval: Duration::from_secs(2),
             checkpoint_interval: Duration::from_secs(1),
-            trust_horizon: Duration::from_secs(20 * 60 * 60),
+            trust_horizon: Self::STREAM_TRUST,
             refill_margin: Duration::from_secs(5 * 60),
             max_bytes: 256 * 1024,
             lanes: 4,

@@ -87,6 +87,9 @@ pub struct LeaseTable {
     pub leases: Vec<Lease>,
     /// The replicas.
     pub replicas: Vec<Replica>,
+    /// The latest time at which every shard that the stream then listed had its lease, as far as anybody has noted. A
+    /// shard that has no lease is younger.
+    pub complete_at: Option<Timestamp>,
 }
 
 /// Keeping leases. Every write that depends on what was seen says so, and answers whether it still held.
@@ -117,6 +120,10 @@ pub trait Leases: Clone + Send + Sync + 'static {
 
     /// Makes a replica known, or known for longer.
     fn announce(&self, replica: &Replica) -> impl Future<Output = Result<(), AwsError>> + Send;
+
+    /// Notes a time at which every shard that the stream listed had its lease; see [`LeaseTable::complete_at`]. An
+    /// earlier one than is noted already changes nothing.
+    fn note_complete(&self, at: Timestamp) -> impl Future<Output = Result<(), AwsError>> + Send;
 
     /// Takes back what [`announce`](Self::announce) said.
     fn withdraw(&self, owner: &str) -> impl Future<Output = Result<(), AwsError>> + Send;

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -189,6 +190,7 @@ pub struct MemoryLeases(Arc<Mutex<LeaseMaps>>);
 struct LeaseMaps {
     leases: BTreeMap<ShardId, Lease>,
     replicas: BTreeMap<String, Replica>,
+    complete_at: Option<Timestamp>,
 }
 
 impl MemoryLeases {
@@ -217,6 +219,7 @@ impl Leases for MemoryLeases {
         Ok(LeaseTable {
             leases: maps.leases.values().cloned().collect(),
             replicas: maps.replicas.values().cloned().collect(),
+            complete_at: maps.complete_at,
         })
     }
 
@@ -264,6 +267,12 @@ impl Leases for MemoryLeases {
         Ok(())
     }
 
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        let mut maps = lock(&self.0);
+        maps.complete_at = maps.complete_at.max(Some(at));
+        Ok(())
+    }
+
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         lock(&self.0).replicas.remove(owner);
         Ok(())
@@ -296,26 +305,37 @@ impl EventBus for MemoryBus {
     }
 }
 
-/// The event store's table.
+/// The event store's table. Like DynamoDB's, a scan of it goes by the hash of the stream and then by version, so what is
+/// added meanwhile may lie before or behind it.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryTable(Arc<Mutex<Vec<Envelope>>>);
+pub struct MemoryTable(Arc<Mutex<BTreeMap<TablePlace, Envelope>>>);
+
+/// An event's place in a [`MemoryTable`].
+pub type TablePlace = (u64, String, u64);
 
 impl MemoryTable {
     /// Adds an event.
     pub fn append(&self, envelope: Envelope) {
-        lock(&self.0).push(envelope);
+        let stream = envelope.stream();
+        lock(&self.0).insert((hash_of(&stream), stream.to_string(), envelope.version), envelope);
     }
 }
 
 impl Refill for MemoryTable {
-    type Token = usize;
+    type Token = TablePlace;
 
-    async fn page(&self, since: Timestamp, from: Option<&usize>) -> Result<RefillPage<usize>, AwsError> {
+    async fn page(
+        &self,
+        since: Timestamp,
+        from: Option<&TablePlace>,
+    ) -> Result<RefillPage<TablePlace>, AwsError> {
         const PAGE: usize = 25;
-        let from = from.copied().unwrap_or_default();
+        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
         let table = lock(&self.0);
-        let wanted = table.iter().skip(from).take(PAGE).filter(|envelope| envelope.timestamp >= since);
-        let contents = wanted.map(|envelope| Content::Event(Box::new(envelope.clone()))).collect();
-        Ok(RefillPage { contents, next: (from + PAGE < table.len()).then_some(from + PAGE) })
+        let page: Vec<_> = table.range((from, Bound::Unbounded)).take(PAGE).collect();
+        let next = page.last().filter(|_| page.len() == PAGE).map(|(place, _)| (*place).clone());
+        let wanted = page.into_iter().filter(|(_, envelope)| envelope.timestamp >= since);
+        let contents = wanted.map(|(_, envelope)| Content::Event(Box::new(envelope.clone()))).collect();
+        Ok(RefillPage { contents, next })
     }
 }

@@ -8,6 +8,7 @@ const PUBLISHED: &str = "relay_published_total";
 const ENTRIES_FAILED: &str = "relay_entries_failed_total";
 const LAG: &str = "relay_lag_seconds";
 const TRIMMED: &str = "relay_trimmed_total";
+const REFILLS: &str = "relay_refills_total";
 const REFILLED: &str = "relay_refilled_total";
 const UNDECODABLE: &str = "relay_undecodable_total";
 const SKIPPED: &str = "relay_skipped_total";
@@ -27,6 +28,7 @@ pub(super) fn describe() {
         TRIMMED,
         "Times that the stream had dropped records, or a shard, not yet relayed. Alarm on this."
     );
+    describe_counter!(REFILLS, "Refills from the table that were begun. Alarm on this.");
     describe_counter!(REFILLED, "Events published from the table because the stream had dropped records.");
     describe_counter!(UNDECODABLE, "Records and items that are not events, passed over. Alarm on this.");
     describe_counter!(SKIPPED, "Records of changes other than new items, passed over.");
@@ -46,6 +48,10 @@ pub(super) fn entry_failed() {
 
 pub(super) fn trimmed() {
     counter!(TRIMMED).increment(1);
+}
+
+pub(super) fn refill() {
+    counter!(REFILLS).increment(1);
 }
 
 pub(super) fn refilled() {

@@ -22,6 +22,19 @@ const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
 /// How long a replica that vanished stays in the table.
 const KEEP_VANISHED: Duration = Duration::from_secs(60 * 60);
 
+/// Whether every shard listed has its lease, so that whatever appears later is known to be younger than the listing. Of a
+/// table that knows nothing this is said before the first lease: what was before the first relay of all, none can know.
+pub(super) fn is_complete(shards: &[Shard], table: &LeaseTable) -> bool {
+    let leased: HashSet<&ShardId> = table.leases.iter().map(|lease| &lease.shard).collect();
+    let knows_nothing = leased.is_empty() && table.complete_at.is_none();
+    knows_nothing || shards.iter().all(|shard| leased.contains(&shard.id))
+}
+
+/// Whether a listing of this time says more than is noted already, by enough to be worth a write.
+pub(super) fn is_news(at: Timestamp, table: &LeaseTable, config: &RelayConfig) -> bool {
+    table.complete_at.is_none_or(|noted| since(noted, at) >= config.discovery_interval)
+}
+
 /// What a replica sees of the world.
 pub(super) struct View<'a> {
     pub(super) config: &'a RelayConfig,
@@ -158,15 +171,16 @@ impl View<'_> {
 
     /// A shard's first lease.
     ///
-    /// It is dated back to when some relay was last alive: had the shard appeared before, it would have a lease, since
-    /// every shard gets one when it is first seen, whether somebody reads it or not. After
-    /// an outage longer than the stream's memory this tells that the shard's start may be missing. So may the shards
-    /// between what was known and this one, where it continues none that was known; it is dated back further then.
+    /// It is dated back to when the leases were last known to be complete: had the shard appeared before, it would have
+    /// a lease, since every shard gets one when it is first seen, whether somebody reads it or not. After an outage
+    /// longer than the stream's memory this tells that the shard's start may be missing, and it does not matter whether
+    /// nobody was there, or could not list the shards, or slept with its machine and has renewed its leases since. So
+    /// may the shards between what was known and this one be missing, where it continues none that was known; it is
+    /// dated back further then.
     fn first_lease(&self, shard: &ShardId) -> Lease {
-        let last_sign = self.table.leases.iter().map(|lease| lease.expires_at).max();
-        let last_alive =
-            last_sign.map_or(self.now, |sign| before(sign, self.config.lease_duration).min(self.now));
-        let time = if self.continues(shard) { last_alive } else { before(last_alive, RETENTION) };
+        // Without a note somebody's hand was in the table: what is not known to be young counts as old.
+        let known = self.table.complete_at.map_or(before(self.now, RETENTION), |at| at.min(self.now));
+        let time = if self.continues(shard) { known } else { before(known, RETENTION) };
         Lease {
             shard: shard.clone(),
             owner: Some(self.config.owner.clone()),

@@ -72,6 +72,8 @@ struct Reader<'a, S, L, B, R> {
     progress: &'a watch::Sender<Progress>,
     stop: &'a CancellationToken,
     backoff: Backoff,
+    /// For how long the start of the shard is trusted to be whole: see [`Self::horizon_is_doubtful`].
+    trust: Duration,
 }
 
 impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, R> {
@@ -83,7 +85,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     ) -> Self {
         let config = ports.config();
         let backoff = Backoff::new(config.first_backoff, config.max_backoff, (&config.owner, shard));
-        Self { ports, shard, progress, stop, backoff }
+        Self { ports, shard, progress, stop, backoff, trust: config.trust_horizon }
     }
 
     fn config(&self) -> &'a RelayConfig {
@@ -91,12 +93,24 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     }
 
     async fn run(mut self) -> Result<(), Stopped> {
-        if self.horizon_is_doubtful() {
-            self.refill().await?;
-        }
         // At the end of the shard the checkpoint has no position any more.
         while let Some(position) = self.position() {
-            let Err(error) = self.follow(&position).await? else { continue };
+            let error = match self.call(self.ports.stream.open(self.shard, &position)).await? {
+                // Asked once the cursor stands, since only from then on does the stream tell what it drops before the
+                // cursor comes to it. However long ago the last look was, what follows from this one holds.
+                Ok(_) if self.horizon_is_doubtful() => {
+                    self.refill().await?;
+                    continue;
+                }
+                Ok(cursor) => match self.follow(cursor).await? {
+                    Ok(()) => continue,
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            // What opened the shard the last time may be another stream by now: an emulator that was away has come back
+            // without its records.
+            self.trust = self.config().trust_horizon;
             match error {
                 // After a long pause, such as the bus's refusals; the position is still good.
                 StreamError::Expired => {}
@@ -104,10 +118,6 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                 StreamError::Gone => self.heal_gone().await?,
                 StreamError::Failed(error) => {
                     warn!(shard = %self.shard, %error, "the shard could not be read");
-                    // An emulator that was away may have come back without its records.
-                    if self.horizon_is_doubtful() {
-                        self.refill().await?;
-                    }
                 }
             }
             self.backoff.pause(self.stop).await?;
@@ -115,14 +125,11 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Reads from a position on, until the shard ends or a call fails.
-    async fn follow(&mut self, position: &Position) -> Result<Result<(), StreamError>, Stopped> {
-        let mut cursor = match self.call(self.ports.stream.open(self.shard, position)).await? {
-            Ok(cursor) => cursor,
-            Err(error) => return Ok(Err(error)),
-        };
+    /// Reads from a cursor on, until the shard ends or a call fails.
+    async fn follow(&mut self, mut cursor: S::Cursor) -> Result<Result<(), StreamError>, Stopped> {
+        let mut interval = self.config().poll_interval;
         loop {
-            let next_read = Instant::now() + self.config().poll_interval;
+            let began = Instant::now();
             let Records { records, next } = match self.call(self.ports.stream.read(&cursor)).await? {
                 Ok(read) => read,
                 // Whether the shard itself is gone, opening it again will tell.
@@ -130,7 +137,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                 Err(error) => return Ok(Err(error)),
             };
             self.backoff.reset();
-            let eager = records.len() >= RelayConfig::EAGER_RECORDS;
+            interval = self.config().next_poll(interval, records.is_empty());
             self.relay(records).await?;
             match next {
                 Some(next) => cursor = next,
@@ -139,9 +146,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                     return Ok(Ok(()));
                 }
             }
-            if !eager {
-                unless_stopped(sleep_until(next_read), self.stop).await?;
-            }
+            unless_stopped(sleep_until(began + interval), self.stop).await?;
         }
     }
 
@@ -219,7 +224,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     fn horizon_is_doubtful(&self) -> bool {
         let progress = self.progress.borrow();
         progress.checkpoint == Checkpoint::At(Position::TrimHorizon)
-            && since(progress.time, (self.ports.clock)()) > self.config().trust_horizon
+            && since(progress.time, (self.ports.clock)()) > self.trust
     }
 
     async fn heal_trimmed(&mut self) -> Result<(), Stopped> {
@@ -258,19 +263,32 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     /// Publishes from the table all that the shard may have held since the checkpoint, and much else with it, and goes
     /// back to the trim horizon.
     async fn refill(&mut self) -> Result<(), Stopped> {
-        let turn = unless_stopped(self.ports.refills.acquire(), self.stop).await?;
-        let begun = (self.ports.clock)();
-        let start = before(self.accepted_before(&self.progress.borrow()), self.config().refill_margin);
-        warn!(shard = %self.shard, since = %start, "refilling from the table");
+        let ports = self.ports;
+        let since = before(self.accepted_before(&self.progress.borrow()), ports.config().refill_margin);
+        let (now, stop) = (|| (ports.clock)(), self.stop);
+        let done =
+            ports.refills.wish(self.shard, since, now, stop, async |since| self.read_table(since).await);
+        let time = done.await?.begun;
+        self.progress.send_replace(Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time });
+        // With the trust that an emulator gets, a refill of some seconds would call for the next one. What the stream may
+        // drop by itself while a refill takes its time is another matter: that takes most of a day.
+        self.trust = self.trust.max(RelayConfig::STREAM_TRUST);
+        Ok(())
+    }
+
+    /// Publishes all events of the table that are of this time or later.
+    async fn read_table(&mut self, since: Timestamp) -> Result<(), Stopped> {
+        meters::refill();
+        warn!(shard = %self.shard, %since, "refilling from the table");
         let mut from = None;
         loop {
-            match self.call(self.ports.refill.page(start, from.as_ref())).await? {
+            match self.call(self.ports.refill.page(since, from.as_ref())).await? {
                 Ok(page) => {
                     self.backoff.reset();
                     self.publish_refill(page.contents).await?;
                     from = page.next;
                     if from.is_none() {
-                        break;
+                        return Ok(());
                     }
                 }
                 Err(error) => {
@@ -281,10 +299,6 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             // A table may have a thousand pages without an event that is wanted.
             pause(Duration::ZERO, self.stop).await?;
         }
-        drop(turn);
-        self.progress
-            .send_replace(Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: begun });
-        Ok(())
     }
 
     async fn publish_refill(&self, contents: Vec<Content>) -> Result<(), Stopped> {

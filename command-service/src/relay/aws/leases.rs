@@ -26,11 +26,17 @@ const EXPIRES_AT: &str = "ExpiresAt";
 const CHECKPOINT: &str = "Checkpoint";
 const CHECKPOINT_TIME: &str = "CheckpointTime";
 
+const COMPLETE_AT: &str = "CompleteAt";
+
 /// Begins the key of a replica. No shard is named so: `#` stands in no label of a stream.
 const REPLICA: &str = "replica#";
 
+/// The key of the item that says until when every shard is known to have had its lease.
+const COMPLETE: &str = "complete#";
+
 /// The lease table. An item is a lease (`ShardId`, `Owner`, `Fence`, `ExpiresAt` in milliseconds since 1970,
-/// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`).
+/// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`), and one says until when
+/// every shard had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970).
 #[derive(Debug, Clone)]
 pub struct DynamoLeases {
     client: Client,
@@ -74,6 +80,7 @@ impl Leases for DynamoLeases {
             match row(&item) {
                 Ok(Row::Lease(lease)) => table.leases.push(lease),
                 Ok(Row::Replica(replica)) => table.replicas.push(replica),
+                Ok(Row::Complete(at)) => table.complete_at = Some(at),
                 // Somebody's hand was in the table. The other shards go on.
                 Err(attribute) => error!(attribute, "an item of the lease table cannot be read"),
             }
@@ -125,7 +132,9 @@ impl Leases for DynamoLeases {
         match call.send().await {
             Ok(reply) => match row(&reply.attributes.unwrap_or_default()) {
                 Ok(Row::Lease(lease)) => Ok(Some(lease)),
-                Ok(Row::Replica(_)) => Err(AwsError::Nonsense("a lease that is none".to_owned())),
+                Ok(Row::Replica(_) | Row::Complete(_)) => {
+                    Err(AwsError::Nonsense("a lease that is none".to_owned()))
+                }
                 Err(attribute) => Err(AwsError::Nonsense(format!("a lease with a bad {attribute}"))),
             },
             Err(error) if condition_failed(&error) => Ok(None),
@@ -175,6 +184,22 @@ impl Leases for DynamoLeases {
         Ok(())
     }
 
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(COMPLETE))
+            .update_expression("SET #at = :at")
+            .condition_expression("attribute_not_exists(#at) OR #at < :at")
+            .expression_attribute_names("#at", COMPLETE_AT)
+            .expression_attribute_values(":at", number(millis(at)));
+        match call.send().await {
+            Err(error) if !condition_failed(&error) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         self.client
             .delete_item()
@@ -204,6 +229,7 @@ fn condition_failed<R>(error: &SdkError<UpdateItemError, R>) -> bool {
 enum Row {
     Lease(Lease),
     Replica(Replica),
+    Complete(Timestamp),
 }
 
 fn lease_item(lease: &Lease) -> Item {
@@ -224,8 +250,10 @@ fn lease_item(lease: &Lease) -> Item {
 /// What an item holds, or the attribute that cannot be read.
 fn row(item: &Item) -> Result<Row, &'static str> {
     let key = string(item, SHARD_ID)?;
-    let millis: i64 = whole(item, EXPIRES_AT)?;
-    let expires_at = Timestamp::from_unix_micros(millis.saturating_mul(1000));
+    if key == COMPLETE {
+        return time(item, COMPLETE_AT).map(Row::Complete);
+    }
+    let expires_at = time(item, EXPIRES_AT)?;
     if let Some(owner) = key.strip_prefix(REPLICA) {
         return Ok(Row::Replica(Replica { owner: owner.to_owned(), expires_at }));
     }
@@ -247,6 +275,12 @@ fn string<'a>(item: &'a Item, name: &'static str) -> Result<&'a str, &'static st
 
 fn whole<T: std::str::FromStr>(item: &Item, name: &'static str) -> Result<T, &'static str> {
     item.get(name).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok()).ok_or(name)
+}
+
+/// A time that stands in milliseconds since 1970.
+fn time(item: &Item, name: &'static str) -> Result<Timestamp, &'static str> {
+    let millis: i64 = whole(item, name)?;
+    Ok(Timestamp::from_unix_micros(millis.saturating_mul(1000)))
 }
 
 fn replica_key(owner: &str) -> String {

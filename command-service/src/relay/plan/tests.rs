@@ -42,9 +42,11 @@ fn claimed(plan: &Plan) -> Vec<&str> {
 #[test]
 fn a_child_waits_for_a_listed_parent_and_for_no_other() {
     let shards = [shard("p", None), shard("c", Some("p")), shard("d", Some("unlisted"))];
-    let unfinished = LeaseTable { leases: vec![lease("p", Some("b"), 5, reading())], replicas: vec![] };
+    let unfinished =
+        LeaseTable { leases: vec![lease("p", Some("b"), 5, reading())], ..LeaseTable::default() };
     assert_eq!(claimed(&plan("a", &shards, &unfinished, &HashSet::new())), ["d"]);
-    let finished = LeaseTable { leases: vec![lease("p", None, 0, Checkpoint::ShardEnd)], replicas: vec![] };
+    let finished =
+        LeaseTable { leases: vec![lease("p", None, 0, Checkpoint::ShardEnd)], ..LeaseTable::default() };
     assert_eq!(claimed(&plan("a", &shards, &finished, &HashSet::new())), ["c", "d"]);
 }
 
@@ -58,7 +60,7 @@ fn only_leases_that_nobody_holds_are_claimed() {
             lease("lost-reply", Some("a"), 5, reading()),
             lease("unlisted-finished", None, -5, Checkpoint::ShardEnd),
         ],
-        replicas: vec![],
+        ..LeaseTable::default()
     };
     let shards = [shard("released", None), shard("expired", None), shard("held", None)];
     // Two replicas share four shards.
@@ -75,10 +77,10 @@ fn only_leases_that_nobody_holds_are_claimed() {
 
 #[test]
 fn a_first_lease_is_dated_by_what_is_known() {
-    let time = |shards: &[Shard], leases: Vec<Lease>| match &plan(
+    let time = |shards: &[Shard], leases: Vec<Lease>, complete_at: Option<Timestamp>| match &plan(
         "a",
         shards,
-        &LeaseTable { leases, replicas: vec![] },
+        &LeaseTable { leases, complete_at, ..LeaseTable::default() },
         &HashSet::new(),
     )
     .claims[..]
@@ -87,10 +89,17 @@ fn a_first_lease_is_dated_by_what_is_known() {
         other => panic!("{other:?}"),
     };
     let child = [shard("c", Some("p"))];
-    assert_eq!(time(&child, vec![]), at(0), "the first relay of all");
-    let ended = |since: i64| vec![lease("p", None, since, Checkpoint::ShardEnd)];
-    assert_eq!(time(&child, ended(-100)), at(-108), "the last sign of life");
-    assert_eq!(time(&[shard("x", None)], ended(-100)), before(at(-108), RETENTION), "not what was known");
+    let complete = Some(at(-100));
+    // The leases were renewed just now, by machines that may have slept for long.
+    let renewed = || vec![lease("p", Some("a"), 8, Checkpoint::ShardEnd)];
+    assert_eq!(time(&child, renewed(), complete), at(-100), "when the leases were complete the last time");
+    assert_eq!(time(&child, renewed(), Some(at(100))), at(0), "by a clock that runs ahead");
+    assert_eq!(
+        time(&[shard("x", None)], renewed(), complete),
+        before(at(-100), RETENTION),
+        "not what was known"
+    );
+    assert_eq!(time(&child, renewed(), None), before(at(0), RETENTION), "nothing is noted");
 }
 
 #[test]
@@ -101,6 +110,7 @@ fn every_shard_has_a_date_from_its_first_sight_on() {
             // Finished long ago, and no longer listed.
             lease("o", None, -90_000, Checkpoint::ShardEnd),
         ],
+        complete_at: Some(at(-3)),
         replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
     };
     let shards = [shard("p", None), shard("c", Some("p")), shard("g", Some("c"))];
@@ -119,8 +129,10 @@ fn every_shard_has_a_date_from_its_first_sight_on() {
 
 #[test]
 fn what_is_beyond_a_replicas_share_is_dated_too() {
-    let table =
-        LeaseTable { leases: vec![], replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }] };
+    let table = LeaseTable {
+        replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
+        ..LeaseTable::default()
+    };
     let shards = [shard("x", None), shard("y", None)];
     let plan = plan("a", &shards, &table, &HashSet::new());
     assert_eq!((plan.claims.len(), plan.noted.len()), (1, 1));
@@ -147,7 +159,11 @@ proptest! {
                     continue;
                 }
                 let known = if round == 0 { replicas[..1].to_vec() } else { replicas.clone() };
-                let table = LeaseTable { leases: leases.values().cloned().collect(), replicas: known };
+                let table = LeaseTable {
+                    leases: leases.values().cloned().collect(),
+                    replicas: known,
+                    ..LeaseTable::default()
+                };
                 let plan = plan(owner, &shards, &table, &held_by(&leases, owner));
                 changes += plan.claims.len() + plan.surplus.len();
                 for claim in plan.claims {
@@ -167,4 +183,20 @@ proptest! {
         }
         prop_assert_eq!(leases.values().filter(|l| l.owner.is_some()).count(), count);
     }
+}
+
+#[test]
+fn the_leases_are_complete_once_every_shard_listed_has_one() {
+    let shards = [shard("p", None), shard("c", Some("p"))];
+    let table = |leases: Vec<Lease>, complete_at| LeaseTable { leases, complete_at, ..LeaseTable::default() };
+    let (parent, child) = (lease("p", None, 0, Checkpoint::ShardEnd), lease("c", Some("a"), 5, reading()));
+    assert!(is_complete(&shards, &table(vec![], None)), "before the first lease of all");
+    assert!(!is_complete(&shards, &table(vec![], Some(at(-9)))), "its leases were deleted");
+    assert!(!is_complete(&shards, &table(vec![parent.clone()], None)));
+    assert!(is_complete(&shards, &table(vec![parent, child], None)));
+
+    let config = RelayConfig::new("a", "millrace");
+    assert!(is_news(at(0), &table(vec![], None), &config));
+    assert!(is_news(at(0), &table(vec![], Some(at(-10))), &config));
+    assert!(!is_news(at(0), &table(vec![], Some(at(-9))), &config), "not every replica need write it");
 }

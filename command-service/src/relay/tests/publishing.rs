@@ -55,11 +55,14 @@ async fn an_entry_says_what_rules_match_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_that_comes_later_is_on_the_bus_within_a_poll() {
+async fn an_event_that_comes_after_a_long_silence_is_on_the_bus_within_an_idle_poll_and_the_next_sooner() {
     let world = World::new();
     let _relay = world.start("a");
     sleep(Duration::from_secs(60)).await;
     let ids = world.store_firsts([1]);
+    sleep(World::config("a").idle_poll_interval).await;
+    assert!(world.has_published(&ids));
+    let ids = world.store_firsts([2]);
     sleep(World::config("a").poll_interval).await;
     assert!(world.has_published(&ids));
 }

@@ -128,6 +128,9 @@ impl Leases for Remote {
     async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
         self.reach()?.announce(replica).await
     }
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        self.reach()?.note_complete(at).await
+    }
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         self.reach()?.withdraw(owner).await
     }

@@ -17,7 +17,7 @@ use crate::relay::{
     EventBus, Leases, Refill, RelayConfig, ShardStream,
     bus::{Entry, Rejection},
     leases::{Lease, LeaseTable, Replica},
-    memory::{MemoryBus, MemoryCursor, MemoryLeases, MemoryStream, MemoryTable},
+    memory::{MemoryBus, MemoryCursor, MemoryLeases, MemoryStream, MemoryTable, TablePlace},
     refill::RefillPage,
     stream::{Position, Records, Shard, ShardId, StreamError},
 };
@@ -99,6 +99,9 @@ impl Leases for Troubled<MemoryLeases> {
     async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
         self.trouble.call(self.inner.announce(replica)).await
     }
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        self.trouble.call(self.inner.note_complete(at)).await
+    }
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         self.trouble.call(self.inner.withdraw(owner)).await
     }
@@ -126,8 +129,12 @@ impl EventBus for Troubled<MemoryBus> {
 }
 
 impl Refill for Troubled<MemoryTable> {
-    type Token = usize;
-    async fn page(&self, since: Timestamp, from: Option<&usize>) -> Result<RefillPage<usize>, AwsError> {
+    type Token = TablePlace;
+    async fn page(
+        &self,
+        since: Timestamp,
+        from: Option<&TablePlace>,
+    ) -> Result<RefillPage<TablePlace>, AwsError> {
         self.trouble.call(self.inner.page(since, from)).await
     }
 }

@@ -11,16 +11,17 @@ use std::{
 use millrace_aws::AwsError;
 use millrace_domain::Timestamp;
 use millrace_proto::Envelope;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     buses::{ChoosyBus, throttled},
     world::World,
 };
 use crate::relay::{
-    ShardStream,
+    Refill, RelayConfig, ShardStream,
     leases::Checkpoint,
-    memory::{MemoryCursor, MemoryStream, MemoryTable},
+    memory::{MemoryCursor, MemoryStream, MemoryTable, TablePlace},
+    refill::RefillPage,
     stream::{Position, Records, Shard, ShardId, StreamError},
 };
 
@@ -311,4 +312,203 @@ async fn what_a_child_held_while_it_waited_for_its_parent_is_not_lost() {
     world.stream.drop_records();
     let _relay = world.start("c");
     world.until_published(&childrens).await;
+}
+
+/// A stream that can be kept from answering, as it is for a process whose machine sleeps.
+#[derive(Clone)]
+struct Gated {
+    there: MemoryStream,
+    lists: watch::Receiver<bool>,
+    reads: watch::Receiver<bool>,
+    count: Arc<AtomicU32>,
+}
+
+/// Opens and closes a [`Gated`] stream.
+struct Gates {
+    lists: watch::Sender<bool>,
+    reads: watch::Sender<bool>,
+}
+
+impl Gated {
+    fn before(there: &MemoryStream) -> (Self, Gates) {
+        let gates = Gates { lists: watch::Sender::new(true), reads: watch::Sender::new(true) };
+        let (lists, reads) = (gates.lists.subscribe(), gates.reads.subscribe());
+        (Self { there: there.clone(), lists, reads, count: Arc::default() }, gates)
+    }
+
+    async fn pass(gate: &watch::Receiver<bool>) {
+        gate.clone().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+impl ShardStream for Gated {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        if !*self.lists.borrow() {
+            return Err(AwsError::Refused("AccessDeniedException".to_owned()));
+        }
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        self.there.open(shard, position).await
+    }
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        Self::pass(&self.reads).await;
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.there.read(cursor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_is_read_four_times_a_second_while_it_brings_something_and_once_while_it_does_not() {
+    let world = World::new();
+    let (stream, _gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream.clone(), leases, bus, table, World::config("a"));
+    let reads = || stream.count.load(Ordering::SeqCst);
+    let before = reads();
+    for version in (1..).step_by(50).take(600) {
+        world.store_versions(1, version..version + 50);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!((239..=241).contains(&(reads() - before)), "in a minute, however much there is");
+    sleep(Duration::from_secs(10)).await;
+    let before = reads();
+    sleep(Duration::from_secs(60)).await;
+    assert!((59..=61).contains(&(reads() - before)), "in a silent minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_added_behind_a_refill_that_takes_longer_than_the_stream_remembers_is_not_lost() {
+    let world = World::new();
+    let relay = world.start("a");
+    world.until_published(&world.store_firsts([0])).await;
+    relay.stop().await;
+    let missed = world.store_firsts(1..200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+
+    // The bus takes nothing while the table's first page is to be published.
+    let open = Arc::new(AtomicBool::new(false));
+    let gate =
+        {
+            let open = open.clone();
+            ChoosyBus::by_entry(&world.bus, move |_| {
+                if open.load(Ordering::SeqCst) { Ok(()) } else { Err(throttled()) }
+            })
+        };
+    let _relay = world.start_with(World::patient("b"), gate);
+    sleep(Duration::from_secs(3_600)).await;
+    let behind = world.store_firsts(1_000..1_200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    open.store(true, Ordering::SeqCst);
+    world.until_published(&missed).await;
+    world.until_published(&behind).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_slept_for_longer_than_the_stream_remembers_loses_nothing() {
+    let world = World::new();
+    let (stream, gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream, leases, bus, table, World::patient("a"));
+    world.until_holding("a", 1).await;
+    sleep(Duration::from_secs(600)).await;
+
+    // It has read nothing yet, and its lease goes on to be renewed.
+    gates.reads.send_replace(false);
+    let missed = world.store_firsts(0..30);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    world.stream.expire_cursors();
+    gates.reads.send_replace(true);
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_nobody_could_list_while_they_lost_their_records_are_refilled() {
+    let world = World::with_four_shards();
+    let (stream, gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream, leases, bus, table, World::patient("a"));
+    world.until_holding("a", 4).await;
+    world.until_published(&world.store_firsts(0..20)).await;
+
+    // The other shards' leases are renewed all the while, so the children do not look old by them.
+    gates.lists.send_replace(false);
+    world.stream.split(&world.stream.open_shards()[0]);
+    let missed = world.store_firsts(100..200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    gates.lists.send_replace(true);
+    world.until_published(&missed).await;
+}
+
+/// A table whose scans are counted, by the pages that begin one, and take their time.
+#[derive(Clone)]
+struct Counted {
+    there: MemoryTable,
+    scans: Arc<AtomicU32>,
+    page_time: Duration,
+}
+
+impl Counted {
+    fn new(there: &MemoryTable, page_time: Duration) -> Self {
+        Self { there: there.clone(), scans: Arc::default(), page_time }
+    }
+
+    fn scans(&self) -> u32 {
+        self.scans.load(Ordering::SeqCst)
+    }
+}
+
+impl Refill for Counted {
+    type Token = TablePlace;
+    async fn page(
+        &self,
+        since: Timestamp,
+        from: Option<&TablePlace>,
+    ) -> Result<RefillPage<TablePlace>, AwsError> {
+        if from.is_none() {
+            self.scans.fetch_add(1, Ordering::SeqCst);
+        }
+        sleep(self.page_time).await;
+        self.there.page(since, from).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_lost_their_records_together_are_refilled_together() {
+    let world = World::with_four_shards();
+    let relay = world.start("a");
+    world.until_holding("a", 4).await;
+    world.until_published(&world.store_firsts(0..50)).await;
+    relay.stop().await;
+    let missed = world.store_firsts(100..200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    let table = Counted::new(&world.table, Duration::from_millis(10));
+    let (stream, leases, bus) = (world.stream.clone(), world.leases.clone(), world.bus.clone());
+    let _relay = world.start_through(stream, leases, bus, table.clone(), World::config("b"));
+    world.until_published(&missed).await;
+    world.until_published(&world.store_firsts(200..300)).await;
+    // The first shard may have begun alone; all others were served at once after it.
+    assert!((1..=2).contains(&table.scans()), "{} scans for four shards", table.scans());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_that_takes_longer_than_an_emulator_is_trusted_is_done_once() {
+    let world = World::new();
+    let relay = world.start("a");
+    world.until_published(&world.store_firsts(0..50)).await;
+    relay.stop().await;
+    world.stream.drop_records();
+    let table = Counted::new(&world.table, Duration::from_secs(5));
+    let (stream, leases, bus) = (world.stream.clone(), world.leases.clone(), world.bus.clone());
+    let config = RelayConfig { trust_horizon: Duration::from_secs(1), ..World::config("b") };
+    let _relay = world.start_through(stream, leases, bus, table.clone(), config);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(table.scans(), 1);
+    world.until_published(&world.store_firsts([100])).await;
 }

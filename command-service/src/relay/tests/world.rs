@@ -87,6 +87,11 @@ impl World {
         aggregates.into_iter().map(|aggregate| self.store(self.event(aggregate, 1))).collect()
     }
 
+    /// Stores events of one aggregate.
+    pub(super) fn store_versions(&self, aggregate: u128, versions: std::ops::Range<u64>) -> Vec<EventId> {
+        versions.map(|version| self.store(self.event(aggregate, version))).collect()
+    }
+
     pub(super) fn config(owner: &str) -> RelayConfig {
         RelayConfig::new(owner, "millrace")
     }
