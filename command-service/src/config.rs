@@ -50,9 +50,15 @@ pub struct Config {
     #[arg(long, env = "RELAY", default_value = "on", action = ArgAction::Set, value_parser = on_off)]
     pub relay: bool,
 
-    /// How long the relay waits before it reads an idle shard again, in milliseconds. A shard allows 5 reads a second.
+    /// How far apart the relay's reads of a shard lie at least, in milliseconds. AWS charges them, and allows 5 a second
+    /// and shard.
     #[arg(long, env = "RELAY_POLL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(5..=10_000))]
     pub relay_poll_ms: u64,
+
+    /// How far apart they come to lie while the shard brings nothing, in milliseconds: the lag of the first event after
+    /// a silence against the price of reads.
+    #[arg(long, env = "RELAY_IDLE_POLL_MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(5..=10_000))]
+    pub relay_idle_poll_ms: u64,
 
     /// How often the relay looks for new shards, in milliseconds; for leases to take over it looks four times as often.
     #[arg(long, env = "RELAY_DISCOVERY_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
@@ -82,9 +88,14 @@ pub struct Config {
 }
 
 impl Config {
-    /// How long the relay waits before it reads an idle shard again.
+    /// How far apart the relay's reads of a shard lie at least.
     pub fn relay_poll(&self) -> Duration {
         Duration::from_millis(self.relay_poll_ms)
+    }
+
+    /// How far apart they come to lie while the shard brings nothing.
+    pub fn relay_idle_poll(&self) -> Duration {
+        Duration::from_millis(self.relay_idle_poll_ms)
     }
 
     /// For how long the stream can be trusted to keep what was not read yet.

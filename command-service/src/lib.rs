@@ -109,6 +109,7 @@ fn relay(config: &Config, aws: &Aws) -> Relay<DynamoStream, DynamoLeases, EventB
     let bus = EventBridgeBus::new(aws.eventbridge(), &config.event_bus_name);
     let settings = RelayConfig {
         poll_interval: config.relay_poll(),
+        idle_poll_interval: config.relay_idle_poll(),
         discovery_interval: config.relay_discovery(),
         balance_interval: config.relay_discovery() / 4,
         trust_horizon: config.relay_trust_horizon(),

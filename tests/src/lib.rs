@@ -78,7 +78,12 @@ impl Ground {
 
     /// The environment of a deployable that runs as a process.
     pub fn env(&self) -> BTreeMap<String, String> {
-        let local = [("RELAY_POLL_MS", "20"), ("RELAY_DISCOVERY_MS", "400"), ("RECEIVE_WAIT_SECONDS", "1")];
+        let local = [
+            ("RELAY_POLL_MS", "20"),
+            ("RELAY_IDLE_POLL_MS", "20"),
+            ("RELAY_DISCOVERY_MS", "400"),
+            ("RECEIVE_WAIT_SECONDS", "1"),
+        ];
         let local = local.map(|(name, value)| (name.to_owned(), value.to_owned()));
         self.account.env().into_iter().chain(self.stack.env()).chain(local).collect()
     }
@@ -238,6 +243,7 @@ async fn command_service(
         "EVENT_SOURCE",
         "INDEX_SHARDS",
         "RELAY_POLL_MS",
+        "RELAY_IDLE_POLL_MS",
         "RELAY_DISCOVERY_MS",
     ];
     let config = command_service::Config::try_parse_from(ground.args("command-service", &names))?;

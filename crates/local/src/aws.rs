@@ -19,8 +19,9 @@ pub(crate) struct Aws {
 
 /// How a local AWS is used: the relay reads more often than in production, since nothing limits it and people watch,
 /// and without trust in the stream's memory, which ends with the emulator; and the projector ends sooner.
-const LOCALLY: [(&str, &str); 4] = [
+const LOCALLY: [(&str, &str); 5] = [
     ("RELAY_POLL_MS", "20"),
+    ("RELAY_IDLE_POLL_MS", "20"),
     ("RELAY_DISCOVERY_MS", "500"),
     ("RELAY_TRUST_SECONDS", "1"),
     ("RECEIVE_WAIT_SECONDS", "1"),
