@@ -18,9 +18,10 @@
 //! the consumer then reads from the store.
 //!
 //! # Metrics
-//! `relay_published_total`, `relay_entries_failed_total`, `relay_lag_seconds`, `relay_trimmed_total`,
-//! `relay_refilled_total`, `relay_undecodable_total`, `relay_skipped_total`, `relay_oversized_total`,
-//! `relay_leases_held`, `relay_leases_lost_total`.
+//! `relay_published_total`, `relay_entries_failed_total`, `relay_lag_seconds`, `relay_behind_seconds`,
+//! `relay_calls_failed_total`, `relay_trimmed_total`, `relay_refills_total`, `relay_refilled_total`,
+//! `relay_undecodable_total`, `relay_skipped_total`, `relay_oversized_total`, `relay_leases_held`,
+//! `relay_leases_lost_total`.
 //!
 //! # Where things are
 //! [`ShardStream`], [`Leases`], [`EventBus`] and [`Refill`] are what the relay needs of the world; [`aws`] and
@@ -55,24 +56,27 @@ pub use config::RelayConfig;
 pub use leases::Leases;
 use millrace_aws::AwsError;
 use millrace_domain::Timestamp;
+use millrace_runtime::Trouble;
 pub use refill::Refill;
 pub use stream::ShardStream;
 pub use time::Clock;
 use tokio::{
+    sync::watch,
     task::{Id, JoinSet},
     time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use self::{
     leases::{Lease, Replica},
+    meters::Called,
     plan::{Claim, Plan, Sightings, View},
     publisher::Publisher,
     refills::Refills,
     shard::relay_shard,
     stream::{Shard, ShardId},
-    time::{after, whole_millis},
+    time::{after, since, whole_millis},
 };
 
 /// How soon after a shard's end the leases are looked at again: at once, but not in a tight loop if shards keep failing.
@@ -84,6 +88,8 @@ pub struct Relay<S, L, B, R> {
     workers: Workers,
     sightings: Sightings,
     listing: Option<Listing>,
+    /// Of looking at the world.
+    trouble: Trouble,
 }
 
 /// What shards the stream had.
@@ -117,7 +123,14 @@ impl<S, L, B, R> Ports<S, L, B, R> {
 struct Workers {
     tasks: JoinSet<()>,
     shards: HashMap<Id, ShardId>,
-    stops: HashMap<ShardId, CancellationToken>,
+    readers: HashMap<ShardId, Reading>,
+}
+
+/// A shard that is being read.
+struct Reading {
+    stop: CancellationToken,
+    /// All of the shard's events that are older than this are relayed, as far as is known.
+    relayed: watch::Receiver<Timestamp>,
 }
 
 impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
@@ -135,7 +148,13 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         let clock: Clock = Arc::new(clock);
         let publisher = Publisher { bus, config, clock: clock.clone() };
         let ports = Ports { stream, leases, refill, publisher, clock, refills: Refills::default() };
-        Self { ports, workers: Workers::default(), sightings: Sightings::new(), listing: None }
+        Self {
+            ports,
+            workers: Workers::default(),
+            sightings: Sightings::new(),
+            listing: None,
+            trouble: Trouble::default(),
+        }
     }
 
     /// Relays until `shutdown` is cancelled; then ends the work in flight and gives the leases up, within about
@@ -166,14 +185,21 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             sleep(drain).await;
         };
         tokio::select! {
-            result = self.balance(shutdown) => {
-                if let Err(error) = result {
-                    warn!(%error, "the relay cannot see its leases or shards");
+            result = self.balance(shutdown) => match result {
+                Ok(()) => self.trouble.over(),
+                Err(error) => {
+                    meters::call_failed(Called::Leases);
+                    debug!(%error, "the relay cannot see its leases or shards");
+                    if let Some(lasted) = self.trouble.met() {
+                        warn!(%error, ?lasted, "the relay cannot see its leases or shards");
+                    }
                 }
-            }
+            },
             () = cut => {}
         }
-        meters::leases_held(self.workers.stops.len());
+        meters::leases_held(self.workers.readers.len());
+        // Who cannot see the leases holds none after a while, and would otherwise seem to have nothing left to do.
+        meters::behind(self.workers.behind((self.ports.clock)()).max(self.trouble.lasted()));
     }
 
     async fn balance(&mut self, shutdown: &CancellationToken) -> Result<(), AwsError> {
@@ -187,7 +213,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         for lease in plan.noted {
             // One that is not written is planned again.
             if let Err(error) = self.ports.leases.create(&lease).await {
-                warn!(%error, shard = %lease.shard, "a shard could not be noted");
+                meters::call_failed(Called::Leases);
+                debug!(%error, shard = %lease.shard, "a shard could not be noted");
             }
         }
         for shard in plan.surplus {
@@ -224,7 +251,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             table.complete_at = Some(listing.at);
         }
         self.sightings.look(&listing.shards, &table);
-        let held: HashSet<ShardId> = self.workers.stops.keys().cloned().collect();
+        let held: HashSet<ShardId> = self.workers.readers.keys().cloned().collect();
         let now = (ports.clock)();
         Ok(Plan::of(&View {
             config,
@@ -265,32 +292,37 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             Ok(Some(lease)) => self.read(lease, taken, shutdown),
             // Another replica was faster.
             Ok(None) => {}
-            Err(error) => warn!(%error, ?claim, "a lease could not be taken"),
+            Err(error) => {
+                meters::call_failed(Called::Leases);
+                debug!(%error, ?claim, "a lease could not be taken");
+            }
         }
     }
 
     fn read(&mut self, lease: Lease, taken: Instant, shutdown: &CancellationToken) {
         let stop = shutdown.child_token();
         let shard = lease.shard.clone();
-        let work = relay_shard(self.ports.clone(), lease, taken, stop.clone());
+        let (reached, relayed) = watch::channel((self.ports.clock)());
+        let work = relay_shard(self.ports.clone(), lease, taken, reached, stop.clone());
         let id = self.workers.tasks.spawn(work).id();
         self.workers.shards.insert(id, shard.clone());
-        self.workers.stops.insert(shard, stop);
+        self.workers.readers.insert(shard, Reading { stop, relayed });
     }
 
     /// The shutdown has told the workers to stop already.
     async fn shut_down(mut self) {
         let drain = self.ports.config().drain;
         let all_ended = async {
-            while !self.workers.stops.is_empty() {
+            while !self.workers.readers.is_empty() {
                 self.workers.ended().await;
             }
             self.ports.leases.withdraw(&self.ports.config().owner).await
         };
         match timeout(2 * drain, all_ended).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(%error, "the relay could not take its leave"),
-            Err(_) => warn!("the relay's work did not end in time; its leases will expire"),
+            // The leases, and the replica's own entry, expire.
+            Ok(Err(error)) => debug!(%error, "the relay could not take its leave"),
+            Err(_) => debug!("the relay's work did not end in time"),
         }
         meters::leases_held(0);
     }
@@ -308,13 +340,19 @@ impl Workers {
             }
         };
         if let Some(shard) = self.shards.remove(&id) {
-            self.stops.remove(&shard);
+            self.readers.remove(&shard);
         }
     }
 
     fn stop(&self, shard: &ShardId) {
-        if let Some(stop) = self.stops.get(shard) {
-            stop.cancel();
+        if let Some(reading) = self.readers.get(shard) {
+            reading.stop.cancel();
         }
+    }
+
+    /// How old the oldest event may be that is still to be relayed.
+    fn behind(&self, now: Timestamp) -> Duration {
+        let behind = self.readers.values().map(|reading| since(*reading.relayed.borrow(), now));
+        behind.max().unwrap_or_default()
     }
 }

@@ -4,11 +4,12 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout_at},
 };
-use tracing::warn;
+use tracing::debug;
 
 use super::{
     config::RelayConfig,
     leases::{Lease, Leases, Progress},
+    meters::{self, Called},
     time::{Clock, after, whole_millis},
 };
 
@@ -76,7 +77,10 @@ impl<L: Leases> Keeper<L> {
                     return Ok(());
                 }
                 Ok(Ok(false)) | Err(_) => return Err(Lost),
-                Ok(Err(error)) => warn!(shard = %self.lease.shard, %error, "the lease could not be written"),
+                Ok(Err(error)) => {
+                    meters::call_failed(Called::Leases);
+                    debug!(shard = %self.lease.shard, %error, "the lease could not be written");
+                }
             }
             sleep_until(end_of_life.min(Instant::now() + wait)).await;
             if Instant::now() >= end_of_life {

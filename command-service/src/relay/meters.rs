@@ -7,6 +7,8 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogra
 const PUBLISHED: &str = "relay_published_total";
 const ENTRIES_FAILED: &str = "relay_entries_failed_total";
 const LAG: &str = "relay_lag_seconds";
+const BEHIND: &str = "relay_behind_seconds";
+const CALLS_FAILED: &str = "relay_calls_failed_total";
 const TRIMMED: &str = "relay_trimmed_total";
 const REFILLS: &str = "relay_refills_total";
 const REFILLED: &str = "relay_refilled_total";
@@ -24,6 +26,12 @@ pub(super) fn describe() {
         "Entries that the bus did not accept at an attempt; each is tried again."
     );
     describe_histogram!(LAG, Unit::Seconds, "From an event's time to its acceptance by the bus.");
+    describe_gauge!(
+        BEHIND,
+        Unit::Seconds,
+        "How old the oldest event may be that this replica has still to relay. Alarm on this."
+    );
+    describe_counter!(CALLS_FAILED, "Calls to the stream, the lease table or the event table that failed.");
     describe_counter!(
         TRIMMED,
         "Times that the stream had dropped records, or a shard, not yet relayed. Alarm on this."
@@ -40,6 +48,27 @@ pub(super) fn describe() {
 pub(super) fn published(lag: Duration) {
     counter!(PUBLISHED).increment(1);
     histogram!(LAG).record(lag);
+}
+
+pub(super) fn behind(by: Duration) {
+    gauge!(BEHIND).set(by);
+}
+
+/// What the relay calls besides the bus.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Called {
+    Stream,
+    Leases,
+    Table,
+}
+
+pub(super) fn call_failed(called: Called) {
+    let called = match called {
+        Called::Stream => "stream",
+        Called::Leases => "leases",
+        Called::Table => "table",
+    };
+    counter!(CALLS_FAILED, "called" => called).increment(1);
 }
 
 pub(super) fn entry_failed() {

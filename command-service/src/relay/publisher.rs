@@ -3,9 +3,11 @@
 use std::collections::VecDeque;
 
 use futures::future::join_all;
+use millrace_aws::AwsError;
 use millrace_proto::Envelope;
+use millrace_runtime::Trouble;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
@@ -75,6 +77,7 @@ impl<B: EventBus> Publisher<B> {
     async fn drain(&self, mut queue: VecDeque<Outgoing>, stop: &CancellationToken) -> Result<(), Stopped> {
         let seed = queue.front().map(|o| (&self.config.owner, o.envelope.event_id));
         let mut backoff = Backoff::new(self.config.first_backoff, self.config.max_backoff, seed);
+        let mut trouble = Trouble::default();
         // A call that is refused for its content does not say for which entry's: they are then sent one by one.
         let mut width = MAX_ENTRIES;
         while !queue.is_empty() {
@@ -85,6 +88,14 @@ impl<B: EventBus> Publisher<B> {
                 width = 1;
             }
             let failed = outcome.remaining.len();
+            match outcome.rejection {
+                Some(error) if failed == size => {
+                    if let Some(lasted) = trouble.met() {
+                        warn!(entries = failed, %error, ?lasted, "the bus does not accept events");
+                    }
+                }
+                Some(_) | None => trouble.over(),
+            }
             // In front of what comes after them, to keep the order, unless one of them would then block the rest.
             if width == 1 {
                 queue.extend(outcome.remaining);
@@ -119,30 +130,26 @@ impl<B: EventBus> Publisher<B> {
         let entries: Vec<Entry> = batch.iter().map(|o| o.entry.clone()).collect();
         match self.bus.put(&entries).await {
             Ok(verdicts) if verdicts.len() == batch.len() => {
+                let rejection = verdicts.iter().find_map(|verdict| verdict.clone().err());
                 let judged = batch.into_iter().zip(verdicts);
                 let remaining =
                     judged.filter_map(|(outgoing, verdict)| self.judge(outgoing, verdict)).collect();
-                Outcome { remaining, whole_call_refused: false }
+                Outcome { remaining, whole_call_refused: false, rejection }
             }
-            Ok(verdicts) => {
-                error!(
-                    sent = batch.len(),
-                    answered = verdicts.len(),
-                    "the bus did not answer for every entry"
-                );
+            Ok(_) => {
+                let nonsense = AwsError::Nonsense("the bus did not answer for every entry".to_owned());
                 batch.iter().for_each(|_| meters::entry_failed());
-                Outcome { remaining: batch, whole_call_refused: false }
+                Outcome { remaining: batch, whole_call_refused: false, rejection: Some(nonsense.into()) }
             }
             Err(rejection) => {
                 let whole_call_refused = matches!(rejection, Rejection::Content(_));
-                if whole_call_refused && batch.len() == 1 {
-                    let remaining =
-                        batch.into_iter().filter_map(|o| self.judge(o, Err(rejection.clone()))).collect();
-                    return Outcome { remaining, whole_call_refused };
-                }
-                warn!(entries = batch.len(), error = %rejection, "the bus did not accept a batch");
-                batch.iter().for_each(|_| meters::entry_failed());
-                Outcome { remaining: batch, whole_call_refused }
+                let remaining = if whole_call_refused && batch.len() == 1 {
+                    batch.into_iter().filter_map(|o| self.judge(o, Err(rejection.clone()))).collect()
+                } else {
+                    batch.iter().for_each(|_| meters::entry_failed());
+                    batch
+                };
+                Outcome { remaining, whole_call_refused, rejection: Some(rejection) }
             }
         }
     }
@@ -156,7 +163,7 @@ impl<B: EventBus> Publisher<B> {
             }
             Err(rejection) => {
                 meters::entry_failed();
-                warn!(event_id = %outgoing.envelope.event_id, error = %rejection, "the bus did not accept an event");
+                debug!(event_id = %outgoing.envelope.event_id, error = %rejection, "the bus did not accept an event");
                 if matches!(rejection, Rejection::Content(_)) && outgoing.envelope.event_data.take().is_some()
                 {
                     // All the rest of an envelope is of types that the bus accepts.
@@ -175,4 +182,6 @@ struct Outcome {
     remaining: Vec<Outgoing>,
     /// Whether the call as a whole was refused for what it held.
     whole_call_refused: bool,
+    /// Why the call, or the first of those entries that failed, was not accepted.
+    rejection: Option<Rejection>,
 }

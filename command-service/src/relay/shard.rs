@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
+use millrace_aws::AwsError;
 use millrace_domain::Timestamp;
 use millrace_proto::Envelope;
+use millrace_runtime::Trouble;
 use tokio::{
     sync::watch,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     Ports,
@@ -17,7 +19,7 @@ use super::{
     config::RelayConfig,
     keeper::{Keeper, Lost},
     leases::{Checkpoint, Lease, Leases, Progress},
-    meters,
+    meters::{self, Called},
     refill::Refill,
     stream::{Content, Position, RETENTION, Record, Records, ShardId, ShardStream, StreamError},
     time::{Backoff, Stopped, before, pause, since, unless_stopped},
@@ -29,10 +31,11 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
     ports: Ports<S, L, B, R>,
     lease: Lease,
     taken: Instant,
+    reached: watch::Sender<Timestamp>,
     stop: CancellationToken,
 ) {
     let shard = lease.shard.clone();
-    info!(%shard, fence = lease.fence, checkpoint = lease.progress.checkpoint.to_text(), "the shard is ours");
+    debug!(%shard, fence = lease.fence, checkpoint = lease.progress.checkpoint.to_text(), "the shard is ours");
     let (progress, moved) = watch::channel(lease.progress.clone());
     let mut keeper =
         Keeper::new(ports.leases.clone(), lease, ports.config().clone(), ports.clock.clone(), taken);
@@ -40,7 +43,7 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
         stop.cancelled().await;
         sleep(ports.config().drain).await;
     };
-    let reader = Reader::new(&ports, &shard, &progress, &stop);
+    let reader = Reader::new(&ports, &shard, &progress, &reached, &stop);
     let lost = tokio::select! {
         _ = reader.run() => None,
         lost = keeper.keep(moved) => Some(lost),
@@ -55,11 +58,11 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
     };
     match end {
         Ok(()) => {
-            info!(%shard, checkpoint = progress.borrow().checkpoint.to_text(), "the shard's lease is given up")
+            debug!(%shard, checkpoint = progress.borrow().checkpoint.to_text(), "the shard's lease is given up")
         }
         Err(Lost) => {
             meters::lease_lost();
-            warn!(%shard, "the shard's lease is lost");
+            debug!(%shard, "the shard's lease is lost");
         }
     }
 }
@@ -70,8 +73,12 @@ struct Reader<'a, S, L, B, R> {
     shard: &'a ShardId,
     /// What the bus has accepted; the keeper writes it down.
     progress: &'a watch::Sender<Progress>,
+    /// How far the shard is relayed, in time.
+    reached: &'a watch::Sender<Timestamp>,
     stop: &'a CancellationToken,
     backoff: Backoff,
+    /// Of reading the shard, and of reading the table in its place.
+    trouble: Trouble,
     /// For how long the start of the shard is trusted to be whole: see [`Self::horizon_is_doubtful`].
     trust: Duration,
 }
@@ -81,11 +88,13 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         ports: &'a Ports<S, L, B, R>,
         shard: &'a ShardId,
         progress: &'a watch::Sender<Progress>,
+        reached: &'a watch::Sender<Timestamp>,
         stop: &'a CancellationToken,
     ) -> Self {
         let config = ports.config();
         let backoff = Backoff::new(config.first_backoff, config.max_backoff, (&config.owner, shard));
-        Self { ports, shard, progress, stop, backoff, trust: config.trust_horizon }
+        let (trouble, trust) = (Trouble::default(), config.trust_horizon);
+        Self { ports, shard, progress, reached, stop, backoff, trouble, trust }
     }
 
     fn config(&self) -> &'a RelayConfig {
@@ -116,9 +125,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                 StreamError::Expired => {}
                 StreamError::Trimmed => self.heal_trimmed().await?,
                 StreamError::Gone => self.heal_gone().await?,
-                StreamError::Failed(error) => {
-                    warn!(shard = %self.shard, %error, "the shard could not be read");
-                }
+                StreamError::Failed(error) => self.failed(Called::Stream, &error),
             }
             self.backoff.pause(self.stop).await?;
         }
@@ -129,14 +136,15 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     async fn follow(&mut self, mut cursor: S::Cursor) -> Result<Result<(), StreamError>, Stopped> {
         let mut interval = self.config().poll_interval;
         loop {
-            let began = Instant::now();
+            let (began, looked) = (Instant::now(), (self.ports.clock)());
             let Records { records, next } = match self.call(self.ports.stream.read(&cursor)).await? {
                 Ok(read) => read,
                 // Whether the shard itself is gone, opening it again will tell.
                 Err(StreamError::Gone) => return Ok(Err(StreamError::Expired)),
                 Err(error) => return Ok(Err(error)),
             };
-            self.backoff.reset();
+            self.succeeded();
+            self.reached.send_replace(self.oldest(&records).unwrap_or(looked));
             interval = self.config().next_poll(interval, records.is_empty());
             self.relay(records).await?;
             match next {
@@ -245,11 +253,12 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         match self.call(self.ports.stream.shards()).await? {
             Ok(shards) if shards.iter().all(|listed| listed.id != *self.shard) => {}
             Ok(_) => {
-                warn!(shard = %self.shard, "the shard is listed but cannot be opened");
+                let error = AwsError::Nonsense("the shard is listed but cannot be opened".to_owned());
+                self.failed(Called::Stream, &error);
                 return Ok(());
             }
             Err(error) => {
-                warn!(shard = %self.shard, %error, "the stream's shards could not be listed");
+                self.failed(Called::Stream, &error);
                 return Ok(());
             }
         }
@@ -279,12 +288,13 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     /// Publishes all events of the table that are of this time or later.
     async fn read_table(&mut self, since: Timestamp) -> Result<(), Stopped> {
         meters::refill();
+        self.reached.send_replace(since);
         warn!(shard = %self.shard, %since, "refilling from the table");
         let mut from = None;
         loop {
             match self.call(self.ports.refill.page(since, from.as_ref())).await? {
                 Ok(page) => {
-                    self.backoff.reset();
+                    self.succeeded();
                     self.publish_refill(page.contents).await?;
                     from = page.next;
                     if from.is_none() {
@@ -292,7 +302,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                     }
                 }
                 Err(error) => {
-                    warn!(shard = %self.shard, %error, "the table could not be read");
+                    self.failed(Called::Table, &error);
                     self.backoff.pause(self.stop).await?;
                 }
             }
@@ -310,6 +320,28 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             (0..count).for_each(|_| meters::refilled());
         }
         Ok(())
+    }
+
+    fn succeeded(&mut self) {
+        self.backoff.reset();
+        self.trouble.over();
+    }
+
+    fn failed(&mut self, called: Called, error: &AwsError) {
+        meters::call_failed(called);
+        debug!(shard = %self.shard, ?called, %error, "the shard could not be read");
+        if let Some(lasted) = self.trouble.met() {
+            warn!(shard = %self.shard, ?called, %error, ?lasted, "the shard cannot be read");
+        }
+    }
+
+    /// The time of the oldest of these events; a clock that runs ahead makes none of them younger than now.
+    fn oldest(&self, records: &[Record]) -> Option<Timestamp> {
+        let times = records.iter().filter_map(|record| match &record.content {
+            Content::Event(envelope) => Some(envelope.timestamp),
+            Content::Skip | Content::Undecodable(_) => None,
+        });
+        times.min().map(|time| time.min((self.ports.clock)()))
     }
 
     /// Makes a call that changes nothing, and so may be abandoned at a stop.

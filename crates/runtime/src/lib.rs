@@ -2,7 +2,8 @@
 //!
 //! A deployable is a configuration ([`config`]), a set of gRPC services, and perhaps a task in the background.
 //! [`process::main`] gives it telemetry and signals; [`serve::serve`] gives it a port, health, reflection, metrics and
-//! an orderly end; [`failure::Failure`] is the one table of errors; [`call::Call`] is what a request says of its caller.
+//! an orderly end; [`failure::Failure`] is the one table of errors; [`call::Call`] is what a request says of its caller;
+//! [`trouble::Trouble`] decides when a failure is worth a line in the log.
 
 pub mod call;
 pub mod clock;
@@ -14,8 +15,10 @@ pub mod process;
 pub mod serve;
 pub mod telemetry;
 pub mod trace;
+pub mod trouble;
 
 pub use call::Call;
 pub use failure::{Failure, Violations};
 pub use health::{LIVENESS, READINESS};
 pub use trace::TraceParent;
+pub use trouble::Trouble;

@@ -1,6 +1,9 @@
 //! Leases on DynamoDB.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -10,6 +13,7 @@ use aws_sdk_dynamodb::{
 };
 use millrace_aws::AwsError;
 use millrace_domain::Timestamp;
+use millrace_runtime::Trouble;
 use tracing::error;
 
 use crate::relay::{
@@ -41,12 +45,14 @@ const COMPLETE: &str = "complete#";
 pub struct DynamoLeases {
     client: Client,
     table: String,
+    /// Items that cannot be read.
+    unreadable: Arc<Mutex<Trouble>>,
 }
 
 impl DynamoLeases {
     /// The table called `table`.
     pub fn new(client: Client, table: impl Into<String>) -> Self {
-        Self { client, table: table.into() }
+        Self { client, table: table.into(), unreadable: Arc::default() }
     }
 
     /// A write of expiry and progress, on the condition that owner and fence are still the lease's.
@@ -73,6 +79,7 @@ impl DynamoLeases {
 impl Leases for DynamoLeases {
     async fn list(&self) -> Result<LeaseTable, AwsError> {
         let mut table = LeaseTable::default();
+        let mut unreadable = None;
         let mut pages =
             self.client.scan().table_name(&self.table).consistent_read(true).into_paginator().items().send();
         while let Some(item) = pages.next().await {
@@ -82,8 +89,16 @@ impl Leases for DynamoLeases {
                 Ok(Row::Replica(replica)) => table.replicas.push(replica),
                 Ok(Row::Complete(at)) => table.complete_at = Some(at),
                 // Somebody's hand was in the table. The other shards go on.
-                Err(attribute) => error!(attribute, "an item of the lease table cannot be read"),
+                Err(attribute) => unreadable = Some(attribute),
             }
+        }
+        let mut trouble = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        match unreadable {
+            None => trouble.over(),
+            Some(attribute) if trouble.met().is_some() => {
+                error!(attribute, "an item of the lease table cannot be read; its shard may not be relayed");
+            }
+            Some(_) => {}
         }
         Ok(table)
     }
