@@ -28,8 +28,8 @@ pub struct Envelope {
     pub schema_version: u32,
     /// When the command was accepted.
     pub timestamp: Timestamp,
-    /// The message as canonical proto3 JSON. Absent from the bus where the event is too large for it; the event
-    /// store then has it.
+    /// The message as canonical proto3 JSON. Absent from the bus where the event is too large for it, which then says
+    /// `EventDataOmitted`; the event store has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event_data: Option<Map<String, Value>>,
     /// The command that caused the event.

@@ -5,6 +5,7 @@ use std::future::Future;
 use millrace_aws::AwsError;
 use millrace_domain::Timestamp;
 use millrace_proto::Envelope;
+use serde::Serialize;
 
 /// The most entries that one call takes (EventBridge API Reference, `PutEvents`).
 pub const MAX_ENTRIES: usize = 10;
@@ -19,19 +20,32 @@ pub struct Entry {
     pub source: String,
     /// The event's type.
     pub detail_type: String,
-    /// The event's [`Envelope`] as JSON.
+    /// The event's [`Envelope`] as JSON; with `"EventDataOmitted": true` where it goes without its data.
     pub detail: String,
     /// The event's time.
     pub time: Timestamp,
 }
 
+/// An event whose data the bus would not take, marked as such for those who consume it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WithoutData<'a> {
+    #[serde(flatten)]
+    envelope: &'a Envelope,
+    event_data_omitted: bool,
+}
+
 impl Entry {
     /// The entry of an event.
     pub fn of(envelope: &Envelope, source: &str) -> Result<Self, serde_json::Error> {
+        let detail = match envelope.event_data {
+            Some(_) => serde_json::to_string(envelope)?,
+            None => serde_json::to_string(&WithoutData { envelope, event_data_omitted: true })?,
+        };
         Ok(Self {
             source: source.to_owned(),
             detail_type: envelope.event_type.clone(),
-            detail: serde_json::to_string(envelope)?,
+            detail,
             time: envelope.timestamp,
         })
     }

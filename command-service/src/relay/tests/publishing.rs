@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_proto::Envelope;
 use serde_json::{Map, Value};
 use tokio::time::sleep;
@@ -175,7 +176,7 @@ async fn a_shard_that_the_bus_holds_up_does_not_hold_up_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_event_too_large_for_the_bus_goes_without_its_data() {
+async fn an_event_too_large_for_the_bus_goes_without_its_data_and_says_so() {
     let world = World::new();
     let mut large = world.event(1, 1);
     large.event_data = Some(Map::from_iter([("name".to_owned(), Value::from("x".repeat(300_000)))]));
@@ -184,6 +185,11 @@ async fn an_event_too_large_for_the_bus_goes_without_its_data() {
     world.until_published(&ids).await;
     let data: Vec<bool> = world.bus.events().iter().map(|event| event.event_data.is_some()).collect();
     assert_eq!(data, [false, true]);
+    let marks = world.bus.entries().into_iter().map(|entry| {
+        let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+        detail.get("EventDataOmitted").cloned()
+    });
+    assert_eq!(marks.collect::<Vec<_>>(), [Some(Value::Bool(true)), None]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -257,4 +263,44 @@ async fn shutdown_ends_work_that_the_bus_holds_up() {
     eventually("the bus was asked", || !bus.calls().is_empty()).await;
     assert!(relay.stop().await <= Duration::from_secs(1));
     assert_eq!(world.held_by("a").await, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_the_relay_is_behind_shows_while_it_is() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let behind = || -> f64 {
+        let shown = shown.render();
+        let line = shown.lines().find_map(|line| line.strip_prefix("relay_behind_seconds "));
+        line.unwrap().parse().unwrap()
+    };
+    let world = World::with_four_shards();
+    let open = Arc::new(AtomicBool::new(true));
+    let gate = open.clone();
+    let bus =
+        ChoosyBus::by_entry(
+            &world.bus,
+            move |_| {
+                if gate.load(Ordering::SeqCst) { Ok(()) } else { Err(throttled()) }
+            },
+        );
+    let relay = world.start_with(World::config("a"), bus.clone());
+    world.until_published(&world.store_firsts(0..20)).await;
+    sleep(Duration::from_secs(100)).await;
+    assert!(behind() < 5.0, "an idle one is not: {}", behind());
+
+    open.store(false, Ordering::SeqCst);
+    let ids = world.store_firsts([100]);
+    sleep(Duration::from_secs(100)).await;
+    assert!((95.0..=100.0).contains(&behind()), "{}", behind());
+    relay.crash().await;
+    let _relay = world.start_with(World::config("b"), bus);
+    sleep(Duration::from_secs(100)).await;
+    assert!((195.0..=200.0).contains(&behind()), "whoever takes over knows it too: {}", behind());
+
+    open.store(true, Ordering::SeqCst);
+    world.until_published(&ids).await;
+    sleep(Duration::from_secs(5)).await;
+    assert!(behind() < 5.0, "{}", behind());
 }
