@@ -8,8 +8,8 @@ use millrace_domain::{
 };
 use millrace_event_store::{AppendError, AppendEvents, Commit, Entry, Snapshots, StoredEvent};
 use millrace_proto::{Envelope, codec::EventCodec};
-use millrace_runtime::{Failure, TraceParent};
-use tokio::time::sleep;
+use millrace_runtime::{Failure, TraceParent, Turns};
+use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use crate::{
@@ -17,7 +17,6 @@ use crate::{
     meters,
     snapshots::Snapshotter,
     states::States,
-    turns::{LineTooLong, Turns},
 };
 
 /// How often a command is decided anew after others came first, before its caller is told so.
@@ -33,6 +32,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(5);
 /// The longest wait between two attempts. Short, since the commands of a whole process may stand behind the one that
 /// waits, and as many processes at most as there are replicas meet at an aggregate.
 const LONGEST_WAIT: Duration = Duration::from_millis(40);
+
+/// How long a command waits for its turn. To go ahead without it would help nobody: where AWS is slow and a line is
+/// long, commands that went ahead would meet, fail, and make it slower.
+const LONGEST_LINE: Duration = Duration::from_secs(5);
 
 /// What a [`Handler`] is told.
 #[derive(Debug, Clone, Copy)]
@@ -90,7 +93,9 @@ pub trait IntoFailure {
 pub struct Handler<A: Aggregate, S> {
     store: S,
     loader: Loader<A, S>,
-    turns: Turns,
+    /// Commands on one aggregate go one after another: each finds the state that the one before it left in the cache, and
+    /// costs one request.
+    turns: Turns<StreamId>,
     config: HandlerConfig,
 }
 
@@ -139,7 +144,8 @@ where
     /// the store, and a refusal that rests on it is looked at again on the newest state. So a command that is accepted
     /// costs one request, and within the commands that an aggregate remembers no answer depends on the cache.
     pub async fn execute(&self, order: &Order<A>) -> Result<Answer, Failure> {
-        let _turn = self.turns.wait(&order.stream).await.map_err(|_: LineTooLong| Failure::Overloaded)?;
+        let turn = timeout(LONGEST_LINE, self.turns.wait(&order.stream)).await;
+        let _turn = turn.map_err(|_| Failure::Overloaded)?;
         let mut loaded = if order.creates {
             // Its id comes from the command's own, so only a retry can find anything there; the append tells.
             Loaded { root: Arc::default(), fresh: true }

@@ -13,7 +13,6 @@ pub mod relay;
 mod reply;
 pub mod snapshots;
 pub mod states;
-pub mod turns;
 pub mod users;
 
 use std::{ffi::OsString, process::ExitCode};

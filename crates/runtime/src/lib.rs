@@ -3,7 +3,8 @@
 //! A deployable is a configuration ([`config`]), a set of gRPC services, and perhaps a task in the background.
 //! [`process::main`] gives it telemetry and signals; [`serve::serve`] gives it a port, health, reflection, metrics and
 //! an orderly end; [`failure::Failure`] is the one table of errors; [`call::Call`] is what a request says of its caller;
-//! [`trouble::Trouble`] decides when a failure is worth a line in the log.
+//! [`trouble::Trouble`] decides when a failure is worth a line in the log; [`turns::Turns`] keep the tasks of a process
+//! from racing for one item.
 
 pub mod call;
 pub mod clock;
@@ -16,9 +17,11 @@ pub mod serve;
 pub mod telemetry;
 pub mod trace;
 pub mod trouble;
+pub mod turns;
 
 pub use call::Call;
 pub use failure::{Failure, Violations};
 pub use health::{LIVENESS, READINESS};
 pub use trace::TraceParent;
 pub use trouble::Trouble;
+pub use turns::Turns;
