@@ -38,6 +38,13 @@ pub(crate) struct Outcome {
     pub(crate) failure: Option<(u64, Failure)>,
 }
 
+impl Outcome {
+    /// Nothing is known of the row; every event of the batch fails.
+    pub(crate) fn panicked() -> Self {
+        Self { failure: Some((1, Failure::Panicked)), ..Self::default() }
+    }
+}
+
 /// Consecutive events in one change, as far as they could be had.
 struct Built<C> {
     change: Option<C>,

@@ -50,6 +50,11 @@ pub struct Config {
     #[arg(long, env = "MESSAGES_AT_ONCE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     pub messages_at_once: u32,
 
+    /// How often a message that fails by its own fault is tried before it is given up. A queue's own maxReceiveCount
+    /// should be well above it: that counts deliveries to processes that were killed, too.
+    #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub max_attempts: u32,
+
     /// For how many seconds a receiving waits for messages. It is not cut off when the process is to end, so the end
     /// may take as long.
     #[arg(long, env = "RECEIVE_WAIT_SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=10))]

@@ -10,26 +10,53 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use millrace_aws::AwsError;
-use millrace_runtime::TraceParent;
+use millrace_runtime::{TraceParent, Trouble};
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinError, JoinSet},
     time::sleep,
 };
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
 use crate::{
     Failed, Handle,
     backoff::Backoff,
-    metrics::{DEAD_LETTERS, FAILURES, count_queue_error, count_reason},
+    metrics::{self, DEAD_LETTERS, FAILURES, count_queue_error, count_reason},
     queue::{Cause, MOST_MESSAGES, Message, Queue, Receipt},
 };
+
+/// A line about a message that failed, with all that leads to it and nothing of what it says. A macro, since a level is
+/// part of where a line stands.
+macro_rules! log_message {
+    ($level:expr, $projection:expr, $message:expr, $failed:expr, $text:literal) => {{
+        let event = $failed.event.as_deref();
+        tracing::event!(
+            $level,
+            projection = $projection,
+            message_id = $message.id,
+            attempts = $message.attempts,
+            tenant = event.map(|event| event.stream.tenant.as_str()),
+            aggregate = event.map(|event| event.stream.to_string()),
+            version = event.map(|event| event.version),
+            event_id = event.map(|event| event.event_id.to_string()),
+            correlation_id = event.map(|event| event.correlation_id.as_str()),
+            causation_id = event.map(|event| event.causation_id.as_str()),
+            trace_id = event.and_then(|event| event.trace_parent).map(TraceParent::trace_id),
+            reason = %$failed.failure,
+            $text,
+        );
+    }};
+}
 
 /// Between the attempts at a message that fails by its own fault.
 const MESSAGE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
 /// Between attempts that AWS fails.
 const AWS_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(20) };
+
+/// How far apart the messages of the queue are counted.
+const DEPTH_INTERVAL: Duration = Duration::from_secs(15);
 
 /// How often a deletion is tried. What is left comes again and is dropped as a duplicate.
 const DELETIONS: u32 = 3;
@@ -39,6 +66,9 @@ const DELETIONS: u32 = 3;
 pub struct Settings {
     /// How many messages are held at a time: at least [`MOST_MESSAGES`].
     pub messages_at_once: u32,
+    /// How often a message that fails by its own fault is tried before it is given up; less often where the queue itself
+    /// would move it sooner. Deliveries count, also those that ended with their receiver.
+    pub max_attempts: u32,
     /// How long what is in flight may take once the consumer is told to stop.
     pub drain: Duration,
     /// A number from 0 to 1 by chance, to spread attempts.
@@ -97,13 +127,26 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         };
         tokio::select! {
             () = all_done => {}
-            () = out_of_time => tracing::warn!(projection = H::NAME, "work was left unfinished at the end"),
+            // It comes back to another consumer.
+            () = out_of_time => tracing::debug!(projection = H::NAME, "work was left unfinished at the end"),
+            never = this.show_depth() => match never {},
+        }
+    }
+
+    async fn show_depth(&self) -> Infallible {
+        loop {
+            match self.queue.depth().await {
+                Ok(depth) => metrics::depth(H::NAME, depth),
+                Err(error) => self.queue_failed("depth", &error),
+            }
+            sleep(DEPTH_INTERVAL).await;
         }
     }
 
     async fn receive_until(self: &Arc<Self>, stop: &CancellationToken, batches: &mut JoinSet<()>) {
         let free = Arc::new(Semaphore::new(room(self.settings)));
         let mut failures = 0;
+        let mut trouble = Trouble::default();
         // The queue has told its rules, so it can be used; the first receiving may wait long for its answer.
         self.can_receive(true);
         while let Some(Ok(mut permit)) =
@@ -113,6 +156,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             match self.queue.receive().await {
                 Ok(messages) => {
                     failures = 0;
+                    trouble.over();
                     self.can_receive(true);
                     keep(&mut permit, messages.len());
                     if !messages.is_empty() {
@@ -125,6 +169,9 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
                     failures += 1;
                     self.can_receive(false);
                     self.queue_failed("receive", &error);
+                    if let Some(lasted) = trouble.met() {
+                        tracing::warn!(projection = H::NAME, %error, ?lasted, "nothing can be received");
+                    }
                     let pause = AWS_BACKOFF.after(failures, (self.settings.chance)());
                     stop.run_until_cancelled(sleep(pause)).await;
                 }
@@ -153,6 +200,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     ) {
         let mut rounds = 0;
         let mut held_up = None;
+        let mut trouble = Trouble::default();
         loop {
             let outcomes = self.handler.handle(&messages).await;
             let mut sorted = Sorted::default();
@@ -166,6 +214,10 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             keep(&mut permit, sorted.kept.len());
             if sorted.kept.is_empty() {
                 return;
+            }
+            if let Some(lasted) = trouble.met() {
+                let (messages, reason) = (sorted.kept.len(), sorted.reason);
+                tracing::warn!(projection = H::NAME, messages, reason, ?lasted, "messages are held up");
             }
             messages = sorted.kept;
             rounds += 1;
@@ -188,25 +240,29 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         let Err(failed) = outcome else { return sorted.done.push(message.receipt) };
         let reason = failed.failure.reason();
         count_reason(FAILURES, H::NAME, reason);
-        self.log(&message, &failed);
         if failed.failure.is_of_the_surroundings() {
+            self.log_failure(&message, &failed);
             sorted.outage |= failed.failure.is_an_outage();
+            sorted.reason = Some(reason);
             sorted.kept.push(message);
-        } else if message.attempts < self.queue.rules().max_attempts {
+        } else if message.attempts < self.settings.max_attempts.min(self.queue.rules().max_receives) {
+            self.log_failure(&message, &failed);
             sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));
         } else {
             let cause = Cause {
                 reason: failed.failure.to_string(),
                 projection: H::NAME,
-                trace_parent: failed.event.and_then(|event| event.trace_parent),
+                trace_parent: failed.event.as_ref().and_then(|event| event.trace_parent),
             };
             match self.queue.dead_letter(&message, &cause).await {
                 Ok(()) => {
+                    self.log_dead_letter(&message, &failed);
                     count_reason(DEAD_LETTERS, H::NAME, reason);
                     sorted.done.push(message.receipt);
                 }
                 Err(error) => {
                     self.queue_failed("dead_letter", &error);
+                    sorted.reason = Some("dead_letter");
                     match error {
                         AwsError::Throttled(_) => sorted.kept.push(message),
                         AwsError::Unreachable(_) => {
@@ -277,24 +333,22 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
 
     fn queue_failed(&self, call: &'static str, error: &AwsError) {
         count_queue_error(H::NAME, call);
-        tracing::warn!(projection = H::NAME, call, %error, "a call to the queue failed");
+        tracing::debug!(projection = H::NAME, call, %error, "a call to the queue failed");
     }
 
-    fn log(&self, message: &Message, failed: &Failed) {
-        let event = failed.event.as_deref();
-        tracing::warn!(
-            projection = H::NAME,
-            message_id = message.id,
-            attempts = message.attempts,
-            tenant = event.map(|event| event.stream.tenant.as_str()),
-            aggregate = event.map(|event| event.stream.to_string()),
-            version = event.map(|event| event.version),
-            event_id = event.map(|event| event.event_id.to_string()),
-            correlation_id = event.map(|event| event.correlation_id.as_str()),
-            causation_id = event.map(|event| event.causation_id.as_str()),
-            trace_id = event.and_then(|event| event.trace_parent).map(TraceParent::trace_id),
-            reason = %failed.failure,
-            "a message was not applied",
+    /// It will be tried again, so nobody need act yet.
+    fn log_failure(&self, message: &Message, failed: &Failed) {
+        log_message!(Level::DEBUG, H::NAME, message, failed, "a message was not applied");
+    }
+
+    /// Somebody has to find out why, and to send it back.
+    fn log_dead_letter(&self, message: &Message, failed: &Failed) {
+        log_message!(
+            Level::ERROR,
+            H::NAME,
+            message,
+            failed,
+            "a message is given up, and is a dead letter now"
         );
     }
 }
@@ -310,6 +364,8 @@ struct Sorted {
     kept: Vec<Message>,
     /// Whether some of those that are kept failed because AWS could not be used.
     outage: bool,
+    /// Why the last one that is kept failed, in a word.
+    reason: Option<&'static str>,
 }
 
 /// A batch that an outage holds up, for as long as this lives.

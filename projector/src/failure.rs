@@ -42,6 +42,9 @@ pub enum Failure {
         /// Why it fails.
         reason: Box<Failure>,
     },
+    /// The program broke off over it, which is a fault of the program.
+    #[error("the program panicked over it")]
+    Panicked,
     /// Others wrote the row each time that this process tried to.
     #[error("others kept writing the row")]
     Contended,
@@ -66,6 +69,7 @@ impl Failure {
             Self::Undecodable(DecodeError::BadField { .. }) => "bad_field",
             Self::NotStored => "not_stored",
             Self::Behind { .. } => "behind",
+            Self::Panicked => "panicked",
             Self::Contended => "contended",
             Self::Aws(AwsError::Throttled(_)) => "throttled",
             Self::Aws(AwsError::Unreachable(_)) => "unreachable",
@@ -102,6 +106,7 @@ impl Failure {
             | Self::Misplaced
             | Self::Undecodable(_)
             | Self::NotStored
+            | Self::Panicked
             | Self::Aws(AwsError::Nonsense(_)) => false,
         }
     }
@@ -121,6 +126,7 @@ impl Failure {
             | Self::Misplaced
             | Self::Undecodable(_)
             | Self::NotStored
+            | Self::Panicked
             | Self::Aws(AwsError::Throttled(_) | AwsError::Nonsense(_)) => false,
         }
     }

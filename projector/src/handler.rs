@@ -1,13 +1,18 @@
 //! What becomes of messages: events read from them, sorted by row, and applied.
 
-use std::{collections::HashMap, future::Future, marker::PhantomData};
+use std::{
+    collections::HashMap,
+    future::Future,
+    marker::PhantomData,
+    panic::{AssertUnwindSafe, catch_unwind},
+};
 
-use futures::{StreamExt as _, stream};
+use futures::{FutureExt as _, StreamExt as _, stream};
 use millrace_domain::{StreamId, Timestamp};
 use millrace_event_store::ReadEvents;
 use millrace_proto::Envelope;
 use millrace_read_models::WriteRows;
-use millrace_runtime::TraceParent;
+use millrace_runtime::{TraceParent, Turns};
 
 use crate::{
     Failed, Failure,
@@ -35,6 +40,10 @@ pub struct Projector<P, W, R> {
     rows: W,
     events: R,
     clock: Clock,
+    /// Batches that are worked on at the same time often hold events of one row, and mostly came in their order. One
+    /// after another they meet the row as the one before left it; side by side all but one would find their condition
+    /// failed, and read from the event store what the others bring.
+    turns: Turns<StreamId>,
     projection: PhantomData<fn() -> P>,
 }
 
@@ -44,13 +53,17 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Projector<P, W, R> {
 
     /// A projector that keeps its rows in `rows` and finds the history in `events`.
     pub fn new(rows: W, events: R, clock: Clock) -> Self {
-        Self { rows, events, clock, projection: PhantomData }
+        Self { rows, events, clock, turns: Turns::default(), projection: PhantomData }
     }
 
     /// Brings a row up to date and settles the messages that were about it.
     async fn apply(&self, stream: &StreamId, asked: &Asked<P>) -> Vec<(usize, Result<(), Failed>)> {
         let row = Row::<P, W, R> { stream, brought: &asked.brought, rows: &self.rows, events: &self.events };
-        let outcome = row.bring_up_to_date().await;
+        let turn = self.turns.wait(stream).await;
+        // A panic is the row's own: the batch's others are not to suffer from it.
+        let outcome = AssertUnwindSafe(row.bring_up_to_date()).catch_unwind().await;
+        drop(turn);
+        let outcome = outcome.unwrap_or_else(|_| Outcome::panicked());
         self.report(&outcome, asked);
         asked.letters.iter().map(|letter| (letter.message, letter.settled(&outcome))).collect()
     }
@@ -86,14 +99,11 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Handle for Projector
         let mut outcomes: Vec<Result<(), Failed>> = vec![Ok(()); messages.len()];
         let mut rows: HashMap<StreamId, Asked<P>> = HashMap::new();
         for (message, outcome) in outcomes.iter_mut().enumerate() {
-            match bus::envelope(&messages[message].body) {
-                Ok(envelope) => match read::<P>(&envelope) {
-                    Ok(change) => {
-                        rows.entry(envelope.stream()).or_default().add(Letter { message, envelope }, change);
-                    }
-                    Err(failure) => *outcome = Err(failed(&envelope, failure)),
-                },
-                Err(failure) => *outcome = Err(failure.into()),
+            match open::<P>(&messages[message].body) {
+                Ok((envelope, change)) => {
+                    rows.entry(envelope.stream()).or_default().add(Letter { message, envelope }, change);
+                }
+                Err(failed) => *outcome = Err(failed),
             }
         }
         for asked in rows.values_mut() {
@@ -114,9 +124,22 @@ impl<P, W: Clone, R: Clone> Clone for Projector<P, W, R> {
             rows: self.rows.clone(),
             events: self.events.clone(),
             clock: self.clock,
+            turns: self.turns.clone(),
             projection: PhantomData,
         }
     }
+}
+
+/// Reads a message: the event, and what it changes.
+fn open<P: Projection>(body: &str) -> Result<(Envelope, Option<P::Change>), Failed> {
+    let opened = catch_unwind(|| {
+        let envelope = bus::envelope(body)?;
+        match read::<P>(&envelope) {
+            Ok(change) => Ok((envelope, change)),
+            Err(failure) => Err(failed(&envelope, failure)),
+        }
+    });
+    opened.unwrap_or_else(|_| Err(Failure::Panicked.into()))
 }
 
 /// A message that could be read.

@@ -47,7 +47,12 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
     let users = DynamoUsers::new(dynamodb.clone(), config.user_read_model_table);
     let orders = DynamoOrders::new(dynamodb, config.order_read_model_table, config.index_shards);
 
-    let settings = Settings { messages_at_once: config.messages_at_once, drain: DRAIN, chance: rand::random };
+    let settings = Settings {
+        messages_at_once: config.messages_at_once,
+        max_attempts: config.max_attempts,
+        drain: DRAIN,
+        chance: rand::random,
+    };
     let projections = Projections::new(aws, wait, events, settings, process.shutdown.clone())
         .start::<Users, _>(config.user_queue_url, users)
         .start::<Orders, _>(config.order_queue_url, orders);

@@ -1,6 +1,8 @@
 //! The projector's metrics. All are labelled `projection`.
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+use crate::queue::Depth;
 
 /// Events that were written into their rows, whether a message or the event store brought them.
 pub const EVENTS_APPLIED: &str = "projector_events_applied_total";
@@ -14,9 +16,15 @@ pub const FAILURES: &str = "projector_failures_total";
 pub const DEAD_LETTERS: &str = "projector_dead_letters_total";
 /// From the time of an event to the moment its row was written, in seconds.
 pub const LAG: &str = "projector_lag_seconds";
-/// Calls to the queue that failed, labelled `call`: `receive`, `delete`, `hide` or `dead_letter`. A message that could
+/// Calls to the queue that failed, labelled `call`: `receive`, `delete`, `hide`, `dead_letter` or `depth`. A message that could
 /// not be deleted comes again and is dropped as a duplicate.
 pub const QUEUE_ERRORS: &str = "projector_queue_errors_total";
+
+/// Messages of the queue, about, labelled `state`: `waiting` to be received, `hidden` since they are worked on or will be
+/// tried again. Every replica tells the same.
+pub const QUEUE_MESSAGES: &str = "projector_queue_messages";
+/// Messages of the dead-letter queue, about.
+pub const DEAD_LETTER_MESSAGES: &str = "projector_dead_letter_messages";
 
 /// Tells the metrics' recorder what each of them means.
 pub fn describe() {
@@ -27,6 +35,8 @@ pub fn describe() {
     describe_counter!(DEAD_LETTERS, "Messages that were sent to the dead-letter queue.");
     describe_histogram!(LAG, Unit::Seconds, "From the time of an event to the moment its row was written.");
     describe_counter!(QUEUE_ERRORS, "Calls to the queue that failed.");
+    describe_gauge!(QUEUE_MESSAGES, "Messages of the queue, about.");
+    describe_gauge!(DEAD_LETTER_MESSAGES, "Messages of the dead-letter queue, about. Alarm on this.");
 }
 
 /// Adds to a counter of a projection.
@@ -44,6 +54,15 @@ pub(crate) fn count_reason(metric: &'static str, projection: &'static str, reaso
 /// Counts a failed call to the queue.
 pub(crate) fn count_queue_error(projection: &'static str, call: &'static str) {
     counter!(QUEUE_ERRORS, "projection" => projection, "call" => call).increment(1);
+}
+
+/// Shows how many messages there are.
+pub(crate) fn depth(projection: &'static str, depth: Depth) {
+    // A gauge is a floating-point number: exact up to 2^53.
+    let show = |n: u64| n as f64;
+    gauge!(QUEUE_MESSAGES, "projection" => projection, "state" => "waiting").set(show(depth.waiting));
+    gauge!(QUEUE_MESSAGES, "projection" => projection, "state" => "hidden").set(show(depth.hidden));
+    gauge!(DEAD_LETTER_MESSAGES, "projection" => projection).set(show(depth.dead));
 }
 
 /// Notes how long an event took to its row.

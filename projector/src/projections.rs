@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use millrace_aws::{Aws, AwsError};
 use millrace_event_store::DynamoReader;
 use millrace_read_models::WriteRows;
-use millrace_runtime::{clock, serve::Probe};
+use millrace_runtime::{Trouble, clock, serve::Probe};
 use tokio::{sync::watch, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -94,11 +94,15 @@ impl Projections {
 /// Opens a queue, as soon as AWS can be reached.
 async fn open(aws: &Aws, url: String, wait: Duration, settings: Settings) -> Result<SqsQueue, Unusable> {
     let mut failures = 0;
+    let mut trouble = Trouble::default();
     loop {
         match SqsQueue::open(aws, url.clone(), wait).await {
             Err(error @ Unusable::Aws(_, AwsError::Throttled(_) | AwsError::Unreachable(_))) => {
                 failures += 1;
-                tracing::warn!(%error, "the queue cannot be opened yet");
+                tracing::debug!(%error, "the queue cannot be opened yet");
+                if let Some(lasted) = trouble.met() {
+                    tracing::warn!(%error, ?lasted, "the queue cannot be opened yet");
+                }
                 sleep(OPENING.after(failures, (settings.chance)())).await;
             }
             opened => return opened,

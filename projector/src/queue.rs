@@ -36,8 +36,20 @@ pub struct Rules {
     /// How long a message that was received stays hidden from other receivers, if it is neither deleted nor hidden
     /// anew.
     pub visibility: Duration,
-    /// How often a message is received at most; after that the queue itself moves it to the dead letters.
-    pub max_attempts: u32,
+    /// How often a message is received at most, whatever becomes of it; after that the queue itself moves it to the dead
+    /// letters.
+    pub max_receives: u32,
+}
+
+/// How many messages a queue has, about (SQS API Reference, `GetQueueAttributes`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Those that can be received.
+    pub waiting: u64,
+    /// Those that are hidden: they are worked on, or failed and are to be tried again.
+    pub hidden: u64,
+    /// Dead letters.
+    pub dead: u64,
 }
 
 /// What a dead letter is to carry besides its body.
@@ -68,6 +80,9 @@ pub trait Queue: Clone + Send + Sync + 'static {
         &self,
         receipts: &[(Receipt, Duration)],
     ) -> impl Future<Output = Vec<Result<(), AwsError>>> + Send;
+
+    /// Counts messages, about.
+    fn depth(&self) -> impl Future<Output = Result<Depth, AwsError>> + Send;
 
     /// Puts a copy of a message among the dead letters. The message itself stays to be deleted.
     fn dead_letter(

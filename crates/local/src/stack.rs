@@ -46,7 +46,7 @@ impl Default for StackOptions {
             event_source: "millrace".to_owned(),
             event_type_index: true,
             index_shards: 4,
-            max_receive_count: 5,
+            max_receive_count: 20,
             queue_visibility_seconds: 30,
         }
     }

@@ -11,7 +11,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{Cause, MOST_MESSAGES, Message, Queue, Receipt, Rules};
+use super::{Cause, Depth, MOST_MESSAGES, Message, Queue, Receipt, Rules};
 
 /// How long a receiver waits for a message.
 pub const WAIT: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ impl State {
         let mut taken = Vec::new();
         let mut dead = Vec::new();
         for message in self.waiting.iter_mut().filter(|message| message.visible_at <= now) {
-            if message.attempts >= rules.max_attempts {
+            if message.attempts >= rules.max_receives {
                 dead.push(message.id);
             } else if u32::try_from(taken.len()).is_ok_and(|taken| taken < MOST_MESSAGES) {
                 message.attempts += 1;
@@ -202,6 +202,18 @@ impl Queue for MemoryQueue {
         results
     }
 
+    async fn depth(&self) -> Result<Depth, AwsError> {
+        let state = self.state();
+        let now = Instant::now();
+        let hidden = state.waiting.iter().filter(|message| message.visible_at > now).count();
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        Ok(Depth {
+            waiting: count(state.waiting.len() - hidden),
+            hidden: count(hidden),
+            dead: count(state.dead.len()),
+        })
+    }
+
     async fn dead_letter(&self, message: &Message, cause: &Cause) -> Result<(), AwsError> {
         let mut state = self.state();
         state.calls.dead_letter += 1;
@@ -219,7 +231,7 @@ mod tests {
     use super::*;
 
     fn queue() -> MemoryQueue {
-        MemoryQueue::new(Rules { visibility: WAIT * 2, max_attempts: 2 })
+        MemoryQueue::new(Rules { visibility: WAIT * 2, max_receives: 2 })
     }
 
     #[tokio::test(start_paused = true)]

@@ -14,7 +14,7 @@ use millrace_aws::{Aws, AwsError};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Cause, MOST_MESSAGES, Message, Queue, Receipt, Rules};
+use super::{Cause, Depth, MOST_MESSAGES, Message, Queue, Receipt, Rules};
 
 /// With less time than this, messages would come back while they are worked on.
 const SHORTEST_VISIBILITY: Duration = Duration::from_secs(5);
@@ -93,7 +93,7 @@ impl SqsQueue {
             return Err(Unusable::NoDeadLetterQueue(url));
         };
         let policy = serde_json::from_str::<RedrivePolicy>(policy).ok();
-        let Some((account, name, max_attempts)) = policy.as_ref().and_then(RedrivePolicy::parts) else {
+        let Some((account, name, max_receives)) = policy.as_ref().and_then(RedrivePolicy::parts) else {
             return Err(Unusable::BadRedrivePolicy(url));
         };
         let seconds =
@@ -116,8 +116,21 @@ impl SqsQueue {
             wait,
             url,
             dead_letter_url,
-            rules: Rules { visibility, max_attempts },
+            rules: Rules { visibility, max_receives },
         })
+    }
+
+    /// How many messages of a queue can be received, are hidden, are delayed.
+    async fn counts(&self, url: &str) -> Result<[u64; 3], AwsError> {
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+            QueueAttributeName::ApproximateNumberOfMessagesDelayed,
+        ];
+        let request = self.client.get_queue_attributes().queue_url(url);
+        let reply = request.set_attribute_names(Some(names.to_vec())).send().await?;
+        let count = |name| reply.attributes()?.get(&name)?.parse().ok();
+        Ok(names.map(|name| count(name).unwrap_or_default()))
     }
 }
 
@@ -171,6 +184,13 @@ impl Queue for SqsQueue {
             Err(error) => Err(AwsError::Refused(error.to_string())),
         };
         per_entry(receipts.len(), reply.map(|reply| reply.failed))
+    }
+
+    async fn depth(&self) -> Result<Depth, AwsError> {
+        let (queue, dead) =
+            futures::future::try_join(self.counts(&self.url), self.counts(&self.dead_letter_url)).await?;
+        let [waiting, hidden, delayed] = queue;
+        Ok(Depth { waiting: waiting + delayed, hidden, dead: dead.iter().sum() })
     }
 
     async fn dead_letter(&self, message: &Message, cause: &Cause) -> Result<(), AwsError> {

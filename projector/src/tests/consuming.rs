@@ -20,11 +20,11 @@ use tokio_util::sync::CancellationToken;
 use super::world::{RULES, eventually};
 use crate::{
     Condition, Consumer, Failed, Failure, Handle, Settings,
-    queue::{Cause, MemoryQueue, Message, Queue, Receipt, Rules, WAIT},
+    queue::{Cause, Depth, MemoryQueue, Message, Queue, Receipt, Rules, WAIT},
 };
 
 pub(super) const SETTINGS: Settings =
-    Settings { messages_at_once: 100, drain: Duration::from_secs(15), chance: || 1.0 };
+    Settings { messages_at_once: 100, max_attempts: 5, drain: Duration::from_secs(15), chance: || 1.0 };
 
 type Outcomes = Vec<Result<(), Failed>>;
 
@@ -102,6 +102,11 @@ impl Queue for Unreliable {
             Ok(()) => self.queue.hide(receipts).await,
             Err(error) => vec![Err(error); receipts.len()],
         }
+    }
+
+    async fn depth(&self) -> Result<Depth, AwsError> {
+        self.check("depth")?;
+        self.queue.depth().await
     }
 
     async fn dead_letter(&self, message: &Message, cause: &Cause) -> Result<(), AwsError> {

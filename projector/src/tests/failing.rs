@@ -11,10 +11,10 @@ use std::{
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_aws::AwsError;
-use millrace_domain::order::Order;
+use millrace_domain::{StreamId, order::Order};
 use millrace_event_store::{AppendEvents as _, Commit, MemoryStore};
 use millrace_proto::Envelope;
-use millrace_read_models::{UserChange, WriteRows, Written};
+use millrace_read_models::{Change as _, UserChange, WriteRows, Written};
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -156,6 +156,39 @@ async fn a_row_that_never_rests_is_left_for_later() {
     assert!(rows.0.load(Ordering::Relaxed) <= 10);
 }
 
+/// Rows over one of which the program panics.
+#[derive(Clone)]
+struct Panicking(Watched<Users>, StreamId);
+
+impl WriteRows<UserChange> for Panicking {
+    async fn write(&self, change: &UserChange) -> Result<Written, AwsError> {
+        assert_ne!(change.stream(), self.1, "a test says so");
+        self.0.write(change).await
+    }
+}
+
+#[tokio::test]
+async fn a_panic_over_a_row_fails_that_row_alone() {
+    let store = MemoryStore::default();
+    let rows = Watched::<Users>::default();
+    let mut messages = Vec::new();
+    for id in 0..5 {
+        let history = user_with(&store, id, 2).await;
+        messages.extend(history.iter().map(|event| message(body(&event.envelope))));
+    }
+    let rows = Panicking(rows, stream_of::<Users>(3));
+    let projector = Projector::<Users, _, _>::new(rows.clone(), store, noon);
+    // The turn is given back, too: the second time does not hang.
+    for _ in 0..2 {
+        let outcomes = projector.handle(&messages).await;
+        for (place, outcome) in outcomes.iter().enumerate() {
+            let failed = outcome.as_ref().err().map(|failed| failed.failure.reason());
+            assert_eq!(failed, (place / 2 == 3).then_some("panicked"));
+        }
+    }
+    assert_eq!(rows.0.version(&stream_of::<Users>(4)), 2);
+}
+
 #[tokio::test]
 async fn a_version_beyond_all_reason_fails_without_a_look_at_the_whole_stream() {
     let store = MemoryStore::default();
@@ -197,12 +230,20 @@ async fn poison_ends_among_the_dead_letters_with_its_reason_while_the_rest_is_ap
     eventually(|| queue.len() == sent.len()).await;
     assert!(queue.dead_letters().is_empty(), "the good ones are done before any is given up");
     eventually(|| queue.is_empty()).await;
+    // By now they have been counted.
+    sleep(Duration::from_secs(15)).await;
     stop.cancel();
     running.await.unwrap();
 
     let shown = shown.render();
     let letters = queue.dead_letters();
     assert_eq!(letters.len(), sent.len());
+    for state in ["waiting", "hidden"] {
+        let line = format!("projector_queue_messages{{projection=\"user-profiles\",state=\"{state}\"}} 0\n");
+        assert!(shown.contains(&line), "{line} in {shown}");
+    }
+    let line = format!("projector_dead_letter_messages{{projection=\"user-profiles\"}} {}\n", sent.len());
+    assert!(shown.contains(&line), "{line} in {shown}");
     for letter in letters {
         let (reason, body) = &sent[&letter.message.id];
         assert_eq!((&letter.message.body, letter.message.attempts), (body, 5));

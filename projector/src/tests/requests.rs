@@ -1,5 +1,6 @@
 //! What the work costs, in requests.
 
+use futures::future::join_all;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_event_store::{MemoryStore, StoredEvent};
 use tokio::sync::watch;
@@ -50,6 +51,24 @@ async fn a_gap_is_healed_at_once_from_the_store() {
         (1, 1),
         "a gap within the batch is seen before"
     );
+}
+
+#[tokio::test]
+async fn batches_that_hold_events_of_one_row_take_turns() {
+    let store = MemoryStore::default();
+    let rows = Watched::<Users>::default();
+    let history = user_with(&store, 1, 30).await;
+    rows.expect(&history);
+    // The first write takes a while, in which the others could go ahead.
+    rows.pause(vec![200]);
+    let projector = rows.projector(&store);
+    let reads = store.requests();
+    let batches: Vec<_> = history.chunks(10).map(messages).collect();
+    for outcomes in join_all(batches.iter().map(|batch| projector.handle(batch))).await {
+        assert!(outcomes.iter().all(Result::is_ok));
+    }
+    assert_eq!((rows.writes(), store.requests() - reads), (3, 0));
+    rows.assert_converged().await;
 }
 
 #[tokio::test]

@@ -3,12 +3,14 @@
 use std::{
     io,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use millrace_aws::AwsError;
 use millrace_event_store::MemoryStore;
 use millrace_proto::Envelope;
-use serde_json::Value;
-use tokio::sync::watch;
+use serde_json::{Value, json};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
@@ -106,10 +108,40 @@ async fn a_line_about_an_event_that_fails_names_what_it_came_of_and_nothing_pers
     stop.cancel();
     running.await.unwrap();
 
-    let lines = log.lines("a message was not applied");
-    assert_eq!(lines.len(), 5);
-    lines.iter().for_each(|line| assert_names(line, &event));
+    let attempts = log.lines("a message was not applied");
+    let end = log.lines("a message is given up, and is a dead letter now");
+    assert_eq!((attempts.len(), end.len()), (4, 1));
+    assert_eq!((&attempts[0]["level"], &end[0]["level"]), (&json!("DEBUG"), &json!("ERROR")));
+    attempts.iter().chain(&end).for_each(|line| assert_names(line, &event));
     assert!(!log.text().to_lowercase().contains("john"), "{}", log.text());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_worth_a_line_once_it_has_lasted_a_minute() {
+    for (outage, lines) in [(50, 0), (90, 1), (900, 2)] {
+        let log = Log::default();
+        let _guard = log.keep();
+        let store = MemoryStore::default();
+        let rows = Watched::<Users>::default();
+        let history = user_with(&store, 1, 1).await;
+        rows.expect(&history);
+        rows.fail(Some(AwsError::Unreachable("a test says so".to_owned())));
+        let queue = MemoryQueue::new(RULES);
+        queue.send(body(&history[0].envelope));
+        let stop = CancellationToken::new();
+        let consumer =
+            Consumer::new(queue.clone(), rows.projector(&store), SETTINGS, watch::Sender::default());
+        let running = tokio::spawn(consumer.run(stop.clone()));
+        sleep(Duration::from_secs(outage)).await;
+        rows.fail(None);
+        eventually(|| queue.is_empty()).await;
+        stop.cancel();
+        running.await.unwrap();
+        let said = log.text();
+        let loud = said.lines().filter(|line| !line.contains("\"level\":\"DEBUG\"")).count();
+        assert_eq!(loud, lines, "{said}");
+        assert_eq!(log.lines("messages are held up").len(), lines);
+    }
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub(super) fn noon() -> Timestamp {
 }
 
 /// The rules of every queue.
-pub(super) const RULES: Rules = Rules { visibility: Duration::from_secs(30), max_attempts: 5 };
+pub(super) const RULES: Rules = Rules { visibility: Duration::from_secs(30), max_receives: 20 };
 
 /// Polls until a fact holds; a test that waits in vain runs into this limit.
 pub(super) async fn eventually(fact: impl Fn() -> bool) {
