@@ -8,7 +8,7 @@ use millrace_proto::{
     query::ReadAfter,
     types::{OrderItem, OrderStatus},
 };
-use millrace_tests::World;
+use millrace_tests::{World, eventually};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -69,4 +69,24 @@ pub(crate) fn patient<T>(message: T) -> Request<T> {
 /// The reason in a status's ErrorInfo; empty where there is none.
 pub(crate) fn reason(status: &Status) -> String {
     status.get_error_details().error_info().map(|info| info.reason.clone()).unwrap_or_default()
+}
+
+/// Waits until a queue has nothing in it, in flight messages included.
+pub(crate) async fn drained(world: &World, queue: &str) {
+    use aws_sdk_sqs::types::QueueAttributeName::{
+        ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
+        ApproximateNumberOfMessagesNotVisible,
+    };
+    let client = world.ground.aws().await.sqs(std::time::Duration::ZERO);
+    let names = [
+        ApproximateNumberOfMessages,
+        ApproximateNumberOfMessagesDelayed,
+        ApproximateNumberOfMessagesNotVisible,
+    ];
+    eventually("an empty queue", async || {
+        let request = client.get_queue_attributes().queue_url(world.ground.output(queue));
+        let found = request.set_attribute_names(Some(names.to_vec())).send().await.unwrap();
+        found.attributes?.values().all(|count| count == "0").then_some(())
+    })
+    .await;
 }

@@ -12,6 +12,7 @@ mod health;
 mod interleavings;
 mod kept_on_dynamodb;
 mod processes;
+mod projection;
 mod propagation;
 mod queries;
 mod replica;

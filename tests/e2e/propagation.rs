@@ -17,7 +17,7 @@ use rand::seq::SliceRandom as _;
 use serde_json::{Value, json};
 use tonic::Request;
 
-use crate::calls::{At, create_order, create_user, laptop, patient, set_status};
+use crate::calls::{At, create_order, create_user, drained, laptop, patient, set_status};
 
 async fn read(world: &World, order: &At) -> OrderSummary {
     let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
@@ -53,26 +53,6 @@ async fn send(world: &World, queue: &str, bodies: &[String]) {
             client.send_message_batch().queue_url(url).set_entries(Some(entries.collect())).send().await;
         assert!(sent.unwrap().failed().is_empty());
     }
-}
-
-/// Waits until a queue has nothing in it, in flight messages included.
-async fn drained(world: &World, queue: &str) {
-    use aws_sdk_sqs::types::QueueAttributeName::{
-        ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed,
-        ApproximateNumberOfMessagesNotVisible,
-    };
-    let client = world.ground.aws().await.sqs(std::time::Duration::ZERO);
-    let names = [
-        ApproximateNumberOfMessages,
-        ApproximateNumberOfMessagesDelayed,
-        ApproximateNumberOfMessagesNotVisible,
-    ];
-    eventually("an empty queue", async || {
-        let request = client.get_queue_attributes().queue_url(world.ground.output(queue));
-        let found = request.set_attribute_names(Some(names.to_vec())).send().await.unwrap();
-        found.attributes?.values().all(|count| count == "0").then_some(())
-    })
-    .await;
 }
 
 /// Takes so many dead letters of orders' events, or whatever there is at the moment where none is asked for.
