@@ -164,6 +164,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             self.round(&shutdown).await;
             let balance_interval = self.ports.config().balance_interval;
             tokio::select! {
+                // In this order, here and elsewhere, so that a simulation takes the same course each time.
+                biased;
                 () = shutdown.cancelled() => {}
                 () = self.workers.ended() => {
                     // A finished shard has children; they are to follow at once.
@@ -185,6 +187,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             sleep(drain).await;
         };
         tokio::select! {
+            biased;
             result = self.balance(shutdown) => match result {
                 Ok(()) => self.trouble.over(),
                 Err(error) => {

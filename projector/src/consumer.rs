@@ -126,6 +126,8 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             sleep(drain).await;
         };
         tokio::select! {
+            // In this order, here and elsewhere, so that a simulation takes the same course each time.
+            biased;
             () = all_done => {}
             // It comes back to another consumer.
             () = out_of_time => tracing::debug!(projection = H::NAME, "work was left unfinished at the end"),
@@ -186,6 +188,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     async fn work(&self, messages: Vec<Message>, permit: OwnedSemaphorePermit, stop: &CancellationToken) {
         let hidden = Mutex::new(messages.iter().map(|message| message.receipt.clone()).collect());
         tokio::select! {
+            biased;
             () = self.settle_all(messages, permit, &hidden, stop) => {}
             never = self.keep_hidden(&hidden) => match never {},
         }

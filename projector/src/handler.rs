@@ -1,7 +1,7 @@
 //! What becomes of messages: events read from them, sorted by row, and applied.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     future::Future,
     marker::PhantomData,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -97,7 +97,7 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Handle for Projector
     async fn handle(&self, messages: &[Message]) -> Vec<Result<(), Failed>> {
         // Each is overwritten when its row is done.
         let mut outcomes: Vec<Result<(), Failed>> = vec![Ok(()); messages.len()];
-        let mut rows: HashMap<StreamId, Asked<P>> = HashMap::new();
+        let mut rows: BTreeMap<StreamId, Asked<P>> = BTreeMap::new();
         for (message, outcome) in outcomes.iter_mut().enumerate() {
             match open::<P>(&messages[message].body) {
                 Ok((envelope, change)) => {

@@ -38,6 +38,7 @@ impl<L: Leases> Keeper<L> {
             let renewal = self.written + self.config.renew_interval;
             let checkpoint = self.written + self.config.checkpoint_interval;
             tokio::select! {
+                biased;
                 () = sleep_until(renewal) => {}
                 () = moved(&mut progress, checkpoint) => {}
             }

@@ -45,8 +45,9 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
     };
     let reader = Reader::new(&ports, &shard, &progress, &reached, &stop);
     let lost = tokio::select! {
-        _ = reader.run() => None,
+        biased;
         lost = keeper.keep(moved) => Some(lost),
+        _ = reader.run() => None,
         () = drained => None,
     };
     let end = match lost {

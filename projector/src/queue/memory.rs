@@ -172,6 +172,7 @@ impl Queue for MemoryQueue {
             }
             let next = next.unwrap_or(end).min(end);
             tokio::select! {
+                biased;
                 () = sent => {}
                 () = sleep_until(next) => {}
             }
