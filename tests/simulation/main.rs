@@ -1,0 +1,101 @@
+//! Relays and projectors in a world of memory: their own code, from the stream to the rows, under a clock that leaps and
+//! a schedule of faults that a seed decides. Whatever happens, every event reaches its row, and no row goes back.
+//!
+//! ```text
+//! cargo test -p millrace-tests --test simulation                                    500 seeds
+//! SIMULATION_SEEDS=20000 cargo test -p millrace-tests --test simulation             more of them
+//! SIMULATION_SEED=4711 cargo test -p millrace-tests --test simulation               this one
+//! ```
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+
+mod course;
+mod history;
+mod ports;
+mod processes;
+mod trouble;
+mod world;
+
+use std::{
+    collections::BTreeMap,
+    env,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Instant,
+};
+
+use course::run;
+
+/// How many seeds are run where nobody says otherwise.
+const SEEDS: u64 = 500;
+
+fn variable(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+#[test]
+fn whatever_happens_every_event_reaches_its_row_and_no_row_goes_back() {
+    let (first, count) = match variable("SIMULATION_SEED") {
+        Some(seed) => (seed, 1),
+        None => (0, variable("SIMULATION_SEEDS").unwrap_or(SEEDS)),
+    };
+    let began = Instant::now();
+    let next = AtomicU64::new(first);
+    let tally: Mutex<BTreeMap<&'static str, u64>> = Mutex::default();
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    let again = Again(seed);
+                    for (what, times) in run(seed).happened {
+                        *tally.lock().unwrap().entry(what).or_default() += times;
+                    }
+                    drop(again);
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().unwrap();
+    let took = began.elapsed();
+    println!(
+        "{count} seeds in {took:?}, {:.0} a minute: {tally:?}",
+        count as f64 / took.as_secs_f64() * 60.0
+    );
+    if count >= SEEDS {
+        // A promise is kept easily where nothing happens.
+        for what in course::WANTED {
+            assert!(tally.get(what).copied().unwrap_or_default() > count / 50, "{what} is rare: {tally:?}");
+        }
+    }
+}
+
+#[test]
+fn a_seed_takes_the_same_course_each_time() {
+    for seed in [3, 1_000_003, 2_000_003] {
+        let (first, second) = (run(seed), run(seed));
+        assert_eq!(first.steps.len(), second.steps.len(), "seed {seed}");
+        for (step, (one, other)) in first.steps.iter().zip(&second.steps).enumerate() {
+            assert_eq!(one, other, "step {step} of seed {seed}");
+        }
+        assert_eq!(first.happened, second.happened);
+    }
+}
+
+/// Says how a seed that failed can be run again.
+struct Again(u64);
+
+impl Drop for Again {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("again: SIMULATION_SEED={} cargo test -p millrace-tests --test simulation", self.0);
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! The world as one process reaches it: every call goes through its life, where something may befall it.
+
+use std::time::Duration;
+
+use command_service::relay::{
+    EventBus, Leases, Refill, ShardStream,
+    bus::{Entry, Rejection},
+    leases::{Lease, LeaseTable, Replica},
+    memory::{MemoryCursor, TablePlace},
+    refill::RefillPage,
+    stream::{Position, Records, Shard, ShardId, StreamError},
+};
+use millrace_aws::AwsError;
+use millrace_domain::{StreamId, Timestamp};
+use millrace_event_store::{Page, ReadEvents};
+use millrace_read_models::{Change, OrderChange, UserChange, WriteRows, Written};
+use projector::queue::{Cause, Depth, MemoryQueue, Message, Queue, Receipt, Rules};
+
+use crate::{trouble::Life, world::World};
+
+/// The world, for one process.
+#[derive(Clone)]
+pub(crate) struct Ports {
+    pub(crate) life: Life,
+    pub(crate) world: World,
+}
+
+/// Makes a call of a part of the world, with copies of what it is asked, since it may take effect later or twice.
+macro_rules! call {
+    ($ports:expr, $name:literal, |$world:ident $(, $argument:ident)*| $effect:expr) => {{
+        let $world = $ports.world.clone();
+        $ports
+            .life
+            .call($name, move || {
+                let $world = $world.clone();
+                $(let $argument = $argument.clone();)*
+                async move { $effect.await }
+            })
+            .await
+    }};
+}
+
+impl ShardStream for Ports {
+    type Cursor = MemoryCursor;
+
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        call!(self, "DescribeStream", |world| world.stream.shards())
+    }
+
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        let (shard, position) = (shard.clone(), position.clone());
+        call!(self, "GetShardIterator", |world, shard, position| world.stream.open(&shard, &position))
+    }
+
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        let cursor = cursor.clone();
+        call!(self, "GetRecords", |world, cursor| world.stream.read(&cursor))
+    }
+}
+
+impl Leases for Ports {
+    async fn list(&self) -> Result<LeaseTable, AwsError> {
+        call!(self, "list leases", |world| world.leases.list())
+    }
+
+    async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
+        let lease = lease.clone();
+        call!(self, "create a lease", |world, lease| world.leases.create(&lease))
+    }
+
+    async fn take(
+        &self,
+        seen: &Lease,
+        owner: &str,
+        expires_at: Timestamp,
+    ) -> Result<Option<Lease>, AwsError> {
+        let (seen, owner) = (seen.clone(), owner.to_owned());
+        call!(self, "take a lease", |world, seen, owner| world.leases.take(&seen, &owner, expires_at))
+    }
+
+    async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.world.watch_lease(lease);
+        let lease = lease.clone();
+        call!(self, "keep a lease", |world, lease| world.leases.keep(&lease))
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.world.watch_lease(lease);
+        let lease = lease.clone();
+        call!(self, "release a lease", |world, lease| world.leases.release(&lease))
+    }
+
+    async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
+        let seen = seen.clone();
+        call!(self, "forget a lease", |world, seen| world.leases.forget(&seen))
+    }
+
+    async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
+        let replica = replica.clone();
+        call!(self, "announce", |world, replica| world.leases.announce(&replica))
+    }
+
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        call!(self, "note that leases are complete", |world| world.leases.note_complete(at))
+    }
+
+    async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
+        let owner = owner.to_owned();
+        call!(self, "withdraw", |world, owner| world.leases.withdraw(&owner))
+    }
+}
+
+impl EventBus for Ports {
+    async fn put(&self, entries: &[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> {
+        let entries = entries.to_vec();
+        call!(self, "PutEvents", |world, entries| async move {
+            Ok(entries.iter().map(|entry| world.publish(entry)).collect())
+        })
+    }
+}
+
+impl Refill for Ports {
+    type Token = TablePlace;
+
+    async fn page(
+        &self,
+        since: Timestamp,
+        from: Option<&TablePlace>,
+    ) -> Result<RefillPage<TablePlace>, AwsError> {
+        self.life.trouble.note("a page of a refill");
+        let from = from.cloned();
+        call!(self, "Scan", |world, from| world.table.page(since, from.as_ref()))
+    }
+}
+
+impl ReadEvents for Ports {
+    async fn page(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Page, AwsError> {
+        self.life.trouble.note("a gap read");
+        let stream = stream.clone();
+        call!(self, "Query", |world, stream| world.store.page(&stream, after, limit))
+    }
+}
+
+impl WriteRows<UserChange> for Ports {
+    async fn write(&self, change: &UserChange) -> Result<Written, AwsError> {
+        let change = change.clone();
+        call!(self, "write a user", |world, change| async move {
+            let written = world.users.write(&change).await?;
+            if written == Written::Applied {
+                world.watch_row(&change.stream()).await;
+            }
+            Ok(written)
+        })
+    }
+}
+
+impl WriteRows<OrderChange> for Ports {
+    async fn write(&self, change: &OrderChange) -> Result<Written, AwsError> {
+        let change = change.clone();
+        call!(self, "write an order", |world, change| async move {
+            let written = world.orders.write(&change).await?;
+            if written == Written::Applied {
+                world.watch_row(&change.stream()).await;
+            }
+            Ok(written)
+        })
+    }
+}
+
+/// A queue, for one process.
+#[derive(Clone)]
+pub(crate) struct QueuePort {
+    pub(crate) life: Life,
+    pub(crate) queue: MemoryQueue,
+}
+
+impl QueuePort {
+    /// A call about messages: where it fails, it fails for all of them.
+    async fn batch<F>(
+        &self,
+        call: &'static str,
+        messages: usize,
+        effect: impl Fn(MemoryQueue) -> F + Send + 'static,
+    ) -> Vec<Result<(), AwsError>>
+    where
+        F: Future<Output = Vec<Result<(), AwsError>>> + Send + 'static,
+    {
+        let queue = self.queue.clone();
+        let effect = move || {
+            let results = effect(queue.clone());
+            async move { Ok::<_, AwsError>(results.await) }
+        };
+        self.life.call(call, effect).await.unwrap_or_else(|error| vec![Err(error); messages])
+    }
+}
+
+impl Queue for QueuePort {
+    fn rules(&self) -> Rules {
+        self.queue.rules()
+    }
+
+    async fn receive(&self) -> Result<Vec<Message>, AwsError> {
+        let queue = self.queue.clone();
+        let effect = move || {
+            let queue = queue.clone();
+            async move { queue.receive().await }
+        };
+        self.life.call("ReceiveMessage", effect).await
+    }
+
+    async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
+        let (receipts, messages) = (receipts.to_vec(), receipts.len());
+        let effect = move |queue: MemoryQueue| {
+            let receipts = receipts.clone();
+            async move { queue.delete(&receipts).await }
+        };
+        self.batch("DeleteMessageBatch", messages, effect).await
+    }
+
+    async fn hide(&self, receipts: &[(Receipt, Duration)]) -> Vec<Result<(), AwsError>> {
+        let (receipts, messages) = (receipts.to_vec(), receipts.len());
+        let effect = move |queue: MemoryQueue| {
+            let receipts = receipts.clone();
+            async move { queue.hide(&receipts).await }
+        };
+        self.batch("ChangeMessageVisibilityBatch", messages, effect).await
+    }
+
+    async fn depth(&self) -> Result<Depth, AwsError> {
+        self.queue.depth().await
+    }
+
+    async fn dead_letter(&self, message: &Message, cause: &Cause) -> Result<(), AwsError> {
+        let (queue, message, cause) = (self.queue.clone(), message.clone(), cause.clone());
+        let effect = move || {
+            let (queue, message, cause) = (queue.clone(), message.clone(), cause.clone());
+            async move { queue.dead_letter(&message, &cause).await }
+        };
+        self.life.call("SendMessage", effect).await
+    }
+}

@@ -1,0 +1,97 @@
+//! Processes that are started, told to end, killed, and put to sleep.
+
+use std::time::Duration;
+
+use command_service::relay::{Relay, RelayConfig};
+use millrace_domain::Timestamp;
+use projector::{Consumer, Orders, Projector, Settings, Users};
+use tokio::{
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    ports::{Ports, QueuePort},
+    trouble::{Life, Trouble},
+    world::{World, clock},
+};
+
+/// How long the simulated relays trust the stream to keep what they have not read.
+pub(crate) const TRUST: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Relay,
+    Projector,
+}
+
+/// A process that runs, or has died of a call.
+pub(crate) struct Process {
+    pub(crate) kind: Kind,
+    pub(crate) life: Life,
+    shutdown: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Process {
+    pub(crate) fn start(kind: Kind, number: u32, world: &World, trouble: &Trouble) -> Self {
+        let name = format!("{kind:?}-{number}").to_lowercase();
+        trouble.step(&format!("{name} starts"));
+        let life = Life::new(&name, trouble);
+        let ports = Ports { life: life.clone(), world: world.clone() };
+        let (shutdown, death) = (CancellationToken::new(), life.death.clone());
+        let stop = shutdown.clone();
+        let task = match kind {
+            Kind::Relay => {
+                let skew = i64::try_from(trouble.below(3_000_000)).unwrap() - 1_500_000;
+                tokio::spawn(async move {
+                    death.run_until_cancelled(relay(ports, &name, skew).run(stop)).await;
+                })
+            }
+            Kind::Projector => tokio::spawn(async move {
+                death.run_until_cancelled(project(ports, stop)).await;
+            }),
+        };
+        Self { kind, life, shutdown, task }
+    }
+
+    /// Whether it has ended, by itself or by a call that it died of.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Ends it wherever it is.
+    pub(crate) async fn kill(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+
+    /// Ends it as SIGTERM does; how long that took, unless it died of something else meanwhile.
+    pub(crate) async fn terminate(self) -> Option<Duration> {
+        let began = Instant::now();
+        self.shutdown.cancel();
+        let ended = timeout(Duration::from_secs(600), self.task).await;
+        let ended_itself = ended.is_ok_and(|ended| ended.is_ok()) && !self.life.death.is_cancelled();
+        ended_itself.then(|| began.elapsed())
+    }
+}
+
+fn relay(ports: Ports, name: &str, skew: i64) -> Relay<Ports, Ports, Ports, Ports> {
+    let config = RelayConfig { trust_horizon: TRUST, ..RelayConfig::new(name, "millrace") };
+    let clock = move || Timestamp::from_unix_micros(clock().unix_micros() + skew);
+    Relay::new(ports.clone(), ports.clone(), ports.clone(), ports, config, clock)
+}
+
+async fn project(ports: Ports, stop: CancellationToken) {
+    let settings =
+        Settings { messages_at_once: 30, max_attempts: 5, drain: Duration::from_secs(15), chance: || 0.5 };
+    let queue =
+        |queue: &projector::queue::MemoryQueue| QueuePort { life: ports.life.clone(), queue: queue.clone() };
+    let users = Projector::<Users, _, _>::new(ports.clone(), ports.clone(), clock);
+    let orders = Projector::<Orders, _, _>::new(ports.clone(), ports.clone(), clock);
+    let users = Consumer::new(queue(&ports.world.user_queue), users, settings, watch::Sender::default());
+    let orders = Consumer::new(queue(&ports.world.order_queue), orders, settings, watch::Sender::default());
+    tokio::join!(users.run(stop.clone()), orders.run(stop));
+}
