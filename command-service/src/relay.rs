@@ -260,6 +260,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             config,
             now,
             shards: &listing.shards,
+            listed_at: listing.at,
             table: &table,
             held: &held,
             sightings: &self.sightings,

@@ -40,6 +40,8 @@ pub(super) struct View<'a> {
     pub(super) config: &'a RelayConfig,
     pub(super) now: Timestamp,
     pub(super) shards: &'a [Shard],
+    /// When these were listed.
+    pub(super) listed_at: Timestamp,
     pub(super) table: &'a LeaseTable,
     /// What this replica is reading.
     pub(super) held: &'a HashSet<ShardId>,
@@ -195,6 +197,11 @@ impl View<'_> {
     fn continues(&self, shard: &ShardId) -> bool {
         let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
         let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
+        if leased.is_empty() {
+            // The first relay of all has only just looked, be it this one. Otherwise it left no lease of what it saw then.
+            let first = self.table.complete_at;
+            return first.is_some_and(|at| since(at, self.listed_at) <= self.config.discovery_interval);
+        }
         let parent = |shard: &ShardId| listed.get(shard).and_then(|shard| shard.parent.as_ref());
         // No line of descent is longer than the list.
         let mut ancestors = std::iter::successors(parent(shard), |shard| parent(shard)).take(listed.len());

@@ -30,7 +30,8 @@ fn plan(owner: &str, shards: &[Shard], table: &LeaseTable, held: &HashSet<ShardI
     let config = RelayConfig::new(owner, "millrace");
     let mut sightings = Sightings { seen: HashMap::new(), now: Instant::now() };
     sightings.look(shards, table);
-    Plan::of(&View { config: &config, now: at(0), shards, table, held, sightings: &sightings })
+    let (now, listed_at) = (at(0), at(0));
+    Plan::of(&View { config: &config, now, shards, listed_at, table, held, sightings: &sightings })
 }
 
 fn claimed(plan: &Plan) -> Vec<&str> {
@@ -100,6 +101,12 @@ fn a_first_lease_is_dated_by_what_is_known() {
         "not what was known"
     );
     assert_eq!(time(&child, renewed(), None), before(at(0), RETENTION), "nothing is noted");
+    assert_eq!(time(&child, vec![], Some(at(0))), at(0), "the first relay of all");
+    assert_eq!(
+        time(&child, vec![], complete),
+        before(at(-100), RETENTION),
+        "what the first relay of all saw may be gone"
+    );
 }
 
 #[test]
