@@ -2,7 +2,7 @@
 //! a schedule of faults that a seed decides. Whatever happens, every event reaches its row, and no row goes back.
 //!
 //! ```text
-//! cargo test -p millrace-tests --test simulation                                    500 seeds
+//! cargo test -p millrace-tests --test simulation                                    1,000 seeds
 //! SIMULATION_SEEDS=20000 cargo test -p millrace-tests --test simulation             more of them
 //! SIMULATION_SEED=4711 cargo test -p millrace-tests --test simulation               this one
 //! ```
@@ -30,7 +30,7 @@ use std::{
 use course::run;
 
 /// How many seeds are run where nobody says otherwise.
-const SEEDS: u64 = 500;
+const SEEDS: u64 = 1_000;
 
 fn variable(name: &str) -> Option<u64> {
     env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))

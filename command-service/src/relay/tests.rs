@@ -3,6 +3,5 @@
 mod buses;
 mod publishing;
 mod sharing;
-mod simulation;
 mod streams;
 mod world;

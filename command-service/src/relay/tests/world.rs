@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use crate::relay::{
     EventBus, Leases, Refill, Relay, RelayConfig, ShardStream,
-    leases::{Checkpoint, Lease},
+    leases::Lease,
     memory::{MemoryBus, MemoryLeases, MemoryStream, MemoryTable},
-    stream::{Position, ShardId},
+    stream::ShardId,
 };
 
 #[derive(Clone)]
@@ -176,25 +176,6 @@ impl World {
         while self.held_by(owner).await.len() != count {
             assert!(Instant::now() < deadline, "{owner} does not come to hold {count} shards");
             sleep(Duration::from_millis(100)).await;
-        }
-    }
-
-    /// That every event at or before a checkpoint is on the bus.
-    pub(super) fn assert_accepted(&self, lease: &Lease) {
-        let upto = match &lease.progress.checkpoint {
-            Checkpoint::At(Position::TrimHorizon) => return,
-            Checkpoint::At(Position::After(sequence)) => Some(sequence.0.clone()),
-            Checkpoint::ShardEnd => None,
-        };
-        let published = self.published();
-        for record in self.stream.records(&lease.shard) {
-            let passed = upto.as_ref().is_none_or(|upto| record.sequence.0 <= *upto);
-            if let crate::relay::stream::Content::Event(event) = record.content {
-                assert!(
-                    !passed || published.contains(&event.event_id),
-                    "{lease:?} passes an unpublished event"
-                );
-            }
         }
     }
 }
