@@ -107,6 +107,25 @@ async fn an_unreadable_copy_does_not_keep_the_row_from_the_stored_event() {
 }
 
 #[tokio::test]
+async fn what_a_newer_release_adds_is_passed_over() {
+    let store = MemoryStore::default();
+    let rows = Watched::<Orders>::default();
+    let stream = stream_of::<Orders>(1);
+    let history = history::<Order>(&store, &stream, &[create_order(&stream, 1)]).await;
+    rows.expect(&history);
+    let mut event: Value = serde_json::from_str(&body(&history[0].envelope)).unwrap();
+    let newer = json!({"a": [1, {"b": null}]});
+    event["newer"] = newer.clone();
+    event["detail"]["Newer"] = newer.clone();
+    event["detail"]["EventData"]["newer"] = newer.clone();
+    event["detail"]["EventData"]["items"][0]["newer"] = newer.clone();
+    event["detail"]["EventData"]["items"][0]["price"]["newer"] = newer;
+    let outcomes = rows.projector(&store).handle(&[message(event.to_string())]).await;
+    assert!(outcomes[0].is_ok(), "{:?}", outcomes[0].as_ref().err().map(|failed| failed.failure.to_string()));
+    rows.assert_converged().await;
+}
+
+#[tokio::test]
 async fn what_comes_before_an_unreadable_event_is_applied() {
     let store = MemoryStore::default();
     let rows = Watched::<Users>::default();
