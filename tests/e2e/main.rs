@@ -17,5 +17,6 @@ mod propagation;
 mod queries;
 mod replica;
 mod requests;
+mod streams;
 mod validation;
 mod wire;
