@@ -11,11 +11,12 @@ use millrace_aws::{AwsError, Segment, printable, units};
 use millrace_domain::{AggregateType, StreamId};
 
 use super::{
-    item::{Item, plain, tenant_and_id, tenant_key, text, whole},
+    DynamoOrders, DynamoUsers,
+    item::{Item, plain, tenant_and_id, tenant_key, text, unreadable, whole},
     provenance::{PROVENANCE, attributes},
     table::{Table, VERSION},
 };
-use crate::{AuditRows, Change, FoundRows, ListedRows, WriteRows, flawed};
+use crate::{AuditRows, Change, FoundRows, ListedRows, OrderChange, UserChange, flawed};
 
 /// Rows of one kind in a table.
 pub(super) trait InTable<C> {
@@ -33,38 +34,54 @@ pub(super) trait InTable<C> {
 #[derive(Debug, Clone)]
 pub struct DynamoRow(Item);
 
-impl<C: Change, T: InTable<C> + WriteRows<C>> AuditRows<C> for T {
-    type Row = DynamoRow;
-    type Place = Item;
+// Not for all that is `InTable`: nobody else could implement the trait then.
+macro_rules! audited {
+    ($rows:ty, $change:ty) => {
+        impl AuditRows<$change> for $rows {
+            type Row = DynamoRow;
+            type Place = Item;
 
-    async fn rows(&self, streams: &[StreamId]) -> Result<FoundRows<DynamoRow>, AwsError> {
-        self.table().rows(streams, &T::KIND).await
-    }
+            async fn rows(&self, streams: &[StreamId]) -> Result<FoundRows<DynamoRow>, AwsError> {
+                self.table().rows(streams, &Self::KIND).await
+            }
 
-    fn version(row: &DynamoRow) -> Option<u64> {
-        whole(&row.0, VERSION).ok().filter(|version| *version > 0)
-    }
+            fn version(row: &DynamoRow) -> Option<u64> {
+                whole(&row.0, VERSION).ok().filter(|version| *version > 0)
+            }
 
-    fn differences(&self, row: &DynamoRow, expected: &C) -> Result<Vec<&'static str>, AwsError> {
-        Expected::of(self, expected).map(|expected| expected.differences(&row.0))
-    }
+            fn differences(
+                &self,
+                row: &DynamoRow,
+                expected: &$change,
+            ) -> Result<Vec<&'static str>, AwsError> {
+                Expected::of(self, expected).map(|expected| expected.differences(&row.0))
+            }
 
-    async fn list(&self, segment: Segment, from: Option<&Item>) -> Result<ListedRows<Item>, AwsError> {
-        self.table().list(segment, from, &T::KIND).await
-    }
+            async fn list(
+                &self,
+                segment: Segment,
+                from: Option<&Item>,
+            ) -> Result<ListedRows<Item>, AwsError> {
+                self.table().list(segment, from, &Self::KIND).await
+            }
 
-    async fn replace(&self, row: &DynamoRow, with: &C) -> Result<bool, AwsError> {
-        self.table().replace(row, Expected::of(self, with)?).await
-    }
+            async fn replace(&self, row: &DynamoRow, with: &$change) -> Result<bool, AwsError> {
+                self.table().replace(row, Expected::of(self, with)?).await
+            }
 
-    async fn delete(&self, row: &DynamoRow) -> Result<bool, AwsError> {
-        self.table().delete(row).await
-    }
+            async fn delete(&self, row: &DynamoRow) -> Result<bool, AwsError> {
+                self.table().delete(row).await
+            }
 
-    async fn count(&self) -> Result<u64, AwsError> {
-        self.table().count().await
-    }
+            async fn count(&self) -> Result<u64, AwsError> {
+                self.table().count().await
+            }
+        }
+    };
 }
+
+audited!(DynamoUsers, UserChange);
+audited!(DynamoOrders, OrderChange);
 
 /// The row that a change leaves where there was none.
 struct Expected {
@@ -246,9 +263,14 @@ impl Table {
         [(self.key.to_owned(), AttributeValue::S(key))].into()
     }
 
+    /// The stream whose row it is. Its key is written in one way only: a row under another one is nobody's.
     fn stream(&self, item: &Item, kind: &AggregateType) -> Result<StreamId, AwsError> {
         let (tenant, id) = tenant_and_id(item, self.key)?;
-        Ok(StreamId { tenant, aggregate_type: kind.clone(), id })
+        if text(item, self.key)? == tenant_key(&tenant, id) {
+            Ok(StreamId { tenant, aggregate_type: kind.clone(), id })
+        } else {
+            Err(unreadable(self.key))
+        }
     }
 }
 
