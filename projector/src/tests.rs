@@ -1,5 +1,6 @@
 //! The projector on queues, rows and a store in memory.
 
+mod auditing;
 mod consuming;
 mod convergence;
 mod failing;
