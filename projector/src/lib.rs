@@ -17,6 +17,7 @@ mod pace;
 pub mod projection;
 mod projections;
 pub mod queue;
+mod redrive;
 #[cfg(test)]
 mod tests;
 
@@ -72,6 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args: Vec<OsString> = args.into_iter().collect();
     match args.get(1).and_then(|command| command.to_str()) {
         Some("audit") => return audit::main(args.drain(1..)),
+        Some("redrive") => return redrive::main(args.drain(1..)),
         Some(_) | None => {}
     }
     process::main(args, |config: Config, process| async move {

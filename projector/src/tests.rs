@@ -4,6 +4,7 @@ mod auditing;
 mod consuming;
 mod convergence;
 mod failing;
+mod redriving;
 mod requests;
 mod telling;
 mod world;
