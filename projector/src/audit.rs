@@ -125,8 +125,8 @@ impl Shared {
         turn.and_then(Result::ok).ok_or(Halt::Told)
     }
 
-    async fn wait(&self, time: Duration) -> Result<(), Halt> {
-        self.pace.until(Instant::now() + time).await
+    async fn until(&self, moment: Instant) -> Result<(), Halt> {
+        self.pace.until(moment).await
     }
 
     /// Where things stand, for somebody who watches.

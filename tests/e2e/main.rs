@@ -3,6 +3,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
+mod audit;
+mod audit_of_many;
 mod backpressure;
 mod calls;
 mod commands;
@@ -14,6 +16,7 @@ mod kept_on_dynamodb;
 mod processes;
 mod propagation;
 mod queries;
+mod redrive;
 mod replica;
 mod requests;
 mod validation;

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use millrace_aws::AwsError;
 use millrace_domain::StreamId;
 use millrace_event_store::ScanEvents;
 use millrace_read_models::AuditRows;
+use tokio::time::Instant;
 
 use super::{
     Suspect,
@@ -23,6 +23,10 @@ use crate::{
     pace::Halt,
     projection::Projection,
 };
+
+/// After how long a row that is late is looked at again for the first time; then after twice as long, and so on. Most
+/// are late by less than a second.
+const SOON: Duration = Duration::from_secs(1);
 
 /// How often a row is repaired that is not right afterwards, since it was written meanwhile.
 const ROUNDS: u32 = 5;
@@ -42,29 +46,33 @@ struct Look<P: Projection, R> {
 }
 
 impl<P: Projection, W: AuditRows<P::Change>, E: ScanEvents> Checked<P, W, E> {
-    /// Looks at a suspect, for a second time where its row may only be late, and deals with what is wrong.
+    /// Looks at a suspect, again and again where its row may only be late, and deals with what is wrong.
     pub(super) async fn settle_one(&self, suspect: &Suspect) -> Result<(), Halt> {
-        let mut look = {
-            let _turn = self.shared.turn().await?;
-            self.look(&suspect.stream, suspect.due).await?
-        };
-        if let Some(wait) = self.grace(&look) {
-            self.shared.wait(wait).await?;
-            let _turn = self.shared.turn().await?;
-            look = self.look(&suspect.stream, suspect.due).await?;
+        let (mut deadline, mut wait) = (None, SOON);
+        loop {
+            let until = {
+                let _turn = self.shared.turn().await?;
+                let look = self.look(&suspect.stream, suspect.due).await?;
+                let now = Instant::now();
+                // Its newest event counts that there was at first: others would put it off for ever.
+                let until = *deadline.get_or_insert_with(|| now + self.grace(&look));
+                if now >= until || !matches!(look.kind, Some(Kind::Missing | Kind::Behind)) {
+                    return self.deal_with(suspect, look).await;
+                }
+                until
+            };
+            self.shared.until(until.min(Instant::now() + wait)).await?;
+            wait *= 2;
         }
-        let _turn = self.shared.turn().await?;
-        self.deal_with(suspect, look).await
     }
 
-    /// How long a row that is late may still be so, if at all.
-    fn grace(&self, look: &Look<P, W::Row>) -> Option<Duration> {
-        let is_late = matches!(look.kind, Some(Kind::Missing | Kind::Behind));
-        let latest = look.fold.latest.filter(|_| is_late)?;
+    /// How long a row may still be late.
+    fn grace(&self, look: &Look<P, W::Row>) -> Duration {
+        let Some(latest) = look.fold.latest else { return Duration::ZERO };
         let age = self.shared.now().unix_micros().saturating_sub(latest.unix_micros());
         // A clock that goes wrong makes an event look as if it were yet to come.
         let age = Duration::from_micros(u64::try_from(age).unwrap_or_default());
-        self.shared.settings.grace.checked_sub(age).filter(|wait| !wait.is_zero())
+        self.shared.settings.grace.saturating_sub(age)
     }
 
     /// Reports what is wrong, and repairs it where that is asked for.
@@ -163,7 +171,13 @@ impl<P: Projection, W: AuditRows<P::Change>, E: ScanEvents> Checked<P, W, E> {
             if step.is_some() && repair.steps.last() != step.as_ref() {
                 repair.steps.extend(step);
             }
-            look = self.look(&suspect.stream, suspect.due).await?;
+            let due = match step {
+                // While the row was newer than it should be, the projector took new events for known ones: no one else
+                // will write them now.
+                Some(Step::Replaced | Step::Deleted) => Some(u64::MAX),
+                Some(Step::Written) | None => suspect.due,
+            };
+            look = self.look(&suspect.stream, due).await?;
         }
         repair.healed = look.kind.is_none();
         Ok(repair)
@@ -180,9 +194,7 @@ impl<P: Projection, W: AuditRows<P::Change>, E: ScanEvents> Checked<P, W, E> {
         let written = self.shared.call("writing a row", || async move {
             let outcome = row.bring_up_to_date().await;
             match outcome.failure {
-                Some((_, Failure::Aws(error @ (AwsError::Throttled(_) | AwsError::Unreachable(_))))) => {
-                    Err(error)
-                }
+                Some((_, Failure::Aws(error))) => Err(error),
                 Some(_) | None => Ok(outcome.written.is_some()),
             }
         });

@@ -1,7 +1,10 @@
 //! What a repair does, and what it leaves alone.
 
+use std::sync::{Arc, Mutex};
+
 use millrace_aws::{AwsError, Segment};
 use millrace_domain::StreamId;
+use millrace_event_store::StoredEvent;
 use millrace_read_models::{
     AuditRows, FoundRows, ListedRows, MemoryUsers, UserChange, UserRow, WriteRows, Written,
 };
@@ -12,7 +15,7 @@ use super::{
     findings::{spoil, unreadable},
     run, whole,
 };
-use crate::Users;
+use crate::{Users, apply::stored};
 
 #[tokio::test]
 async fn every_kind_of_finding_is_healed_and_a_second_audit_finds_nothing() {
@@ -63,19 +66,39 @@ async fn what_nothing_can_be_put_in_the_place_of_is_left() {
     assert_eq!(bench.users.count().await.unwrap(), 1);
 }
 
-/// Rows that others change just before they are put right.
+/// What others do just before a row is put right.
+enum Interference {
+    /// They put something else in its place.
+    Replace(UserChange),
+    /// They append an event, and the projector takes it for one that the row has.
+    Append(StoredEvent),
+}
+
+/// Rows with others about.
 #[derive(Clone)]
 struct Busy {
+    bench: Bench,
     rows: MemoryUsers,
-    /// What is put in their place, first to last.
-    others: std::sync::Arc<std::sync::Mutex<Vec<UserChange>>>,
+    /// What they do, one thing each time, last to first.
+    others: Arc<Mutex<Vec<Interference>>>,
 }
 
 impl Busy {
+    fn new(bench: &Bench, others: impl IntoIterator<Item = Interference>) -> Self {
+        let others = Arc::new(Mutex::new(others.into_iter().collect()));
+        Self { bench: bench.clone(), rows: bench.users.clone(), others }
+    }
+
     async fn interfere(&self, row: &UserRow) {
         let other = self.others.lock().unwrap().pop();
-        if let Some(other) = other {
-            assert!(self.rows.replace(row, &other).await.unwrap());
+        match other {
+            Some(Interference::Replace(other)) => assert!(self.rows.replace(row, &other).await.unwrap()),
+            Some(Interference::Append(event)) => {
+                self.bench.append(&event).await;
+                let known = self.rows.write(&stored::<Users>(&event).unwrap()).await.unwrap();
+                assert!(matches!(known, Written::Found(found) if found >= event.envelope.version));
+            }
+            None => {}
         }
     }
 }
@@ -132,8 +155,7 @@ async fn repaired_amid(versions: &[usize]) -> (Bench, Vec<String>) {
         change.to = u64::try_from(*version).unwrap();
         change
     };
-    let others = versions.iter().map(wrong).collect::<Vec<_>>();
-    let rows = Busy { rows: bench.users.clone(), others: std::sync::Arc::new(others.into()) };
+    let rows = Busy::new(&bench, versions.iter().map(wrong).map(Interference::Replace));
     let outcome = run(bench.store.clone(), rows, bench.orders.clone(), REPAIR).await;
     (bench, outcome.lines)
 }
@@ -152,4 +174,27 @@ async fn a_row_that_never_rests_is_reported_as_not_repaired() {
     let versions: Vec<usize> = (10..100).collect();
     let (_, lines) = repaired_amid(&versions).await;
     assert_eq!(lines, ["DIFFERENT user-profiles 000000000001 row=9 store=9 attributes=Name repair=failed"]);
+}
+
+#[tokio::test]
+async fn an_event_that_was_taken_for_a_known_one_while_its_row_was_too_new_is_not_forgotten() {
+    let histories = [user_with(&Default::default(), 1, 5).await, user_with(&Default::default(), 2, 3).await];
+    // The first one's row is ahead of its events, the second one's has none.
+    let bench = Bench::default();
+    for event in &histories[0][..3] {
+        bench.append(event).await;
+    }
+    bench.project::<Users>(&histories[0][..3]).await;
+    bench.set::<Users>(&histories[0][..3], |change| change.to = 9).await;
+    let late = [Interference::Append(histories[0][3].clone())];
+    let outcome = run(bench.store.clone(), Busy::new(&bench, late), bench.orders.clone(), REPAIR).await;
+    outcome
+        .assert_finds(&["AHEAD user-profiles 000000000001 row=9 store=3 repair=replaced,written".to_owned()]);
+    bench.assert_right().await;
+
+    bench.project::<Users>(&histories[1]).await;
+    let late = [Interference::Append(histories[1][0].clone())];
+    let outcome = run(bench.store.clone(), Busy::new(&bench, late), bench.orders.clone(), REPAIR).await;
+    outcome.assert_finds(&["ORPHANED user-profiles 000000000002 row=3 repair=deleted,written".to_owned()]);
+    bench.assert_right().await;
 }
