@@ -66,6 +66,11 @@ fn later() -> Timestamp {
     Timestamp::from_unix_micros(noon().unix_micros() + 3_600_000_000)
 }
 
+/// When the first event of each history happens.
+fn at_first() -> Timestamp {
+    Timestamp::from_unix_micros(noon().unix_micros() - 60_000_000)
+}
+
 const LOOK: How = How {
     segments: 4,
     repair: false,

@@ -11,7 +11,7 @@ use millrace_domain::Timestamp;
 use millrace_event_store::MemoryStore;
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -313,7 +313,9 @@ async fn letters_that_fail_again_are_not_sent_again_by_the_same_run() {
             }
         })
     };
-    let (tally, result) = post.redrive(&Selection::default()).await;
+    let all = Selection::default();
+    let run = timeout(Duration::from_secs(60), post.redrive(&all)).await;
+    let (tally, result) = run.expect("it ends though they keep failing");
     assert!(result.is_ok() && tally.is_done());
     assert_eq!(tally.sent, 25);
     assert!(tally.newer > 0, "some were met again");

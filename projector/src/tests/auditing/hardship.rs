@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     super::world::{noon, user_with},
-    Bench, How, LOOK, Outcome, REPAIR, Text, audit,
+    Bench, How, LOOK, Outcome, REPAIR, Text, at_first, audit,
     findings::spoil,
     run,
     unruly::{Unruly, Whims},
@@ -92,10 +92,7 @@ async fn of_rows_in_question_there_are_only_so_many_and_the_readers_wait() {
             .insert("userId".into(), event.envelope.aggregate_id.to_string().into());
         bench.store.append(&Commit { events: vec![event], claims: vec![], releases: vec![] }).await.unwrap();
     }
-    let how = How {
-        clock: || millrace_domain::Timestamp::from_unix_micros(noon().unix_micros() - 60_000_000),
-        ..LOOK
-    };
+    let how = How { clock: at_first, ..LOOK };
     let stop = CancellationToken::new();
     let audit = audit(bench.store, bench.users, bench.orders, how, &stop, Text::default());
     let watch = async {
@@ -152,6 +149,21 @@ async fn an_audit_that_is_told_to_end_does_so_and_says_that_it_is_not_complete()
     let (result, ()) = tokio::join!(audit.run(), told);
     assert!(matches!(result, Err(Halt::Told)), "{result:?}");
     assert_eq!(began.elapsed().as_secs(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_one_part_fails_the_others_do_not_wait() {
+    let bench = Bench::default();
+    // A row that is given time, and another one that cannot be read.
+    bench.order(2, 1).await;
+    user_with(&bench.store, 1, 1).await;
+    let refused = Whims { fails: Some((100, AwsError::Refused("no".to_owned()))), ..Whims::default() };
+    let users = Unruly::new(bench.users.clone(), refused, 1);
+    let how = How { clock: at_first, segments: 1, ..LOOK };
+    let began = Instant::now();
+    let outcome = run(bench.store.clone(), users, bench.orders.clone(), how).await;
+    assert!(matches!(outcome.result, Err(Halt::Aws(_, AwsError::Refused(_)))), "{:?}", outcome.result);
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
 /// A reader who has left.

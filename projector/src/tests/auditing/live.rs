@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     super::world::{noon, user_with},
-    Bench, How, LOOK, REPAIR, run,
+    Bench, How, LOOK, REPAIR, at_first, run,
     unruly::{Unruly, Whims},
 };
 use crate::Users;
@@ -52,6 +52,30 @@ async fn a_row_that_stays_away_is_reported_when_its_grace_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_that_always_has_an_event_on_its_way_is_no_finding() {
+    let bench = Bench::default();
+    let events = user_with(&Default::default(), 1, 60).await;
+    bench.append(&events[0]).await;
+    // An event every five seconds, and each of them takes eight to its row.
+    let appending = async {
+        for event in &events[1..] {
+            sleep(Duration::from_secs(5)).await;
+            bench.append(event).await;
+        }
+    };
+    let projecting = async {
+        sleep(Duration::from_secs(3)).await;
+        for event in &events {
+            sleep(Duration::from_secs(5)).await;
+            bench.project::<Users>(std::slice::from_ref(event)).await;
+        }
+    };
+    let how = How { clock: at_first, ..LOOK };
+    let (outcome, ..) = tokio::join!(bench.audit(how), appending, projecting);
+    outcome.assert_finds(&[]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_event_from_the_future_does_not_hold_an_audit_up() {
     let bench = Bench::default();
     user_with(&bench.store, 1, 1).await;
@@ -72,11 +96,6 @@ async fn a_row_that_is_wrong_is_reported_at_once() {
     let outcome = bench.audit(AT_NOON).await;
     outcome.assert_finds(&["AHEAD user-profiles 000000000001 row=52 store=51".to_owned()]);
     assert_eq!(began.elapsed().as_secs(), 0, "an event comes before its row, never after it");
-}
-
-/// The time of the first event.
-fn at_first() -> Timestamp {
-    Timestamp::from_unix_micros(noon().unix_micros() - 60_000_000)
 }
 
 /// Appends events one by one, and writes each into its row a while later, giving way to others all the time.
