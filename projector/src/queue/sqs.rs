@@ -121,39 +121,6 @@ impl SqsQueue {
             rules: Rules { visibility, max_attempts },
         })
     }
-
-    async fn delete_from(&self, url: &str, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
-        let entries = receipts.iter().enumerate().map(|(place, receipt)| {
-            DeleteMessageBatchRequestEntry::builder()
-                .id(place.to_string())
-                .receipt_handle(&*receipt.0)
-                .build()
-        });
-        let entries: Result<Vec<_>, BuildError> = entries.collect();
-        let request = self.client.delete_message_batch().queue_url(url);
-        let reply = match entries {
-            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
-            Err(error) => Err(AwsError::Refused(error.to_string())),
-        };
-        per_entry(receipts.len(), reply.map(|reply| reply.failed))
-    }
-
-    async fn hide_in(&self, url: &str, receipts: &[(Receipt, Duration)]) -> Vec<Result<(), AwsError>> {
-        let entries = receipts.iter().enumerate().map(|(place, (receipt, time))| {
-            ChangeMessageVisibilityBatchRequestEntry::builder()
-                .id(place.to_string())
-                .receipt_handle(&*receipt.0)
-                .visibility_timeout(whole_seconds(*time))
-                .build()
-        });
-        let entries: Result<Vec<_>, BuildError> = entries.collect();
-        let request = self.client.change_message_visibility_batch().queue_url(url);
-        let reply = match entries {
-            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
-            Err(error) => Err(AwsError::Refused(error.to_string())),
-        };
-        per_entry(receipts.len(), reply.map(|reply| reply.failed))
-    }
 }
 
 impl Queue for SqsQueue {
@@ -201,6 +168,41 @@ impl Queue for SqsQueue {
             .send()
             .await?;
         Ok(())
+    }
+}
+
+impl SqsQueue {
+    async fn delete_from(&self, url: &str, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
+        let entries = receipts.iter().enumerate().map(|(place, receipt)| {
+            DeleteMessageBatchRequestEntry::builder()
+                .id(place.to_string())
+                .receipt_handle(&*receipt.0)
+                .build()
+        });
+        let entries: Result<Vec<_>, BuildError> = entries.collect();
+        let request = self.client.delete_message_batch().queue_url(url);
+        let reply = match entries {
+            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
+            Err(error) => Err(AwsError::Refused(error.to_string())),
+        };
+        per_entry(receipts.len(), reply.map(|reply| reply.failed))
+    }
+
+    async fn hide_in(&self, url: &str, receipts: &[(Receipt, Duration)]) -> Vec<Result<(), AwsError>> {
+        let entries = receipts.iter().enumerate().map(|(place, (receipt, time))| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(place.to_string())
+                .receipt_handle(&*receipt.0)
+                .visibility_timeout(whole_seconds(*time))
+                .build()
+        });
+        let entries: Result<Vec<_>, BuildError> = entries.collect();
+        let request = self.client.change_message_visibility_batch().queue_url(url);
+        let reply = match entries {
+            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
+            Err(error) => Err(AwsError::Refused(error.to_string())),
+        };
+        per_entry(receipts.len(), reply.map(|reply| reply.failed))
     }
 }
 
