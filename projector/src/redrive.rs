@@ -12,6 +12,7 @@ use std::{
     ffi::OsString,
     io::Write,
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context as _;
@@ -24,6 +25,7 @@ use millrace_runtime::{
     clock,
     process::{self, Ended, Unfinished},
 };
+use tokio::time::Instant;
 
 use crate::{
     audit::HINT,
@@ -40,6 +42,9 @@ const MOST_LEFT: usize = 20_000;
 
 /// How many reasons are told apart at most. A reason can name a version, so there may be many.
 const MOST_REASONS: usize = 100;
+
+/// How often it is told how far things are.
+const TELLING: Duration = Duration::from_secs(10);
 
 /// How many letters are sent at a time.
 const SENT_AT_ONCE: usize = 10;
@@ -113,7 +118,7 @@ impl<D: DeadLetters> Redrive<'_, D> {
     }
 
     async fn send_all(&self, memory: &mut Memory) -> Result<(), Halt> {
-        let mut in_vain = 0;
+        let (mut in_vain, mut told) = (0, Instant::now());
         while in_vain < IN_VAIN && !self.is_enough(memory) {
             if memory.left.len() >= MOST_LEFT {
                 return Ok(());
@@ -122,6 +127,11 @@ impl<D: DeadLetters> Redrive<'_, D> {
             let (chosen, news) = self.choose(letters, memory);
             in_vain = if news { 0 } else { in_vain + 1 };
             self.send(chosen, memory).await?;
+            if told.elapsed() >= TELLING {
+                told = Instant::now();
+                let (sent, left) = (memory.tally.sent, memory.left.len());
+                let _ = writeln!(std::io::stderr(), "redrive: {}: {sent} sent, {left} left", self.projection);
+            }
         }
         memory.tally.complete = true;
         Ok(())
