@@ -127,7 +127,7 @@ impl Rows<'_> {
 
 /// Creates some orders of three events each, waits until they are in their rows, and ends everything.
 async fn settled(ground: Ground, count: usize) -> (Ground, Vec<At>) {
-    let world = World::on(ground).await.unwrap();
+    let world = Box::pin(World::on(ground)).await.unwrap();
     let john = create_user(&world, "john@example.com").await.unwrap();
     let orders = join_all((0..count).map(|_| async {
         let order = create_order(&world, &john).await.unwrap();
