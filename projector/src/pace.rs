@@ -32,11 +32,11 @@ pub(crate) enum Halt {
     /// It was told to.
     #[error("told to end")]
     Told,
-    /// A call to AWS failed for good.
-    #[error("{0}: {1}")]
+    /// A call to AWS failed for good: what was done by it, and why it failed.
+    #[error("{0}")]
     Aws(&'static str, #[source] AwsError),
     /// Nobody takes the report any more.
-    #[error("the report cannot be written: {0}")]
+    #[error("the report cannot be written")]
     Report(#[from] io::Error),
 }
 
