@@ -109,7 +109,7 @@ impl Shared {
         if *failures > STARVED {
             return Err(Halt::Aws(what, AwsError::Throttled("keys stay unprocessed".to_owned())));
         }
-        self.pace.is_throttled();
+        self.pace.count_throttled();
         self.pace.pause(*failures).await
     }
 

@@ -85,7 +85,7 @@ impl Pace {
             let patient = match &error {
                 AwsError::Throttled(_) => {
                     throttled += 1;
-                    self.is_throttled();
+                    self.count_throttled();
                     throttled < THROTTLED
                 }
                 AwsError::Unreachable(_) => {
@@ -103,7 +103,7 @@ impl Pace {
     }
 
     /// Counts a call that AWS did not serve, or only in part, for want of capacity.
-    pub(crate) fn is_throttled(&self) {
+    pub(crate) fn count_throttled(&self) {
         self.throttled.fetch_add(1, Relaxed);
     }
 
