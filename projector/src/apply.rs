@@ -139,7 +139,7 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Row<'_, P, W, R> {
 }
 
 /// What an event changes that the event store has.
-fn stored<P: Projection>(event: &StoredEvent) -> Result<P::Change, Failure> {
+pub(crate) fn stored<P: Projection>(event: &StoredEvent) -> Result<P::Change, Failure> {
     let without_data = || DecodeError::Malformed("no data".to_owned());
     Ok(read::<P>(&event.envelope)?.ok_or_else(without_data)?)
 }

@@ -11,6 +11,9 @@ use millrace_runtime::{
 /// Takes events from the queues and writes the read models.
 ///
 /// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
+///
+/// Commands for operators: `projector audit` holds the read models against the event store, `projector redrive` sends
+/// dead letters back; each has a --help of its own.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "projector", version)]
 pub struct Config {

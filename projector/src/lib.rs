@@ -5,6 +5,7 @@
 //! row of the batch up to date in as few requests as can be.
 
 mod apply;
+mod audit;
 mod backoff;
 pub mod bus;
 mod config;
@@ -12,9 +13,11 @@ mod consumer;
 mod failure;
 mod handler;
 pub mod metrics;
+mod pace;
 pub mod projection;
 mod projections;
 pub mod queue;
+mod redrive;
 #[cfg(test)]
 mod tests;
 
@@ -70,7 +73,14 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
 }
 
 /// The projector as a process: configuration from `args`, of which the first is the program's name, and the environment.
+/// Where the second is the name of a command for operators, that is run instead.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args: Vec<OsString> = args.into_iter().collect();
+    match args.get(1).and_then(|command| command.to_str()) {
+        Some("audit") => return audit::main(args.drain(1..)),
+        Some("redrive") => return redrive::main(args.drain(1..)),
+        Some(_) | None => {}
+    }
     process::main(args, |config: Config, process| async move {
         let aws = Aws::from_env().await?;
         let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;

@@ -1,8 +1,10 @@
 //! The projector on queues, rows and a store in memory.
 
+mod auditing;
 mod consuming;
 mod convergence;
 mod failing;
+mod redriving;
 mod requests;
 mod telling;
 mod world;

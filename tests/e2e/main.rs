@@ -3,6 +3,8 @@
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
+mod audit;
+mod audit_of_many;
 mod backpressure;
 mod calls;
 mod commands;
@@ -15,6 +17,7 @@ mod processes;
 mod projection;
 mod propagation;
 mod queries;
+mod redrive;
 mod replica;
 mod requests;
 mod streams;

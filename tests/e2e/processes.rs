@@ -31,7 +31,7 @@ use crate::calls::{reason, user};
 const PROGRAMS: [&str; 3] = ["command-service", "projector", "query-service"];
 
 /// The path of a deployable's program, built the way this test was.
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
         // This test is <target>/<profile>/deps/e2e-…

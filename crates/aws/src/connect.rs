@@ -13,6 +13,13 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 /// The longest that a call may take with its retries.
 const OPERATION: Duration = Duration::from_secs(6);
 
+/// The same for calls that read whole tables: a page of a megabyte over a slow line, or from a slow emulator, is not
+/// lost yet.
+const BULK_ATTEMPT: Duration = Duration::from_secs(10);
+
+/// The same for such calls with their retries. Less than a process has to end in, which waits for them.
+const BULK_OPERATION: Duration = Duration::from_secs(15);
+
 /// The longest that setting up a connection may take.
 const CONNECT: Duration = Duration::from_secs(1);
 
@@ -68,6 +75,20 @@ impl Aws {
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         let config =
             aws_sdk_dynamodb::config::Builder::from(&self.config).interceptor(self.requests.clone()).build();
+        aws_sdk_dynamodb::Client::from_conf(config)
+    }
+
+    /// A client for DynamoDB that reads it by the megabyte: for one who reads whole tables and has nobody waiting.
+    pub fn dynamodb_in_bulk(&self) -> aws_sdk_dynamodb::Client {
+        let timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT)
+            .operation_attempt_timeout(BULK_ATTEMPT)
+            .operation_timeout(BULK_OPERATION)
+            .build();
+        let config = aws_sdk_dynamodb::config::Builder::from(&self.config)
+            .timeout_config(timeouts)
+            .interceptor(self.requests.clone())
+            .build();
         aws_sdk_dynamodb::Client::from_conf(config)
     }
 

@@ -1,6 +1,6 @@
 //! The command line of `cargo run`.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -37,6 +37,25 @@ pub(crate) enum Command {
     /// Ctrl-C or SIGTERM ends it.
     #[command(verbatim_doc_comment)]
     Aws(AwsArgs),
+
+    /// Holds the read models against the event store, as `projector audit` does: `audit --help` says how.
+    ///
+    /// The environment says which ones, as for the projector itself.
+    #[command(disable_help_flag = true)]
+    Audit(Passed),
+
+    /// Sends dead letters back to their queues, as `projector redrive` does: `redrive --help` says how.
+    ///
+    /// The environment says which ones, as for the projector itself.
+    #[command(disable_help_flag = true)]
+    Redrive(Passed),
+}
+
+/// Arguments that are somebody else's to read.
+#[derive(Debug, Args)]
+pub(crate) struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub(crate) args: Vec<OsString>,
 }
 
 #[derive(Debug, Default, Args)]
@@ -80,5 +99,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_command_of_the_projectors_is_told_is_not_read_here() {
+        for passed in [&["--repair", "--grace=0"][..], &["--help"], &["--", "x"], &[]] {
+            let cli = Cli::try_parse_from(["millrace", "audit"].iter().chain(passed)).unwrap();
+            let Some(Command::Audit(Passed { args })) = cli.command else { panic!("{cli:?}") };
+            assert_eq!(
+                args,
+                passed.iter().filter(|arg| **arg != "--").map(OsString::from).collect::<Vec<_>>()
+            );
+        }
     }
 }

@@ -118,6 +118,25 @@ fn interrupted_while_it_starts_it_leaves_nothing_behind() {
     assert_eq!(script, "");
 }
 
+#[test]
+fn the_printed_environment_is_all_that_an_audit_and_a_redrive_need() {
+    let mut running = Running::start(&["aws"]);
+    for (arguments, told) in [
+        (&["audit", "--repair"][..], "SUMMARY complete=yes"),
+        (&["redrive", "--max=1"], "SUMMARY projection="),
+    ] {
+        let output = millrace(arguments).envs(&running.env).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && said.contains(told), "{arguments:?}: {said}");
+
+        let output = millrace(arguments).env_clear().output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains("cargo run -- aws > aws.env"), "{said}");
+    }
+    running.end("-TERM");
+}
+
 #[tokio::test]
 async fn data_in_a_directory_outlive_a_kill() {
     let data = TempDir::new().unwrap();

@@ -2,6 +2,8 @@
 //! implementation. Each fact is shown on a new tenant, so a table may be used more than once. A fact that does not
 //! hold panics.
 
+mod audit;
+
 use std::{fmt::Debug, future::Future, time::Duration};
 
 use futures::future::join_all;
@@ -14,15 +16,15 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
-    Change, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow,
-    WriteRows, Written,
+    AuditRows, Change, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers,
+    UserChange, UserRow, WriteRows, Written,
 };
 
 /// How long an index may lag before the suite gives it up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Shows every fact about users' profiles.
-pub async fn users<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
+pub async fn users<S: ReadUsers + AuditRows<UserChange>>(store: &S) {
     a_profile_is_read_as_it_was_written(store).await;
     a_profile_changes_only_at_its_version(store).await;
     a_change_names_only_what_it_sets(store).await;
@@ -34,10 +36,11 @@ pub async fn users<S: ReadUsers + WriteRows<UserChange>>(store: &S) {
     an_address_moves_with_its_holder(store).await;
     of_two_holders_the_one_who_changed_last_is_found(store).await;
     users_of_another_tenant_are_not_seen(store).await;
+    audit::users(store).await;
 }
 
 /// Shows every fact about order summaries.
-pub async fn orders<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
+pub async fn orders<S: ReadOrders + AuditRows<OrderChange>>(store: &S) {
     an_order_is_read_as_it_was_written(store).await;
     an_order_changes_only_at_its_version(store).await;
     an_order_says_what_made_it(store).await;
@@ -47,6 +50,7 @@ pub async fn orders<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
     an_order_is_listed_under_its_status_alone(store).await;
     orders_too_large_for_one_page_are_listed_whole(store).await;
     orders_of_another_tenant_are_not_seen(store).await;
+    audit::orders(store).await;
 }
 
 // ---------------------------------------------------------------- values

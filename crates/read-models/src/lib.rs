@@ -7,8 +7,11 @@
 //!
 //! [`WriteRows`] is the projector's side; [`ReadUsers`] and [`ReadOrders`] are the query service's. [`DynamoUsers`] and
 //! [`DynamoOrders`] keep them on DynamoDB, [`MemoryUsers`] and [`MemoryOrders`] in memory; behind the feature
-//! `contract` stands the suite that both pass.
+//! `contract` stands the suite that both pass. Behind the feature `audit` stands what an operator's audit needs besides,
+//! to find rows that are wrong and to put them right.
 
+#[cfg(any(test, feature = "audit"))]
+mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod dynamo;
@@ -19,6 +22,10 @@ mod user;
 
 use std::future::Future;
 
+#[cfg(any(test, feature = "audit"))]
+pub use audit::{AuditRows, FoundRows, ListedRows, MOST_ROWS};
+#[cfg(any(test, feature = "audit"))]
+pub use dynamo::DynamoRow;
 pub use dynamo::{DynamoOrders, DynamoUsers};
 pub use memory::{MemoryOrders, MemoryUsers};
 use millrace_aws::AwsError;

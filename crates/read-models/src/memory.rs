@@ -1,5 +1,8 @@
 //! Read models in memory: for tests, by the same contract as DynamoDB's.
 
+#[cfg(any(test, feature = "audit"))]
+mod audit;
+
 use std::{
     cmp::Reverse,
     collections::BTreeMap,

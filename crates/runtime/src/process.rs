@@ -1,6 +1,6 @@
 //! The life of a process: configuration, telemetry, work, an orderly end.
 
-use std::{ffi::OsString, future::Future, process::ExitCode, time::Duration};
+use std::{ffi::OsString, future::Future, io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{self, Common},
-    telemetry,
+    telemetry::{self, LogFormat},
 };
 
 /// From the signal to the end a process has this long for what is in flight. Kubernetes' default patience is 30 s.
@@ -20,6 +20,12 @@ const DRAIN: Duration = Duration::from_secs(18);
 pub trait Configured: Parser + Send + 'static {
     /// The common part.
     fn common(&self) -> &Common;
+}
+
+/// A configuration of an operator's command.
+pub trait Commanded: Parser + Send + 'static {
+    /// How log lines are to be written.
+    fn log_format(&self) -> Option<LogFormat>;
 }
 
 /// What a deployable's work is given.
@@ -62,6 +68,74 @@ where
     }
 }
 
+/// How an operator's command ended that did all that it was to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Nothing is left to be done: exit code 0.
+    Well,
+    /// Something is left for a person to see to: exit code 1.
+    Left,
+}
+
+/// Why an operator's command did not do all that it was to do.
+#[derive(Debug)]
+pub enum Unfinished {
+    /// What it was told, or found, cannot be worked with: exit code 2.
+    Misconfigured(anyhow::Error),
+    /// It failed, or was told to end: exit code 3.
+    Incomplete(anyhow::Error),
+}
+
+/// Runs a command of an operator's as a process: reads its configuration from `args` (the first is the program's name)
+/// and the environment, starts logging to standard error, runs `work`, and cancels it on SIGTERM and SIGINT. Where the
+/// configuration is wrong, `hint` says what to do about it.
+///
+/// Exits as [`Ended`] and [`Unfinished`] say.
+pub fn command<C, W, F>(args: impl IntoIterator<Item = OsString>, hint: &str, work: W) -> ExitCode
+where
+    C: Commanded,
+    W: FnOnce(C, CancellationToken) -> F,
+    F: Future<Output = Result<Ended, Unfinished>>,
+{
+    let config: C = match config::read(args) {
+        Ok(config) => config,
+        Err(error) if error.use_stderr() => {
+            say(&format!("{error}\n{hint}"));
+            return ExitCode::from(2);
+        }
+        Err(asked_for) => {
+            let _ = asked_for.print();
+            return ExitCode::SUCCESS;
+        }
+    };
+    let started = telemetry::init_for_command(config.log_format())
+        .and_then(|()| Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?));
+    let outcome = started.map_err(Unfinished::Incomplete).and_then(|runtime| {
+        let shutdown = CancellationToken::new();
+        let work = work(config, shutdown.clone());
+        let ended = runtime.block_on(until_told(shutdown, work));
+        runtime.shutdown_background();
+        ended.map_err(Unfinished::Incomplete)?
+    });
+    match outcome {
+        Ok(Ended::Well) => ExitCode::SUCCESS,
+        Ok(Ended::Left) => ExitCode::FAILURE,
+        Err(Unfinished::Misconfigured(error)) => {
+            say(&format!("error: {error:#}\n\n{hint}"));
+            ExitCode::from(2)
+        }
+        Err(Unfinished::Incomplete(error)) => {
+            say(&format!("error: {error:#}"));
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// Says something on standard error. That nobody may listen there any more is no reason to panic.
+fn say(words: &str) {
+    let _ = writeln!(std::io::stderr(), "{words}");
+}
+
 async fn run<C, W, F>(config: C, metrics: Option<PrometheusHandle>, work: W) -> anyhow::Result<()>
 where
     C: Configured,
@@ -69,20 +143,26 @@ where
     F: Future<Output = anyhow::Result<()>>,
 {
     let shutdown = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
     if config.common().exit_with_stdin {
         cancel_with_stdin(shutdown.clone());
     }
-    let mut work = Box::pin(work(config, Process { shutdown: shutdown.clone(), metrics }));
+    let work = work(config, Process { shutdown: shutdown.clone(), metrics });
+    until_told(shutdown, work).await?
+}
+
+/// Runs `work` to its end; on SIGTERM and SIGINT it is told so by `shutdown`, and has a while to come to it.
+async fn until_told<T>(shutdown: CancellationToken, work: impl Future<Output = T>) -> anyhow::Result<T> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    let mut work = Box::pin(work);
     tokio::select! {
-        ended = &mut work => return ended,
+        ended = &mut work => return Ok(ended),
         _ = terminate.recv() => tracing::info!("SIGTERM: ending"),
         _ = interrupt.recv() => tracing::info!("SIGINT: ending"),
         () = shutdown.cancelled() => tracing::info!("ending"),
     }
     shutdown.cancel();
-    tokio::time::timeout(DRAIN, work).await.context("work in flight did not end in time")?
+    tokio::time::timeout(DRAIN, work).await.context("work in flight did not end in time")
 }
 
 /// Cancels when standard input ends, which it does when the parent process ends, however that comes about.

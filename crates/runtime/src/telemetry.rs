@@ -1,11 +1,18 @@
 //! Logs and metrics.
 
-use std::{env::VarError, io::IsTerminal as _};
+use std::{
+    env::VarError,
+    io::{self, IsTerminal as _},
+};
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
-    EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _,
+    EnvFilter,
+    filter::filter_fn,
+    fmt::{self, MakeWriter},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
 
 /// How log lines are written.
@@ -38,18 +45,8 @@ fn is_harmless(line: &Metadata<'_>) -> bool {
 }
 
 /// Starts logging to standard output and collecting metrics, once a process; a later call changes nothing.
-///
-/// What is logged follows `RUST_LOG`; the format is JSON where none is asked for and standard output is no terminal.
 pub fn init(format: Option<LogFormat>) -> anyhow::Result<Option<PrometheusHandle>> {
-    let terminal = std::io::stdout().is_terminal();
-    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let filter = filter().map_err(anyhow::Error::msg)?;
-    let lines = tracing_subscriber::registry().with(filter).with(filter_fn(is_harmless));
-    // A subscriber that is set already belongs to a test: it stays.
-    let _ = match format {
-        LogFormat::Json => lines.with(fmt::layer().json().flatten_event(true)).try_init(),
-        LogFormat::Text => lines.with(fmt::layer().with_ansi(terminal)).try_init(),
-    };
+    log_to(io::stdout, io::stdout().is_terminal(), format)?;
     let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .build_recorder();
@@ -57,12 +54,32 @@ pub fn init(format: Option<LogFormat>) -> anyhow::Result<Option<PrometheusHandle
     Ok(metrics::set_global_recorder(recorder).is_ok().then_some(handle))
 }
 
+/// Starts logging to standard error, for a command whose standard output is its result. Once a process; a later call
+/// changes nothing.
+pub fn init_for_command(format: Option<LogFormat>) -> anyhow::Result<()> {
+    log_to(io::stderr, io::stderr().is_terminal(), format)
+}
+
+/// What is logged follows `RUST_LOG`; the format is JSON where none is asked for and nobody watches.
+fn log_to<W>(writer: W, terminal: bool, format: Option<LogFormat>) -> anyhow::Result<()>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let filter = filter().map_err(anyhow::Error::msg)?;
+    let lines = tracing_subscriber::registry().with(filter).with(filter_fn(is_harmless));
+    let layer = fmt::layer().with_writer(writer);
+    // A subscriber that is set already belongs to a test: it stays.
+    let _ = match format {
+        LogFormat::Json => lines.with(layer.json().flatten_event(true)).try_init(),
+        LogFormat::Text => lines.with(layer.with_ansi(terminal)).try_init(),
+    };
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 

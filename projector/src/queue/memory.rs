@@ -47,6 +47,8 @@ pub struct DeadLetter {
     pub message: Message,
     /// What was said of it; nothing where the queue itself moved it, after too many attempts.
     pub cause: Option<Cause>,
+    /// When it came to be one.
+    pub since: Instant,
 }
 
 /// How often a queue was called.
@@ -127,7 +129,8 @@ impl State {
             }
         }
         let moved = self.waiting.extract_if(.., |message| dead.contains(&message.id));
-        self.dead.extend(moved.map(|message| DeadLetter { message: message.received(), cause: None }));
+        let letter = |message: Waiting| DeadLetter { message: message.received(), cause: None, since: now };
+        self.dead.extend(moved.map(letter));
         taken
     }
 
@@ -218,7 +221,8 @@ impl Queue for MemoryQueue {
     async fn dead_letter(&self, message: &Message, cause: &Cause) -> Result<(), AwsError> {
         let mut state = self.state();
         state.calls.dead_letter += 1;
-        state.dead.push(DeadLetter { message: message.clone(), cause: Some(cause.clone()) });
+        let since = Instant::now();
+        state.dead.push(DeadLetter { message: message.clone(), cause: Some(cause.clone()), since });
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Queues on SQS.
 
+mod dead_letters;
+
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_sqs::{
@@ -154,36 +156,11 @@ impl Queue for SqsQueue {
     }
 
     async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
-        let entries = receipts.iter().enumerate().map(|(place, receipt)| {
-            DeleteMessageBatchRequestEntry::builder()
-                .id(place.to_string())
-                .receipt_handle(&*receipt.0)
-                .build()
-        });
-        let entries: Result<Vec<_>, BuildError> = entries.collect();
-        let request = self.client.delete_message_batch().queue_url(&self.url);
-        let reply = match entries {
-            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
-            Err(error) => Err(AwsError::Refused(error.to_string())),
-        };
-        per_entry(receipts.len(), reply.map(|reply| reply.failed))
+        self.delete_from(&self.url, receipts).await
     }
 
     async fn hide(&self, receipts: &[(Receipt, Duration)]) -> Vec<Result<(), AwsError>> {
-        let entries = receipts.iter().enumerate().map(|(place, (receipt, time))| {
-            ChangeMessageVisibilityBatchRequestEntry::builder()
-                .id(place.to_string())
-                .receipt_handle(&*receipt.0)
-                .visibility_timeout(whole_seconds(*time))
-                .build()
-        });
-        let entries: Result<Vec<_>, BuildError> = entries.collect();
-        let request = self.client.change_message_visibility_batch().queue_url(&self.url);
-        let reply = match entries {
-            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
-            Err(error) => Err(AwsError::Refused(error.to_string())),
-        };
-        per_entry(receipts.len(), reply.map(|reply| reply.failed))
+        self.hide_in(&self.url, receipts).await
     }
 
     async fn depth(&self) -> Result<Depth, AwsError> {
@@ -211,6 +188,41 @@ impl Queue for SqsQueue {
             .send()
             .await?;
         Ok(())
+    }
+}
+
+impl SqsQueue {
+    async fn delete_from(&self, url: &str, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
+        let entries = receipts.iter().enumerate().map(|(place, receipt)| {
+            DeleteMessageBatchRequestEntry::builder()
+                .id(place.to_string())
+                .receipt_handle(&*receipt.0)
+                .build()
+        });
+        let entries: Result<Vec<_>, BuildError> = entries.collect();
+        let request = self.client.delete_message_batch().queue_url(url);
+        let reply = match entries {
+            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
+            Err(error) => Err(AwsError::Refused(error.to_string())),
+        };
+        per_entry(receipts.len(), reply.map(|reply| reply.failed))
+    }
+
+    async fn hide_in(&self, url: &str, receipts: &[(Receipt, Duration)]) -> Vec<Result<(), AwsError>> {
+        let entries = receipts.iter().enumerate().map(|(place, (receipt, time))| {
+            ChangeMessageVisibilityBatchRequestEntry::builder()
+                .id(place.to_string())
+                .receipt_handle(&*receipt.0)
+                .visibility_timeout(whole_seconds(*time))
+                .build()
+        });
+        let entries: Result<Vec<_>, BuildError> = entries.collect();
+        let request = self.client.change_message_visibility_batch().queue_url(url);
+        let reply = match entries {
+            Ok(entries) => request.set_entries(Some(entries)).send().await.map_err(AwsError::from),
+            Err(error) => Err(AwsError::Refused(error.to_string())),
+        };
+        per_entry(receipts.len(), reply.map(|reply| reply.failed))
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) fn whole<T: std::str::FromStr>(item: &Item, attribute: &str) -> Resul
 
 /// A number of DynamoDB without exponent and without zeros that say nothing. It promises to keep a number's value, not
 /// its notation: `100` may come back as `1E+2`.
-fn plain(number: &str) -> Option<String> {
+pub(super) fn plain(number: &str) -> Option<String> {
     let (digits, exponent) = match number.split_once(['e', 'E']) {
         Some((digits, exponent)) => (digits, exponent.parse::<i32>().ok()?),
         None => (number, 0),

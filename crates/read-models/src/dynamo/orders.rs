@@ -5,6 +5,8 @@ use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures::{StreamExt, TryStreamExt, stream};
 use millrace_aws::AwsError;
+#[cfg(any(test, feature = "audit"))]
+use millrace_domain::{Aggregate as _, AggregateType, order::Order};
 use millrace_domain::{
     Currency, Money, OrderId, TenantId, UserId,
     order::{Basket, OrderItem, OrderStatus, Quantity},
@@ -95,6 +97,19 @@ impl WriteRows<OrderChange> for DynamoOrders {
     async fn write(&self, change: &OrderChange) -> Result<Written, AwsError> {
         let key = tenant_key(&change.tenant, change.order_id);
         self.table.update(key, change, self.assignments(change)?).await
+    }
+}
+
+#[cfg(any(test, feature = "audit"))]
+impl super::audit::InTable<OrderChange> for DynamoOrders {
+    const KIND: AggregateType = Order::TYPE;
+
+    fn table(&self) -> &Table {
+        &self.table
+    }
+
+    fn set(&self, change: &OrderChange) -> Result<Vec<(&'static str, AttributeValue)>, AwsError> {
+        self.assignments(change)
     }
 }
 

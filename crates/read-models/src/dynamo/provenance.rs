@@ -11,6 +11,10 @@ const CORRELATION_ID: &str = "CorrelationId";
 const CAUSATION_ID: &str = "CausationId";
 const TRACE_PARENT: &str = "TraceParent";
 
+/// The names of all of them.
+#[cfg(any(test, feature = "audit"))]
+pub(super) const PROVENANCE: [&str; 4] = [EVENT_ID, CORRELATION_ID, CAUSATION_ID, TRACE_PARENT];
+
 /// The attributes, each with its value; none for one that must not be there, since the row would pass an older event's
 /// off as this one's.
 pub(super) fn attributes(provenance: &Provenance) -> [(&'static str, Option<AttributeValue>); 4] {

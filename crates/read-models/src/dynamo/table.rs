@@ -25,9 +25,9 @@ const MOST_PAGES: usize = 64;
 /// A table of rows, each under a hash key.
 #[derive(Debug, Clone)]
 pub(super) struct Table {
-    client: Client,
-    name: Arc<str>,
-    key: &'static str,
+    pub(super) client: Client,
+    pub(super) name: Arc<str>,
+    pub(super) key: &'static str,
 }
 
 /// Part of an index, from the greatest range key down.

@@ -4,6 +4,8 @@ use std::{cmp::Reverse, sync::Arc};
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use millrace_aws::AwsError;
+#[cfg(any(test, feature = "audit"))]
+use millrace_domain::{Aggregate as _, AggregateType, user::User};
 use millrace_domain::{Email, TenantId, UserId};
 
 use super::{
@@ -40,6 +42,19 @@ impl WriteRows<UserChange> for DynamoUsers {
     async fn write(&self, change: &UserChange) -> Result<Written, AwsError> {
         let key = tenant_key(&change.tenant, change.user_id);
         self.0.update(key, change, assignments(change)?).await
+    }
+}
+
+#[cfg(any(test, feature = "audit"))]
+impl super::audit::InTable<UserChange> for DynamoUsers {
+    const KIND: AggregateType = User::TYPE;
+
+    fn table(&self) -> &Table {
+        &self.0
+    }
+
+    fn set(&self, change: &UserChange) -> Result<Vec<(&'static str, AttributeValue)>, AwsError> {
+        assignments(change)
     }
 }
 

@@ -1,0 +1,371 @@
+//! `projector audit`, as an operator runs it.
+
+use std::{
+    collections::HashMap,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
+use futures::future::{join, join_all};
+use millrace_proto::types::OrderStatus;
+use millrace_tests::{Fault, Gate, Ground, PATIENCE, Throttling, Wire, World, eventually};
+use serde_json::Value;
+
+use crate::{
+    calls::{At, create_order, create_user, patient, set_status},
+    processes::program,
+};
+
+type Item = HashMap<String, AttributeValue>;
+
+/// How a command of the projector's ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// Its exit code.
+    pub(crate) code: Option<i32>,
+    /// What it reported, the summary aside, in no order.
+    pub(crate) lines: Vec<String>,
+    /// The summary.
+    pub(crate) summary: String,
+    /// What it said on standard error.
+    pub(crate) said: String,
+}
+
+/// A command of the projector's, about to be run.
+pub(crate) fn command(ground: &Ground, args: &[&str]) -> Command {
+    let mut command = Command::new(program("projector"));
+    command.args(args).env_clear().envs(ground.env()).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command to its end.
+pub(crate) async fn ended(mut command: Command) -> Ended {
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (summary, mut lines): (Vec<String>, Vec<String>) = text
+        .lines()
+        .map(str::to_owned)
+        .partition(|line| line.starts_with("SUMMARY") || line.starts_with("REQUESTS"));
+    lines.sort();
+    Ended {
+        code: output.status.code(),
+        lines,
+        summary: summary.join("\n"),
+        said: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+async fn audit(ground: &Ground, args: &[&str]) -> Ended {
+    ended(command(ground, &[&["audit"], args].concat())).await
+}
+
+fn text(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+/// Both read models, raw, and hands on them.
+struct Rows<'a> {
+    ground: &'a Ground,
+    dynamodb: Client,
+}
+
+impl Rows<'_> {
+    async fn of(ground: &Ground) -> Rows<'_> {
+        Rows { ground, dynamodb: ground.aws().await.dynamodb() }
+    }
+
+    async fn table(&self, output: &str) -> Vec<Item> {
+        let scan = self.dynamodb.scan().table_name(self.ground.output(output)).consistent_read(true);
+        let mut items = scan.send().await.unwrap().items.unwrap_or_default();
+        items.sort_by_key(|item| format!("{:?}{:?}", item.get("OrderId"), item.get("UserId")));
+        items
+    }
+
+    /// Every row.
+    async fn all(&self) -> Vec<Item> {
+        let (mut users, orders) =
+            join(self.table("UserReadModelTable"), self.table("OrderReadModelTable")).await;
+        users.extend(orders);
+        users
+    }
+
+    async fn order(&self, order: &At) -> Item {
+        let get = self.dynamodb.get_item().table_name(self.ground.output("OrderReadModelTable"));
+        let get = get.key("OrderId", text(format!("default#{}", order.id))).consistent_read(true);
+        get.send().await.unwrap().item.unwrap_or_default()
+    }
+
+    async fn put(&self, output: &str, item: Item) {
+        let put = self.dynamodb.put_item().table_name(self.ground.output(output));
+        put.set_item(Some(item)).send().await.unwrap();
+    }
+
+    async fn delete_order(&self, order: &At) {
+        let delete = self.dynamodb.delete_item().table_name(self.ground.output("OrderReadModelTable"));
+        delete.key("OrderId", text(format!("default#{}", order.id))).send().await.unwrap();
+    }
+
+    /// Sets an attribute of an order's row.
+    async fn alter(&self, order: &At, attribute: &str, value: AttributeValue) {
+        let update = self.dynamodb.update_item().table_name(self.ground.output("OrderReadModelTable"));
+        let update = update.key("OrderId", text(format!("default#{}", order.id)));
+        let update = update.update_expression("SET #a = :v").expression_attribute_names("#a", attribute);
+        update.expression_attribute_values(":v", value).send().await.unwrap();
+    }
+
+    /// Says of an order's event by which schema it is written.
+    async fn set_schema(&self, order: &At, version: u64, schema: &str) {
+        let update = self.dynamodb.update_item().table_name(self.ground.output("EventStoreTable"));
+        let update = update.key("AggregateId", text(format!("default#order#{}", order.id)));
+        let update = update.key("Version", AttributeValue::N(version.to_string()));
+        let update = update.update_expression("SET SchemaVersion = :v");
+        update.expression_attribute_values(":v", AttributeValue::N(schema.into())).send().await.unwrap();
+    }
+}
+
+/// Creates some orders of three events each, waits until they are in their rows, and ends everything.
+async fn settled(ground: Ground, count: usize) -> (Ground, Vec<At>) {
+    let world = Box::pin(World::on(ground)).await.unwrap();
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    let orders = join_all((0..count).map(|_| async {
+        let order = create_order(&world, &john).await.unwrap();
+        set_status(&world, &order, OrderStatus::Processing).await.unwrap();
+        set_status(&world, &order, OrderStatus::Shipped).await.unwrap()
+    }))
+    .await;
+    wait_for(&world, &orders).await;
+    let ground = Ground { account: world.ground.account.clone(), stack: world.ground.stack.clone() };
+    world.end().await.unwrap();
+    (ground, orders)
+}
+
+/// Waits until orders are in their rows.
+async fn wait_for(world: &World, orders: &[At]) {
+    use millrace_proto::query::GetOrderRequest;
+    join_all(orders.iter().map(|order| async {
+        let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
+        world.order_queries().get_order(patient(request)).await.unwrap();
+    }))
+    .await;
+}
+
+/// Spoils a row in each way that there is, and says what is to be reported of it.
+async fn spoil(rows: &Rows<'_>, orders: &[At]) -> Vec<String> {
+    let of = |kind: &str, order: &At, rest: &str| {
+        format!("{kind} projection=order-summaries tenant=default aggregate={}{rest}", order.id)
+    };
+    rows.delete_order(&orders[0]).await;
+
+    let mut older = rows.order(&orders[1]).await;
+    older.insert("Version".into(), AttributeValue::N("1".into()));
+    older.insert("Status".into(), text("CREATED"));
+    older.insert("StatusKey".into(), text("default#CREATED#0"));
+    rows.put("OrderReadModelTable", older).await;
+
+    rows.alter(&orders[2], "TotalAmount", AttributeValue::N("1".into())).await;
+    rows.alter(&orders[3], "StatusKey", text("default#SHIPPED#99")).await;
+    rows.alter(&orders[4], "Version", AttributeValue::N("9".into())).await;
+
+    let mut orphan = rows.order(&orders[5]).await;
+    let nobody = uuid::Uuid::new_v4();
+    orphan.insert("OrderId".into(), text(format!("default#{nobody}")));
+    rows.put("OrderReadModelTable", orphan).await;
+
+    rows.alter(&orders[6], "Version", text("3")).await;
+
+    // Older events may well have been of other shards, so which attributes differ besides is left open.
+    let mut behind = of("BEHIND", &orders[1], " row=1 store=3");
+    behind.push_str(" attributes=");
+    vec![
+        of("MISSING", &orders[0], " store=3"),
+        behind,
+        of("DIFFERENT", &orders[2], " row=3 store=3 attributes=TotalAmount"),
+        of("DIFFERENT", &orders[3], " row=3 store=3 attributes=StatusKey"),
+        of("AHEAD", &orders[4], " row=9 store=3"),
+        format!("ORPHANED projection=order-summaries tenant=default aggregate={nobody} row=3"),
+        of("DIFFERENT", &orders[6], " store=3 attributes=Version"),
+    ]
+}
+
+/// Fails unless each line begins with one of what is expected, and the other way round.
+#[track_caller]
+fn assert_lines(ended: &Ended, expected: &[String]) {
+    assert_eq!(ended.lines.len(), expected.len(), "{ended:?}");
+    for line in expected {
+        assert!(ended.lines.iter().any(|told| told.starts_with(line)), "{line} is not told: {ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_amiss_is_reported_then_repaired_and_then_gone() {
+    let (ground, orders) = settled(Ground::new().await.unwrap(), 9).await;
+    let rows = Rows::of(&ground).await;
+    let right = rows.all().await;
+    let sound = audit(&ground, &["--grace=0"]).await;
+    assert_eq!((sound.code, sound.lines.len()), (Some(0), 0), "{sound:?}");
+    assert!(sound.summary.contains(" events=28 aggregates=10 other_events=0 rows=10 "), "{sound:?}");
+
+    let mut expected = spoil(&rows, &orders).await;
+    rows.set_schema(&orders[7], 3, "2").await;
+    let unreadable = format!(
+        "UNREADABLE projection=order-summaries tenant=default aggregate={} row=3 store=3 version=3 reason=newer_schema",
+        orders[7].id
+    );
+    expected.push(unreadable.clone());
+    let found = audit(&ground, &["--grace=0", "--segments=3"]).await;
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert_lines(&found, &expected);
+    assert!(
+        found.summary.contains(" different=3 ahead=1 orphaned=1 unreadable=1 healed=0 left=8 "),
+        "{found:?}"
+    );
+
+    let repaired = audit(&ground, &["--grace=0", "--repair"]).await;
+    assert_eq!(repaired.code, Some(1), "what cannot be read is left: {repaired:?}");
+    assert_lines(&repaired, &expected);
+    let healed = repaired.lines.iter().filter(|line| line.contains(" repair=")).count();
+    assert!(healed == 7 && !repaired.lines.iter().any(|line| line.contains("repair=failed")), "{repaired:?}");
+    assert_lines(&audit(&ground, &["--grace=0"]).await, &[unreadable]);
+
+    rows.set_schema(&orders[7], 3, "1").await;
+    let clean = audit(&ground, &["--grace=0", "--json"]).await;
+    assert_eq!(clean.code, Some(0), "{clean:?}");
+    let summary: Value = serde_json::from_str(&clean.lines[0]).unwrap();
+    assert_eq!((&summary["summary"]["complete"], &summary["summary"]["left"]), (&"yes".into(), &0.into()));
+    assert_eq!(rows.all().await, right, "every row is what it was");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_nobodys_is_told_and_left_alone() {
+    let (ground, orders) = settled(Ground::new().await.unwrap(), 1).await;
+    let rows = Rows::of(&ground).await;
+    let mut stranger = rows.order(&orders[0]).await;
+    stranger.insert("OrderId".into(), text("who am I"));
+    rows.put("OrderReadModelTable", stranger.clone()).await;
+    let version = ("Version".to_owned(), AttributeValue::N("7".into()));
+    rows.put("EventStoreTable", [("AggregateId".to_owned(), text("what\nis this")), version].into()).await;
+    let found = audit(&ground, &["--repair"]).await;
+    assert_eq!(found.code, Some(1));
+    let expected = [
+        "ORPHANED projection=order-summaries key=\"who am I\"",
+        r#"UNREADABLE key="what\\nis this" version=7 reason=no_event detail="AggregateId "#,
+    ];
+    assert_lines(&found, &expected.map(str::to_owned));
+    assert!(rows.all().await.contains(&stranger));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_traffic_beside_audits_is_no_finding_and_needs_no_repair() {
+    const WRITERS: usize = 4;
+    const ROUNDS: usize = 30;
+    let mut world = World::new().await.unwrap();
+    world.another_projector().await.unwrap();
+    let john = create_user(&world, "john@example.com").await.unwrap();
+    let done = AtomicBool::new(false);
+    let write = async || {
+        let mut orders = Vec::new();
+        for _ in 0..ROUNDS {
+            let order = create_order(&world, &john).await.unwrap();
+            let order = set_status(&world, &order, OrderStatus::Processing).await.unwrap();
+            orders.push(set_status(&world, &order, OrderStatus::Shipped).await.unwrap());
+        }
+        orders
+    };
+    let writing = async {
+        let orders = join_all((0..WRITERS).map(|_| write())).await.concat();
+        done.store(true, Ordering::Relaxed);
+        orders
+    };
+    let auditing = async {
+        let mut audits = 0;
+        while !done.load(Ordering::Relaxed) || audits < 2 {
+            let repair: &[&str] = if audits % 2 == 0 { &[] } else { &["--repair"] };
+            let ended = audit(&world.ground, repair).await;
+            assert_eq!((ended.code, ended.lines.len()), (Some(0), 0), "audit {audits}: {ended:?}");
+            audits += 1;
+        }
+        audits
+    };
+    let (orders, audits) = join(writing, auditing).await;
+    println!("{audits} audits beside {} events", orders.len() * 3);
+    wait_for(&world, &orders).await;
+    let after = audit(&world.ground, &["--grace=0"]).await;
+    let told = format!(" events={} aggregates={} ", orders.len() * 3 + 1, orders.len() + 1);
+    assert!(after.code == Some(0) && after.summary.contains(&told), "{after:?}");
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_slows_an_audit_down_and_changes_nothing() {
+    let (ground, orders) = settled(Ground::new().await.unwrap(), 9).await;
+    let rows = Rows::of(&ground).await;
+    let right = rows.all().await;
+    let expected = spoil(&rows, &orders).await;
+    let wire = Wire::before(ground.endpoint()).await.unwrap();
+    // More in a row than the SDK's own attempts at a call.
+    let operations = ["Scan", "BatchGetItem", "Query", "UpdateItem", "PutItem", "DeleteItem"];
+    for operation in operations {
+        for _ in 0..8 {
+            wire.next(operation, Fault::Throttle(Throttling::RequestLimitExceeded));
+        }
+    }
+    let mut command = command(&ground, &["audit", "--grace=0", "--repair", "--segments=1"]);
+    command.env("AWS_ENDPOINT_URL", wire.url());
+    let ended = ended(command).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert_lines(&ended, &expected);
+    for operation in operations {
+        assert!(wire.traffic()[operation].requests > 8, "{operation} was throttled and tried again");
+    }
+    assert_eq!(rows.all().await, right);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sigterm_an_audit_says_that_it_is_not_complete() {
+    let (ground, _) = settled(Ground::new().await.unwrap(), 1).await;
+    let gate = Gate::before(ground.endpoint()).await.unwrap();
+    gate.hold("BatchGetItem");
+    let mut command = command(&ground, &["audit"]);
+    command.env("AWS_ENDPOINT_URL", gate.url());
+    let mut child = command.spawn().unwrap();
+    gate.until_held(1).await;
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    gate.open();
+    let status =
+        tokio::time::timeout(PATIENCE, eventually("its end", async || child.try_wait().unwrap())).await;
+    assert_eq!(status.unwrap().code(), Some(3));
+    let output = child.wait_with_output().unwrap();
+    let (report, said) =
+        (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert!(report.contains("SUMMARY complete=no"), "{report}");
+    assert!(said.contains("told to end"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_audit_lacks_is_told_with_what_to_do_about_it() {
+    let ground = Ground::new().await.unwrap();
+    let without = async |names: &[&str], with: &[(&str, &str)]| {
+        let mut command = command(&ground, &["audit"]);
+        for name in names {
+            command.env_remove(name);
+        }
+        ended({
+            command.envs(with.iter().copied());
+            command
+        })
+        .await
+    };
+    let told = without(&["EVENT_STORE_TABLE", "ORDER_READ_MODEL_TABLE"], &[("INDEX_SHARDS", "0")]).await;
+    assert_eq!(told.code, Some(2));
+    for word in ["--event-store-table", "--order-read-model-table", "--index-shards", "cargo run -- aws"] {
+        assert!(told.said.contains(word), "{word} is not told: {}", told.said);
+    }
+    let told = without(&["AWS_REGION"], &[("AWS_EC2_METADATA_DISABLED", "true")]).await;
+    assert!(told.code == Some(2) && told.said.contains("set AWS_REGION"), "{told:?}");
+    let told = without(&[], &[("EVENT_STORE_TABLE", "no-such-table")]).await;
+    assert_eq!(told.code, Some(3));
+    assert!(told.said.contains("scanning the event store: AWS refused"), "{told:?}");
+}

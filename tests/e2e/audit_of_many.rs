@@ -1,0 +1,179 @@
+//! An audit of many events, measured: by hand, since it takes minutes.
+//!
+//! `cargo test --release -p millrace-tests --test e2e -- --ignored audit_of_many --nocapture`
+
+use std::{collections::HashMap, fs, time::Instant};
+
+use aws_sdk_dynamodb::{
+    Client,
+    types::{AttributeValue, PutRequest, WriteRequest},
+};
+use futures::{StreamExt as _, stream};
+use millrace_domain::{CommandDigest, EventId, StreamId, TenantId, Timestamp, UserId, user::UserEvent};
+use millrace_proto::{Envelope, codec::EventCodec as _};
+use millrace_read_models::{Change as _, DynamoUsers, WriteRows as _, Written};
+use millrace_tests::Ground;
+use projector::{Projection as _, Users};
+use uuid::Uuid;
+
+use crate::audit::{command, ended};
+
+/// How many events a user has.
+const EVENTS: u64 = 5;
+
+/// How many events a request of `BatchWriteItem` holds (DynamoDB API Reference).
+const BATCH: usize = 25;
+
+/// A user's events, as the command service would have written them.
+fn history(number: u64) -> Vec<Envelope> {
+    let id = Uuid::from_u128(u128::from(number) << 64 | 0x9e37_79b9_7f4a_7c15_u128);
+    let at = Timestamp::from_unix_micros(1_767_225_600_000_000);
+    let event = |version| match version {
+        1 => UserEvent::UserCreated {
+            user_id: UserId(id),
+            email: format!("user-{number}@example.com").try_into().unwrap(),
+            name: "John Doe".to_owned().try_into().unwrap(),
+            created_at: at,
+        },
+        _ => UserEvent::UserProfileUpdated {
+            user_id: UserId(id),
+            email: None,
+            name: Some(format!("John Doe {version}").try_into().unwrap()),
+            updated_at: at,
+        },
+    };
+    let envelope = |version| {
+        let encoded = event(version).encode();
+        let cause = format!("{}", Uuid::from_u128(id.as_u128() ^ u128::from(version)));
+        Envelope {
+            event_id: EventId(Uuid::from_u128(id.as_u128() ^ u128::from(version) << 32)),
+            tenant_id: TenantId::default(),
+            aggregate_type: Users::AGGREGATE,
+            aggregate_id: id,
+            version,
+            event_type: encoded.event_type.to_owned(),
+            schema_version: encoded.schema_version,
+            timestamp: at,
+            event_data: Some(encoded.data),
+            command_id: cause.parse().unwrap(),
+            correlation_id: cause.parse().unwrap(),
+            causation_id: cause.parse().unwrap(),
+            trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        }
+    };
+    (1..=EVENTS).map(envelope).collect()
+}
+
+fn item(envelope: &Envelope) -> HashMap<String, AttributeValue> {
+    let text = |text: String| AttributeValue::S(text);
+    let data = envelope.event_data.clone().unwrap().into_iter();
+    let data = data.map(|(name, value)| (name, text(value.as_str().unwrap().to_owned()))).collect();
+    let stream = StreamId {
+        tenant: envelope.tenant_id.clone(),
+        aggregate_type: envelope.aggregate_type.clone(),
+        id: envelope.aggregate_id,
+    };
+    [
+        ("AggregateId", text(stream.to_string())),
+        ("Version", AttributeValue::N(envelope.version.to_string())),
+        ("EventId", text(envelope.event_id.to_string())),
+        ("TenantId", text(envelope.tenant_id.to_string())),
+        ("AggregateType", text(envelope.aggregate_type.to_string())),
+        ("EventType", text(envelope.event_type.clone())),
+        ("SchemaVersion", AttributeValue::N(envelope.schema_version.to_string())),
+        ("Timestamp", text(envelope.timestamp.to_string())),
+        ("EventData", AttributeValue::M(data)),
+        ("CommandId", text(envelope.command_id.to_string())),
+        ("CommandDigest", text(CommandDigest(7).to_string())),
+        ("CorrelationId", text(envelope.correlation_id.to_string())),
+        ("CausationId", text(envelope.causation_id.to_string())),
+        ("TraceParent", text(envelope.trace_parent.clone().unwrap())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .into()
+}
+
+/// Writes users with their events and their rows, past the services.
+async fn fill(ground: &Ground, users: std::ops::Range<u64>) {
+    let dynamodb = ground.aws().await.dynamodb_in_bulk();
+    let rows = DynamoUsers::new(dynamodb.clone(), ground.output("UserReadModelTable"));
+    let (dynamodb, rows) = (&dynamodb, &rows);
+    let histories = stream::iter(users.map(history));
+    let rows = histories.for_each_concurrent(8, async |events| {
+        let changes = events.iter().map(|envelope| {
+            let data = envelope.event_data.as_ref().unwrap();
+            let event = UserEvent::decode(&envelope.event_type, envelope.schema_version, data).unwrap();
+            Users::change(envelope, event).unwrap()
+        });
+        let change = changes.reduce(|whole, change| whole.then(change).unwrap()).unwrap();
+        assert_eq!(rows.write(&change).await.unwrap(), Written::Applied);
+        for batch in events.chunks(BATCH) {
+            write(dynamodb, ground.output("EventStoreTable"), batch).await;
+        }
+    });
+    rows.await;
+}
+
+async fn write(dynamodb: &Client, table: &str, events: &[Envelope]) {
+    let put = |event| {
+        let put = PutRequest::builder().set_item(Some(item(event))).build().unwrap();
+        WriteRequest::builder().put_request(put).build()
+    };
+    let requests: Vec<_> = events.iter().map(put).collect();
+    let reply = dynamodb.batch_write_item().request_items(table, requests).send().await.unwrap();
+    assert!(reply.unprocessed_items.unwrap_or_default().is_empty());
+}
+
+/// Takes away the rows of some users.
+async fn delete(ground: &Ground, users: impl Iterator<Item = u64>) {
+    let dynamodb = ground.aws().await.dynamodb();
+    for number in users {
+        let key = AttributeValue::S(format!("default#{}", history(number)[0].aggregate_id));
+        let delete = dynamodb.delete_item().table_name(ground.output("UserReadModelTable"));
+        delete.key("UserId", key).send().await.unwrap();
+    }
+}
+
+/// The most memory that a process had at a time, in KiB, for as long as it can be asked.
+fn peak(process: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// Runs an audit, and prints how long it took and how much memory.
+async fn measured(ground: &Ground, what: &str, args: &[&str]) {
+    let mut command = command(ground, &[&["audit"], args].concat());
+    let began = Instant::now();
+    let mut child = command.spawn().unwrap();
+    let (id, mut most) = (child.id(), 0);
+    let running = async {
+        while child.try_wait().unwrap().is_none() {
+            most = most.max(peak(id).unwrap_or_default());
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    running.await;
+    let (time, output) = (began.elapsed(), child.wait_with_output().unwrap());
+    let report = String::from_utf8(output.stdout).unwrap();
+    let summary: Vec<_> = report.lines().filter(|line| line.starts_with(['S', 'R'])).collect();
+    println!("{what}: {time:?}, {most} KiB at most, exit {:?}\n{}", output.status.code(), summary.join("\n"));
+    assert!(output.status.success(), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: the module says how to run it"]
+async fn memory_does_not_grow_with_what_there_is() {
+    let ground = Ground::new().await.unwrap();
+    let began = Instant::now();
+    let mut users = 0;
+    for events in [10_000, 100_000] {
+        fill(&ground, users..events / EVENTS).await;
+        users = events / EVENTS;
+        println!("{events} events are there after {:?}", began.elapsed());
+        measured(&ground, &format!("{events} events, nothing amiss"), &[]).await;
+        delete(&ground, (0..users).step_by(100)).await;
+        measured(&ground, &format!("{events} events, a row in a hundred missing"), &["--repair"]).await;
+    }
+    let nothing = ended(command(&ground, &["audit", "--json"])).await;
+    assert_eq!(nothing.code, Some(0), "{nothing:?}");
+}
