@@ -13,6 +13,7 @@ mod costs;
 mod health;
 mod interleavings;
 mod kept_on_dynamodb;
+mod poison;
 mod processes;
 mod projection;
 mod propagation;

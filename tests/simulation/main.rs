@@ -10,7 +10,6 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 mod course;
-mod history;
 mod ports;
 mod processes;
 mod trouble;

@@ -20,15 +20,13 @@ use millrace_domain::{
 use millrace_event_store::{AppendEvents as _, Commit, MemoryStore};
 use millrace_proto::Envelope;
 use millrace_read_models::{MemoryOrders, MemoryUsers, ReadOrders as _, ReadUsers as _};
+use millrace_tests::lives::{LIFE, name, order_event, user_event};
 use projector::queue::{MemoryQueue, Rules};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::{
-    history::{LIFE, name, order_event, user_event},
-    trouble::Trouble,
-};
+use crate::trouble::Trouble;
 
 /// As the template sets them.
 const RULES: Rules = Rules { visibility: Duration::from_secs(30), max_receives: 20 };

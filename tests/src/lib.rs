@@ -31,6 +31,7 @@ use tonic::transport::{Channel, Endpoint};
 pub mod disturbed;
 mod gate;
 pub mod history;
+pub mod lives;
 mod wire;
 pub mod workload;
 

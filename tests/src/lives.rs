@@ -1,4 +1,6 @@
-//! What happens to users and orders, so that a row's version says what the row must show.
+//! The lives of users and orders, told without a command: a row's version says what the row must show.
+
+#![allow(clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 use millrace_domain::{
     CommandDigest, Email, EventId, Label, Money, OrderId, StreamId, Timestamp, UserId,
@@ -10,7 +12,7 @@ use millrace_proto::{Envelope, codec::EventCodec};
 use uuid::Uuid;
 
 /// The statuses of an order's life; an order has no more versions than these.
-pub(crate) const LIFE: [OrderStatus; 5] = [
+pub const LIFE: [OrderStatus; 5] = [
     OrderStatus::Created,
     OrderStatus::Processing,
     OrderStatus::Shipped,
@@ -19,12 +21,12 @@ pub(crate) const LIFE: [OrderStatus; 5] = [
 ];
 
 /// A user's name at a version.
-pub(crate) fn name(version: u64) -> Label {
+pub fn name(version: u64) -> Label {
     Label::try_from(format!("name {version}")).unwrap()
 }
 
 /// The event of a user's version.
-pub(crate) fn user_event(stream: &StreamId, version: u64, at: Timestamp) -> StoredEvent {
+pub fn user_event(stream: &StreamId, version: u64, at: Timestamp) -> StoredEvent {
     let user_id = UserId(stream.id);
     let event = if version == 1 {
         let email = Email::try_from(format!("{}@example.com", stream.id)).unwrap();
@@ -36,7 +38,7 @@ pub(crate) fn user_event(stream: &StreamId, version: u64, at: Timestamp) -> Stor
 }
 
 /// The event of an order's version.
-pub(crate) fn order_event(stream: &StreamId, version: u64, at: Timestamp) -> StoredEvent {
+pub fn order_event(stream: &StreamId, version: u64, at: Timestamp) -> StoredEvent {
     let order_id = OrderId(stream.id);
     let status = LIFE[usize::try_from(version).unwrap() - 1];
     let event = if version == 1 {
