@@ -12,4 +12,5 @@ mod explorer;
 mod fold;
 mod model;
 mod propagation;
+mod retention;
 mod toy;
