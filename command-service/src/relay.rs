@@ -9,8 +9,8 @@
 //! The stream keeps a day. If it has dropped what was not yet relayed (an outage of more than a day, a shard or a stream
 //! that vanished, a local emulator that restarted) the relay says so in its log and in `relay_trimmed_total`, and
 //! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). Two things it
-//! cannot know: what happened more than a day before the first relay of all was started, and what was written while the
-//! table had no stream.
+//! cannot know: what happened more than a day, less some minutes, before the first relay of all was started, and what was
+//! written while the table had no stream.
 //!
 //! What is not an event is counted, logged once, and passed over, since it must not hold up the events behind it. It
 //! stays in the table, where an audit finds it. An entry that the bus does not accept is sent again without end, and
@@ -249,9 +249,10 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             self.listing = None;
             listing = self.listing().await?;
         }
-        if plan::is_complete(&listing.shards, &table) && plan::is_news(listing.at, &table, config) {
-            ports.leases.note_complete(listing.at).await?;
-            table.complete_at = Some(listing.at);
+        // `now` is from before the table was read: this machine may have slept since.
+        if let Some(at) = plan::complete_at(&listing.shards, listing.at, &table, now, config) {
+            ports.leases.note_complete(at).await?;
+            table.complete_at = Some(at);
         }
         self.sightings.look(&listing.shards, &table);
         let held: HashSet<ShardId> = self.workers.readers.keys().cloned().collect();

@@ -83,11 +83,11 @@ pub(crate) struct Guards {
     /// A shard that is first seen is dated by the last listing for which all shards had leases (`LeaseTable::complete_at`),
     /// not by the last sign of life of any relay: `View::first_lease` in `relay/plan.rs`.
     pub(crate) dates_by_listing: bool,
-    /// A listing is noted as such once all that it lists is leased: `plan::is_complete`.
+    /// A listing is noted as such once all that it lists is leased: `plan::complete_at`.
     pub(crate) notes_what_is_leased: bool,
     /// And with the time when it was made, not with that of the note: `Relay::listing` in `relay.rs`.
     pub(crate) notes_time_of_listing: bool,
-    /// What is noted where nothing was before: `plan::is_complete`.
+    /// What is noted where nothing was before: `plan::complete_at`.
     pub(crate) first_note: FirstNote,
 }
 
@@ -106,23 +106,24 @@ pub(crate) enum Doubt {
 /// The time that the first relay of all notes, which finds the lease table empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FirstNote {
-    /// That of its listing, as with any other note. So the code does.
+    /// That of its listing, as with any other note.
     Listing,
     /// The time before it read the table. Others may have noted something since then.
     Reading,
-    /// A day before that: for so long the stream may have held what it holds.
-    DayBeforeReading,
+    /// Nearly a day before that: for so long the stream may have held what it holds. So the code does
+    /// (`RelayConfig::age_of_first`).
+    NearlyADayBeforeReading,
 }
 
 impl Guards {
-    /// All of them, with the first note as the code has it.
+    /// All of them.
     pub(crate) const ALL: Self = Self {
         doubt: Doubt::AfterEachOpening,
         dates_refill_by_its_beginning: true,
         dates_by_listing: true,
         notes_what_is_leased: true,
         notes_time_of_listing: true,
-        first_note: FirstNote::Listing,
+        first_note: FirstNote::NearlyADayBeforeReading,
     };
 }
 

@@ -55,6 +55,15 @@ impl RelayConfig {
     /// the rest being for clocks that differ.
     pub const STREAM_TRUST: Duration = Duration::from_secs(20 * 60 * 60);
 
+    /// For how long the first relay of all trusts what it finds, and whoever follows it: what happened a day before it, less
+    /// these minutes, is not lost if it dies before it has read anything.
+    const FIRST_TRUST: Duration = Duration::from_secs(10 * 60);
+
+    /// How old the first relay of all takes the shards for that it finds.
+    pub(super) fn age_of_first(&self) -> Duration {
+        self.trust_horizon.saturating_sub(Self::FIRST_TRUST)
+    }
+
     /// The interval that follows one after which a read brought something or nothing.
     pub(super) fn next_poll(&self, interval: Duration, brought_nothing: bool) -> Duration {
         let longest = self.idle_poll_interval.max(self.poll_interval);

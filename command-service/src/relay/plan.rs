@@ -22,17 +22,26 @@ const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
 /// How long a replica that vanished stays in the table.
 const KEEP_VANISHED: Duration = Duration::from_secs(60 * 60);
 
-/// Whether every shard listed has its lease, so that whatever appears later is known to be younger than the listing. Of a
-/// table that knows nothing this is said before the first lease: what was before the first relay of all, none can know.
-pub(super) fn is_complete(shards: &[Shard], table: &LeaseTable) -> bool {
+/// The time, if there is one worth noting, of which is now known that every shard which the stream then had has its lease:
+/// whatever appears later is younger. `table` was read at `read_at` or later, and the shards listed at `listed_at`.
+///
+/// Of a table that knows nothing this is said before the first lease is written, and dated back: what the shards hold may
+/// be a day old already, so they are to be trusted for minutes only, until somebody reads them.
+pub(super) fn complete_at(
+    shards: &[Shard],
+    listed_at: Timestamp,
+    table: &LeaseTable,
+    read_at: Timestamp,
+    config: &RelayConfig,
+) -> Option<Timestamp> {
     let leased: HashSet<&ShardId> = table.leases.iter().map(|lease| &lease.shard).collect();
-    let knows_nothing = leased.is_empty() && table.complete_at.is_none();
-    knows_nothing || shards.iter().all(|shard| leased.contains(&shard.id))
-}
-
-/// Whether a listing of this time says more than is noted already, by enough to be worth a write.
-pub(super) fn is_news(at: Timestamp, table: &LeaseTable, config: &RelayConfig) -> bool {
-    table.complete_at.is_none_or(|noted| since(noted, at) >= config.discovery_interval)
+    let Some(noted) = table.complete_at else {
+        let first = leased.is_empty().then(|| before(read_at, config.age_of_first()));
+        return first.or_else(|| shards.iter().all(|shard| leased.contains(&shard.id)).then_some(listed_at));
+    };
+    // Not every replica need write it each time.
+    let is_news = since(noted, listed_at) >= config.discovery_interval;
+    (is_news && shards.iter().all(|shard| leased.contains(&shard.id))).then_some(listed_at)
 }
 
 /// What a replica sees of the world.
@@ -199,8 +208,8 @@ impl View<'_> {
         let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
         if leased.is_empty() {
             // The first relay of all has only just looked, be it this one. Otherwise it left no lease of what it saw then.
-            let first = self.table.complete_at;
-            return first.is_some_and(|at| since(at, self.listed_at) <= self.config.discovery_interval);
+            let just_now = self.config.age_of_first() + self.config.discovery_interval;
+            return self.table.complete_at.is_some_and(|at| since(at, self.listed_at) <= just_now);
         }
         let parent = |shard: &ShardId| listed.get(shard).and_then(|shard| shard.parent.as_ref());
         // No line of descent is longer than the list.

@@ -110,7 +110,7 @@ impl State {
         let first = match model.guards.first_note {
             FirstNote::Listing => listing.at,
             FirstNote::Reading => at,
-            FirstNote::DayBeforeReading => at - DAY,
+            FirstNote::NearlyADayBeforeReading => at - DAY + 1,
         };
         let is_complete = missing == [false; MOST_SHARDS] || !model.guards.notes_what_is_leased;
         match complete_at {

@@ -18,7 +18,8 @@ const KNOWN: Retention = Retention {
 const COMING: Retention = Retention { before: Before::Relay, events: 2, listers: 2, ..KNOWN };
 
 /// One that the first relay of all comes to see.
-const FIRST: Retention = Retention { before: Before::NoRelay, listers: 1, ..COMING };
+const FIRST: Retention =
+    Retention { before: Before::NoRelay, listers: 1, owed: Owed::SinceADayBefore, ..COMING };
 
 /// One that the first two relays of all come to see.
 const FIRST_TWO: Retention = Retention { events: 1, listers: 2, ..FIRST };
@@ -49,8 +50,7 @@ fn nothing_is_lost_of_shards_within_larger_bounds() {
     holds(Retention { events: 2, end: 4, ..TWO });
     holds(Retention { before: Before::RelayAndShard, events: 2, end: 4, ..TWO });
     holds(Retention { before: Before::NoRelay, end: 4, ..TWO });
-    let guards = Guards { first_note: FirstNote::DayBeforeReading, ..Guards::ALL };
-    holds(Retention { owed: Owed::SinceADayBefore, end: 6, guards, ..FIRST_TWO });
+    holds(Retention { end: 6, ..FIRST_TWO });
 }
 
 #[track_caller]
@@ -93,15 +93,14 @@ fn with_a_listing_noted_as_of_the_time_of_the_note_an_event_is_lost() {
 
 #[test]
 fn with_a_first_note_of_the_listing_two_first_relays_that_sleep_lose_an_event() {
-    loses(FIRST_TWO, Guards { first_note: FirstNote::Listing, ..Guards::ALL });
-    holds(Retention { guards: Guards { first_note: FirstNote::Reading, ..Guards::ALL }, ..FIRST_TWO });
+    let later = Retention { owed: Owed::SinceFirstNote, ..FIRST_TWO };
+    loses(later, Guards { first_note: FirstNote::Listing, ..Guards::ALL });
+    holds(Retention { guards: Guards { first_note: FirstNote::Reading, ..Guards::ALL }, ..later });
 }
 
 #[test]
-fn without_a_first_note_of_the_day_before_an_event_of_that_day_is_lost() {
-    let first_two = Retention { owed: Owed::SinceADayBefore, ..FIRST_TWO };
-    let guards = Guards { first_note: FirstNote::DayBeforeReading, ..Guards::ALL };
-    holds(Retention { guards, ..first_two });
-    loses(first_two, Guards { first_note: FirstNote::Reading, ..guards });
-    loses(Retention { listers: 1, ..first_two }, Guards { first_note: FirstNote::Listing, ..guards });
+fn without_a_first_note_of_nearly_a_day_before_an_event_of_that_day_is_lost() {
+    holds(FIRST_TWO);
+    loses(FIRST_TWO, Guards { first_note: FirstNote::Reading, ..Guards::ALL });
+    loses(FIRST, Guards { first_note: FirstNote::Listing, ..Guards::ALL });
 }

@@ -101,10 +101,12 @@ fn a_first_lease_is_dated_by_what_is_known() {
         "not what was known"
     );
     assert_eq!(time(&child, renewed(), None), before(at(0), RETENTION), "nothing is noted");
-    assert_eq!(time(&child, vec![], Some(at(0))), at(0), "the first relay of all");
+    let first = before(at(0), RelayConfig::new("a", "millrace").age_of_first());
+    assert_eq!(time(&child, vec![], Some(first)), first, "the first relay of all");
+    let long_ago = before(first, Duration::from_secs(100));
     assert_eq!(
-        time(&child, vec![], complete),
-        before(at(-100), RETENTION),
+        time(&child, vec![], Some(long_ago)),
+        before(long_ago, RETENTION),
         "what the first relay of all saw may be gone"
     );
 }
@@ -194,16 +196,19 @@ proptest! {
 
 #[test]
 fn the_leases_are_complete_once_every_shard_listed_has_one() {
-    let shards = [shard("p", None), shard("c", Some("p"))];
-    let table = |leases: Vec<Lease>, complete_at| LeaseTable { leases, complete_at, ..LeaseTable::default() };
-    let (parent, child) = (lease("p", None, 0, Checkpoint::ShardEnd), lease("c", Some("a"), 5, reading()));
-    assert!(is_complete(&shards, &table(vec![], None)), "before the first lease of all");
-    assert!(!is_complete(&shards, &table(vec![], Some(at(-9)))), "its leases were deleted");
-    assert!(!is_complete(&shards, &table(vec![parent.clone()], None)));
-    assert!(is_complete(&shards, &table(vec![parent, child], None)));
-
     let config = RelayConfig::new("a", "millrace");
-    assert!(is_news(at(0), &table(vec![], None), &config));
-    assert!(is_news(at(0), &table(vec![], Some(at(-10))), &config));
-    assert!(!is_news(at(0), &table(vec![], Some(at(-9))), &config), "not every replica need write it");
+    let shards = [shard("p", None), shard("c", Some("p"))];
+    let noted = |leases: Vec<Lease>, complete_at| {
+        let table = LeaseTable { leases, complete_at, ..LeaseTable::default() };
+        super::complete_at(&shards, at(5), &table, at(0), &config)
+    };
+    let (parent, child) = (lease("p", None, 0, Checkpoint::ShardEnd), lease("c", Some("a"), 5, reading()));
+    let both = vec![parent.clone(), child];
+    let first = before(at(0), config.trust_horizon - Duration::from_secs(600));
+    assert_eq!(noted(vec![], None), Some(first), "the first relay of all, from before it read the table");
+    assert_eq!(noted(vec![], Some(at(-99))), None, "its leases were deleted");
+    assert_eq!(noted(vec![parent], None), None);
+    assert_eq!(noted(both.clone(), None), Some(at(5)), "not of all, but the first to note it");
+    assert_eq!(noted(both.clone(), Some(at(-5))), Some(at(5)));
+    assert_eq!(noted(both, Some(at(-4))), None, "not every replica need write it");
 }

@@ -18,9 +18,9 @@ use super::{
     world::World,
 };
 use crate::relay::{
-    Refill, RelayConfig, ShardStream,
-    leases::Checkpoint,
-    memory::{MemoryCursor, MemoryStream, MemoryTable, TablePlace},
+    Leases, Refill, RelayConfig, ShardStream,
+    leases::{Checkpoint, Lease, LeaseTable, Replica},
+    memory::{MemoryCursor, MemoryLeases, MemoryStream, MemoryTable, TablePlace},
     refill::RefillPage,
     stream::{Position, Records, Shard, ShardId, StreamError},
 };
@@ -511,4 +511,89 @@ async fn a_refill_that_takes_longer_than_an_emulator_is_trusted_is_done_once() {
     sleep(Duration::from_secs(60)).await;
     assert_eq!(table.scans(), 1);
     world.until_published(&world.store_firsts([100])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_in_the_day_before_the_first_relay_of_all_is_not_lost_where_that_dies_at_once() {
+    let world = World::new();
+    let missed = world.store_firsts(0..5);
+    sleep(Duration::from_secs(20 * 60 * 60)).await;
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let relay = world.start_with(World::config("a"), stuck);
+    world.until_holding("a", 1).await;
+    relay.crash().await;
+    sleep(Duration::from_secs(5 * 60 * 60)).await;
+    world.stream.drop_records();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+/// A lease table whose first reader falls asleep with what it read.
+#[derive(Clone)]
+struct Drowsy {
+    there: MemoryLeases,
+    slept: Arc<AtomicBool>,
+}
+
+impl Leases for Drowsy {
+    async fn list(&self) -> Result<LeaseTable, AwsError> {
+        let table = self.there.list().await;
+        if !self.slept.swap(true, Ordering::SeqCst) {
+            sleep(OUTAGE).await;
+        }
+        table
+    }
+    async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.there.create(lease).await
+    }
+    async fn take(
+        &self,
+        seen: &Lease,
+        owner: &str,
+        expires_at: Timestamp,
+    ) -> Result<Option<Lease>, AwsError> {
+        self.there.take(seen, owner, expires_at).await
+    }
+    async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.there.keep(lease).await
+    }
+    async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.there.release(lease).await
+    }
+    async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
+        self.there.forget(seen).await
+    }
+    async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
+        self.there.announce(replica).await
+    }
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        self.there.note_complete(at).await
+    }
+    async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
+        self.there.withdraw(owner).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_then_for_new() {
+    let world = World::new();
+    let drowsy = Drowsy { there: world.leases.clone(), slept: Arc::default() };
+    let (stream, bus, table) = (world.stream.clone(), world.bus.clone(), world.table.clone());
+    let _b = world.start_through(stream, drowsy, bus, table, World::patient("b"));
+    sleep(Duration::from_millis(10)).await;
+    // Meanwhile another one reads the first shard to its end, and dies before it has seen the children.
+    let a = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    let root = world.stream.open_shards().remove(0);
+    world.stream.split(&root);
+    while !world.lease(&root).await.is_finished() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    a.crash().await;
+    assert_eq!(world.leases_now().await.len(), 1);
+    let missed = world.store_firsts(2..30);
+    sleep(OUTAGE - Duration::from_secs(3_600)).await;
+    world.stream.drop_records();
+    sleep(Duration::from_secs(3_600)).await;
+    world.until_published(&missed).await;
 }
