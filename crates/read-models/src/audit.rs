@@ -12,9 +12,6 @@ use millrace_domain::StreamId;
 
 use crate::{Change, WriteRows};
 
-/// The most rows that one call of [`AuditRows::rows`] reads (DynamoDB API Reference, `BatchGetItem`).
-pub const MOST_ROWS: usize = 100;
-
 /// Rows that were asked for.
 #[derive(Debug, Clone)]
 pub struct FoundRows<R> {
@@ -45,7 +42,7 @@ pub trait AuditRows<C: Change>: WriteRows<C> {
     /// Where a scan is.
     type Place: Clone + Send + Sync + 'static;
 
-    /// The rows of up to [`MOST_ROWS`] streams, each named once, strongly consistent.
+    /// The rows of up to [`MOST_ROWS`](crate::MOST_ROWS) streams, each named once, strongly consistent.
     fn rows(
         &self,
         streams: &[StreamId],

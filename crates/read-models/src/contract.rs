@@ -3,6 +3,7 @@
 //! hold panics.
 
 mod audit;
+mod many;
 
 use std::{fmt::Debug, future::Future, time::Duration};
 
@@ -36,6 +37,7 @@ pub async fn users<S: ReadUsers + AuditRows<UserChange>>(store: &S) {
     an_address_moves_with_its_holder(store).await;
     of_two_holders_the_one_who_changed_last_is_found(store).await;
     users_of_another_tenant_are_not_seen(store).await;
+    many::users(store).await;
     audit::users(store).await;
 }
 
@@ -50,6 +52,7 @@ pub async fn orders<S: ReadOrders + AuditRows<OrderChange>>(store: &S) {
     an_order_is_listed_under_its_status_alone(store).await;
     orders_too_large_for_one_page_are_listed_whole(store).await;
     orders_of_another_tenant_are_not_seen(store).await;
+    many::orders(store).await;
     audit::orders(store).await;
 }
 

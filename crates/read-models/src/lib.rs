@@ -23,7 +23,7 @@ mod user;
 use std::future::Future;
 
 #[cfg(any(test, feature = "audit"))]
-pub use audit::{AuditRows, FoundRows, ListedRows, MOST_ROWS};
+pub use audit::{AuditRows, FoundRows, ListedRows};
 #[cfg(any(test, feature = "audit"))]
 pub use dynamo::DynamoRow;
 pub use dynamo::{DynamoOrders, DynamoUsers};
@@ -70,6 +70,31 @@ pub trait WriteRows<C: Change>: Clone + Send + Sync + 'static {
     fn write(&self, change: &C) -> impl Future<Output = Result<Written, AwsError>> + Send;
 }
 
+/// The most rows that one call reads by their keys (DynamoDB API Reference, `BatchGetItem`).
+pub const MOST_ROWS: usize = 100;
+
+/// Whether a reading must see what was written before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistency {
+    /// It must.
+    Strong,
+    /// It may be a moment behind, for half the price.
+    Eventual,
+}
+
+/// A row's key.
+pub type Key<I> = (TenantId, I);
+
+/// Rows that were asked for by their keys. A key that stands nowhere in here has no row.
+#[derive(Debug, Clone)]
+pub struct Many<I, R> {
+    /// Those that there are. One that cannot be read is an error of its own.
+    pub found: Vec<(Key<I>, Result<R, AwsError>)>,
+    /// Those that there was no answer for, as when AWS throttles or the answer would be too large: to be asked for
+    /// again.
+    pub left: Vec<Key<I>>,
+}
+
 /// Reading users' profiles.
 pub trait ReadUsers: Clone + Send + Sync + 'static {
     /// A user, strongly consistent: what was written before the call is seen.
@@ -78,6 +103,13 @@ pub trait ReadUsers: Clone + Send + Sync + 'static {
         tenant: &TenantId,
         user_id: UserId,
     ) -> impl Future<Output = Result<Option<UserRow>, AwsError>> + Send;
+
+    /// Up to [`MOST_ROWS`] users, each named once; one request.
+    fn get_many(
+        &self,
+        keys: &[Key<UserId>],
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<Many<UserId, UserRow>, AwsError>> + Send;
 
     /// Who holds an address, in whatever case, from an index that lags behind the rows. While the address moves from one
     /// user to another the index may show both; the one who changed last comes first, and is the likely holder.
@@ -99,6 +131,13 @@ pub trait ReadOrders: Clone + Send + Sync + 'static {
         tenant: &TenantId,
         order_id: OrderId,
     ) -> impl Future<Output = Result<Option<OrderRow>, AwsError>> + Send;
+
+    /// Up to [`MOST_ROWS`] orders, each named once; one request.
+    fn get_many(
+        &self,
+        keys: &[Key<OrderId>],
+        consistency: Consistency,
+    ) -> impl Future<Output = Result<Many<OrderId, OrderRow>, AwsError>> + Send;
 
     /// A user's orders.
     fn by_user(

@@ -14,7 +14,8 @@ use millrace_domain::{Email, OrderId, TenantId, UserId, order::OrderStatus};
 use uuid::Uuid;
 
 use crate::{
-    OrderChange, OrderRow, Position, ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
+    Consistency, Key, Many, OrderChange, OrderRow, Position, ReadOrders, ReadUsers, UserChange, UserRow,
+    WriteRows, Written,
 };
 
 type Rows<R> = BTreeMap<(TenantId, Uuid), R>;
@@ -49,6 +50,11 @@ impl<R: Clone> Shared<R> {
 
     fn get(&self, tenant: &TenantId, id: Uuid) -> Option<R> {
         self.table().rows.get(&(tenant.clone(), id)).cloned()
+    }
+
+    fn get_many<I: Copy>(&self, keys: &[Key<I>], id: impl Fn(I) -> Uuid) -> Many<I, R> {
+        let row = |key: &Key<I>| Some((key.clone(), Ok(self.get(&key.0, id(key.1))?)));
+        Many { found: keys.iter().filter_map(row).collect(), left: Vec::new() }
     }
 
     fn indexed(&self, shown: impl Fn(&R) -> bool) -> Vec<R> {
@@ -114,6 +120,14 @@ impl ReadUsers for MemoryUsers {
         Ok(self.0.get(tenant, user_id.0))
     }
 
+    async fn get_many(
+        &self,
+        keys: &[Key<UserId>],
+        _: Consistency,
+    ) -> Result<Many<UserId, UserRow>, AwsError> {
+        Ok(self.0.get_many(keys, |id| id.0))
+    }
+
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
         let address = email.normalised();
         let mut holders = self.0.indexed(|row| row.tenant == *tenant && row.email.normalised() == address);
@@ -162,6 +176,14 @@ impl WriteRows<OrderChange> for MemoryOrders {
 impl ReadOrders for MemoryOrders {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
         Ok(self.0.get(tenant, order_id.0))
+    }
+
+    async fn get_many(
+        &self,
+        keys: &[Key<OrderId>],
+        _: Consistency,
+    ) -> Result<Many<OrderId, OrderRow>, AwsError> {
+        Ok(self.0.get_many(keys, |id| id.0))
     }
 
     async fn by_user(

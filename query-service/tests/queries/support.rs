@@ -12,8 +12,8 @@ use millrace_domain::{
 };
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
-    MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers,
-    UserChange, UserRow, WriteRows, Written,
+    Consistency, Key, Many, MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance,
+    ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
 use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
 use tonic::{Request, Status};
@@ -49,6 +49,15 @@ impl ReadUsers for Counted<MemoryUsers> {
         self.rows.get(tenant, user_id).await
     }
 
+    async fn get_many(
+        &self,
+        keys: &[Key<UserId>],
+        consistency: Consistency,
+    ) -> Result<Many<UserId, UserRow>, AwsError> {
+        self.count();
+        self.rows.get_many(keys, consistency).await
+    }
+
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
         self.rows.by_email(tenant, email).await
     }
@@ -58,6 +67,15 @@ impl ReadOrders for Counted<MemoryOrders> {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
         self.count();
         self.rows.get(tenant, order_id).await
+    }
+
+    async fn get_many(
+        &self,
+        keys: &[Key<OrderId>],
+        consistency: Consistency,
+    ) -> Result<Many<OrderId, OrderRow>, AwsError> {
+        self.count();
+        self.rows.get_many(keys, consistency).await
     }
 
     async fn by_user(

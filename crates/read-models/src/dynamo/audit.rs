@@ -5,7 +5,7 @@ use std::{collections::HashMap, error::Error};
 use aws_sdk_dynamodb::{
     error::{ProvideErrorMetadata, SdkError},
     operation::{delete_item::DeleteItemError, put_item::PutItemError},
-    types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity},
+    types::{AttributeValue, ReturnConsumedCapacity},
 };
 use millrace_aws::{AwsError, Segment, printable, units};
 use millrace_domain::{AggregateType, StreamId};
@@ -14,9 +14,9 @@ use super::{
     DynamoOrders, DynamoUsers,
     item::{Item, plain, tenant_and_id, tenant_key, text, unreadable, whole},
     provenance::{PROVENANCE, attributes},
-    table::{Table, VERSION},
+    table::{Found, Table, VERSION},
 };
-use crate::{AuditRows, Change, FoundRows, ListedRows, OrderChange, UserChange, flawed};
+use crate::{AuditRows, Change, Consistency, FoundRows, ListedRows, OrderChange, UserChange, flawed};
 
 /// Rows of one kind in a table.
 pub(super) trait InTable<C> {
@@ -148,27 +148,9 @@ impl Table {
         streams: &[StreamId],
         kind: &AggregateType,
     ) -> Result<FoundRows<DynamoRow>, AwsError> {
-        if streams.is_empty() {
-            return Ok(FoundRows { found: Vec::new(), left: Vec::new(), read_units: 0.0 });
-        }
-        let key = |stream: &StreamId| self.key(tenant_key(&stream.tenant, stream.id));
-        let wanted = KeysAndAttributes::builder()
-            .set_keys(Some(streams.iter().map(key).collect()))
-            .consistent_read(true)
-            .build()
-            .map_err(|error| AwsError::Refused(error.to_string()))?;
-        let reply = self
-            .client
-            .batch_get_item()
-            .request_items(&*self.name, wanted)
-            .return_consumed_capacity(ReturnConsumedCapacity::Total)
-            .send()
-            .await?;
-        let read_units = reply.consumed_capacity().iter().map(|used| units(Some(used))).sum();
-        let left = reply.unprocessed_keys().and_then(|tables| tables.get(&*self.name));
-        let left = left.into_iter().flat_map(KeysAndAttributes::keys).map(|key| self.stream(key, kind));
-        let left = left.collect::<Result<_, _>>()?;
-        let found = reply.responses.unwrap_or_default().remove(&*self.name).unwrap_or_default();
+        let keys = streams.iter().map(|stream| tenant_key(&stream.tenant, stream.id));
+        let Found { found, left, read_units } = self.get_many(keys, Consistency::Strong).await?;
+        let left = left.iter().map(|key| self.stream(key, kind)).collect::<Result<_, _>>()?;
         let found = found.into_iter().map(|item| Ok((self.stream(&item, kind)?, DynamoRow(item))));
         Ok(FoundRows { found: found.collect::<Result<_, AwsError>>()?, left, read_units })
     }
@@ -257,10 +239,6 @@ impl Table {
                 values: None,
             },
         }
-    }
-
-    fn key(&self, key: String) -> Item {
-        [(self.key.to_owned(), AttributeValue::S(key))].into()
     }
 
     /// The stream whose row it is. Its key is written in one way only: a row under another one is nobody's.

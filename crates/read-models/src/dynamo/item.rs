@@ -7,11 +7,18 @@ use millrace_aws::AwsError;
 use millrace_domain::TenantId;
 use uuid::Uuid;
 
+use crate::Key;
+
 pub(super) type Item = HashMap<String, AttributeValue>;
 
 /// A value that belongs to one tenant, such as the key of a row.
 pub(super) fn tenant_key(tenant: &TenantId, value: impl std::fmt::Display) -> String {
     format!("{tenant}#{value}")
+}
+
+/// Keys of rows by the text that they have in a table.
+pub(super) fn asked<I: Copy + std::fmt::Display>(keys: &[Key<I>]) -> HashMap<String, Key<I>> {
+    keys.iter().map(|key| (tenant_key(&key.0, key.1), key.clone())).collect()
 }
 
 /// Says which attribute cannot be read. Never says what it holds: that may be personal data.

@@ -13,11 +13,11 @@ use millrace_domain::{
 };
 
 use super::{
-    item::{Item, decimal, parsed, tenant_and_id, tenant_key, text, unreadable, whole},
+    item::{Item, asked, decimal, parsed, tenant_and_id, tenant_key, text, unreadable, whole},
     provenance::provenance,
     table::{Range, Table, VERSION},
 };
-use crate::{OrderChange, OrderRow, Position, ReadOrders, WriteRows, Written};
+use crate::{Consistency, Key, Many, OrderChange, OrderRow, Position, ReadOrders, WriteRows, Written};
 
 const ORDER_ID: &str = "OrderId";
 const USER_ID: &str = "UserId";
@@ -116,6 +116,15 @@ impl super::audit::InTable<OrderChange> for DynamoOrders {
 impl ReadOrders for DynamoOrders {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
         self.table.get(tenant_key(tenant, order_id)).await?.as_ref().map(row).transpose()
+    }
+
+    async fn get_many(
+        &self,
+        keys: &[Key<OrderId>],
+        consistency: Consistency,
+    ) -> Result<Many<OrderId, OrderRow>, AwsError> {
+        let asked = asked(keys);
+        self.table.get_many(asked.keys().cloned(), consistency).await?.by_key(ORDER_ID, &asked, row)
     }
 
     async fn by_user(

@@ -5,15 +5,15 @@ use std::{collections::HashMap, sync::Arc};
 use aws_sdk_dynamodb::{
     Client,
     operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
-    types::{AttributeValue, ReturnValuesOnConditionCheckFailure},
+    types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity, ReturnValuesOnConditionCheckFailure},
 };
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, units};
 
 use super::{
-    item::{Item, whole},
+    item::{Item, text, whole},
     provenance::attributes,
 };
-use crate::{Change, Written};
+use crate::{Change, Consistency, Key, Many, Written};
 
 /// The attribute that holds a row's version.
 pub(super) const VERSION: &str = "Version";
@@ -28,6 +28,37 @@ pub(super) struct Table {
     pub(super) client: Client,
     pub(super) name: Arc<str>,
     pub(super) key: &'static str,
+}
+
+/// What a request for many rows brought.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// The rows that there are.
+    pub(super) found: Vec<Item>,
+    /// The keys that there was no answer for.
+    pub(super) left: Vec<Item>,
+    /// The read units that AWS says it took; 0 where it does not say.
+    pub(super) read_units: f64,
+}
+
+impl Found {
+    /// The same by keys: what was asked for, by the text of its key in the attribute `name`, and how a row is read.
+    pub(super) fn by_key<I: Clone, R>(
+        self,
+        name: &str,
+        asked: &HashMap<String, Key<I>>,
+        read: impl Fn(&Item) -> Result<R, AwsError>,
+    ) -> Result<Many<I, R>, AwsError> {
+        let key = |item: &Item| {
+            let key = asked.get(text(item, name)?).cloned();
+            key.ok_or_else(|| AwsError::Nonsense("a row that was not asked for".to_owned()))
+        };
+        let found = self.found.iter().map(|item| Ok((key(item)?, read(item))));
+        Ok(Many {
+            found: found.collect::<Result<_, AwsError>>()?,
+            left: self.left.iter().map(key).collect::<Result<_, _>>()?,
+        })
+    }
 }
 
 /// Part of an index, from the greatest range key down.
@@ -47,6 +78,40 @@ impl Table {
     pub(super) async fn get(&self, key: String) -> Result<Option<Item>, AwsError> {
         let get = self.client.get_item().table_name(&*self.name).consistent_read(true);
         Ok(get.key(self.key, AttributeValue::S(key)).send().await?.item)
+    }
+
+    /// The rows under keys, of which there are at most [`MOST_ROWS`](crate::MOST_ROWS), each named once.
+    pub(super) async fn get_many(
+        &self,
+        keys: impl IntoIterator<Item = String>,
+        consistency: Consistency,
+    ) -> Result<Found, AwsError> {
+        let keys: Vec<Item> = keys.into_iter().map(|key| self.key(key)).collect();
+        if keys.is_empty() {
+            return Ok(Found::default());
+        }
+        let wanted = KeysAndAttributes::builder()
+            .set_keys(Some(keys))
+            .consistent_read(consistency == Consistency::Strong)
+            .build()
+            .map_err(|error| AwsError::Refused(error.to_string()))?;
+        let reply = self
+            .client
+            .batch_get_item()
+            .request_items(&*self.name, wanted)
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .send()
+            .await?;
+        let read_units = reply.consumed_capacity().iter().map(|used| units(Some(used))).sum();
+        let mut left = reply.unprocessed_keys.unwrap_or_default();
+        let left = left.remove(&*self.name).map(|keys| keys.keys).unwrap_or_default();
+        let found = reply.responses.unwrap_or_default().remove(&*self.name).unwrap_or_default();
+        Ok(Found { found, left, read_units })
+    }
+
+    /// The key of a row, as an item.
+    pub(super) fn key(&self, key: String) -> Item {
+        HashMap::from([(self.key.to_owned(), AttributeValue::S(key))])
     }
 
     /// Sets attributes of the row under a key, with the change's version and provenance, if the row is where the change

@@ -9,11 +9,11 @@ use millrace_domain::{Aggregate as _, AggregateType, user::User};
 use millrace_domain::{Email, TenantId, UserId};
 
 use super::{
-    item::{Item, parsed, tenant_and_id, tenant_key, whole},
+    item::{Item, asked, parsed, tenant_and_id, tenant_key, whole},
     provenance::provenance,
     table::{Range, Table, VERSION},
 };
-use crate::{ReadUsers, UserChange, UserRow, WriteRows, Written};
+use crate::{Consistency, Key, Many, ReadUsers, UserChange, UserRow, WriteRows, Written};
 
 const USER_ID: &str = "UserId";
 const EMAIL: &str = "Email";
@@ -61,6 +61,15 @@ impl super::audit::InTable<UserChange> for DynamoUsers {
 impl ReadUsers for DynamoUsers {
     async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
         self.0.get(tenant_key(tenant, user_id)).await?.as_ref().map(row).transpose()
+    }
+
+    async fn get_many(
+        &self,
+        keys: &[Key<UserId>],
+        consistency: Consistency,
+    ) -> Result<Many<UserId, UserRow>, AwsError> {
+        let asked = asked(keys);
+        self.0.get_many(asked.keys().cloned(), consistency).await?.by_key(USER_ID, &asked, row)
     }
 
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
