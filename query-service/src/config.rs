@@ -1,6 +1,6 @@
 //! What the query service can be told.
 
-use std::{ffi::OsStr, fmt, net::SocketAddr};
+use std::{ffi::OsStr, fmt, net::SocketAddr, time::Duration};
 
 use clap::{
     Arg, Command, Parser,
@@ -12,7 +12,10 @@ use millrace_runtime::{
     process::Configured,
 };
 
-use crate::token::PageTokens;
+use crate::{
+    token::PageTokens,
+    watch::{Pace, Watching},
+};
 
 /// Answers queries by gRPC from the read models.
 ///
@@ -40,6 +43,19 @@ pub struct Config {
     #[arg(long, env = "INDEX_SHARDS", default_value = "4", value_parser = index_shards)]
     pub index_shards: IndexShards,
 
+    /// How many rows can be watched at a time, by all callers together.
+    #[arg(long, env = "MAX_WATCHERS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_watchers: u32,
+
+    /// How far apart the readings of a watched row lie at least, in milliseconds.
+    #[arg(long, env = "WATCH_POLL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub watch_poll_ms: u64,
+
+    /// How far apart they come to lie while the row does not change, in milliseconds: the lag of the first change after
+    /// a silence against the price of reads.
+    #[arg(long, env = "WATCH_IDLE_POLL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub watch_idle_poll_ms: u64,
+
     /// The secret that page tokens are sealed with, at least 32 bytes, the same for all replicas [default: derived from
     /// the name of the table of order summaries].
     ///
@@ -50,6 +66,14 @@ pub struct Config {
 }
 
 impl Config {
+    pub(crate) fn watching(&self) -> Watching {
+        let pace = Pace {
+            fastest: Duration::from_millis(self.watch_poll_ms),
+            slowest: Duration::from_millis(self.watch_idle_poll_ms),
+        };
+        Watching { pace, most: usize::try_from(self.max_watchers).unwrap_or(usize::MAX) }
+    }
+
     pub(crate) fn page_tokens(&self) -> PageTokens {
         match &self.page_token_key {
             Some(key) => PageTokens::new(key.0.as_bytes()),

@@ -2,7 +2,8 @@
 //!
 //! A query is parsed into the domain's types and answered from the read models ([`users`], [`orders`]). What it must
 //! not be older than is waited for first ([`models`]); where an index lags behind what was waited for, the awaited row
-//! is laid over what the index shows. Lists come in pages, whose tokens are sealed ([`token`]).
+//! is laid over what the index shows. Lists come in pages, whose tokens are sealed ([`token`]). Rows can be watched
+//! ([`watch`]).
 
 pub mod config;
 mod list;
@@ -11,8 +12,9 @@ pub mod orders;
 pub mod token;
 pub mod users;
 mod view;
+pub mod watch;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, sync::Arc};
 
 use futures::FutureExt as _;
 use millrace_aws::Aws;
@@ -26,6 +28,7 @@ use millrace_runtime::{
     process::{self, Process},
     serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
 };
+use tokio::sync::Semaphore;
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
 
@@ -34,6 +37,7 @@ use models::Models;
 use orders::Orders;
 use token::PageTokens;
 use users::Users;
+use watch::{Hub, OrderRows, UserRows, Watching};
 
 /// The gRPC services of this deployable.
 const SERVICES: &[&str] =
@@ -50,34 +54,52 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Serves queries from the tables that the configuration names, until the process is to end.
 pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Process) -> anyhow::Result<()> {
-    let tokens = config.page_tokens();
+    let (tokens, watching) = (config.page_tokens(), config.watching());
     let users = DynamoUsers::new(aws.dynamodb(), config.user_read_model_table);
     let orders = DynamoOrders::new(aws.dynamodb(), config.order_read_model_table, config.index_shards);
-    answer(Models::new(users, orders), tokens, listeners, config.common.max_concurrent_calls, process).await
+    let most = config.common.max_concurrent_calls;
+    answer(Models::new(users, orders), tokens, watching, listeners, most, process).await
 }
 
 /// Serves queries from read models of any kind, until the process is to end.
 pub async fn answer<U: ReadUsers, O: ReadOrders>(
     models: Models<U, O>,
     tokens: PageTokens,
+    watching: Watching,
     listeners: Listeners,
     max_concurrent_calls: u32,
     process: Process,
 ) -> anyhow::Result<()> {
+    let Watching { pace, most } = watching;
+    let (places, ending) = (Arc::new(Semaphore::new(most)), &process.shutdown);
+    let user_hub = Hub::new(UserRows(models.users.clone()), pace, places.clone(), ending.clone());
+    let order_hub = Hub::new(OrderRows(models.orders.clone()), pace, places.clone(), ending.clone());
     let served = Served {
-        routes: routes(&models, tokens),
+        routes: routes(&models, tokens, user_hub.clone(), order_hub.clone()),
         names: SERVICES,
         probe: probe(models),
         max_concurrent_calls,
         metrics: process.metrics,
     };
-    serve(listeners, served, process.shutdown).await
+    let watched = watch::show(places, most, process.shutdown.clone());
+    let (served, ..) = tokio::join!(
+        serve(listeners, served, process.shutdown.clone()),
+        user_hub.run(),
+        order_hub.run(),
+        watched
+    );
+    served
 }
 
 /// The services over the read models.
-fn routes<U: ReadUsers, O: ReadOrders>(models: &Models<U, O>, tokens: PageTokens) -> RoutesBuilder {
-    let users = UserQueryServiceServer::new(Users::new(models.clone()));
-    let orders = OrderQueryServiceServer::new(Orders::new(models.clone(), tokens));
+fn routes<U: ReadUsers, O: ReadOrders>(
+    models: &Models<U, O>,
+    tokens: PageTokens,
+    watched_users: Hub<UserRows<U>>,
+    watched_orders: Hub<OrderRows<O>>,
+) -> RoutesBuilder {
+    let users = UserQueryServiceServer::new(Users::new(models.clone(), watched_users));
+    let orders = OrderQueryServiceServer::new(Orders::new(models.clone(), tokens, watched_orders));
     let mut routes = RoutesBuilder::default();
     routes
         .add_service(users.max_decoding_message_size(MAX_REQUEST_BYTES))

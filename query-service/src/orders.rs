@@ -1,12 +1,13 @@
 //! `OrderQueryService`.
 
+use futures::stream::BoxStream;
 use millrace_domain::{Invalid, OrderId};
 use millrace_proto::{
     codec::status_from_proto,
     query::{
         GetOrderRequest, GetOrderResponse, GetOrdersByStatusRequest, GetOrdersByStatusResponse,
-        GetOrdersByUserRequest, GetOrdersByUserResponse, OrderSummary, ReadAfter,
-        order_query_service_server::OrderQueryService,
+        GetOrdersByUserRequest, GetOrdersByUserResponse, OrderSummary, ReadAfter, WatchOrderRequest,
+        WatchOrderResponse, order_query_service_server::OrderQueryService,
     },
 };
 use millrace_read_models::{OrderRow, Position, ReadOrders, ReadUsers};
@@ -18,6 +19,7 @@ use crate::{
     models::{After, Kind, Models, Row},
     token::{List, PageTokens},
     view::order_summary,
+    watch::{Hub, OrderRows},
 };
 
 /// How many orders a page holds where the request does not say.
@@ -31,15 +33,16 @@ const MOST_TOKEN_CHARS: usize = 1024;
 
 /// Answers queries about orders.
 #[derive(Debug)]
-pub struct Orders<U, O> {
+pub struct Orders<U, O: ReadOrders> {
     models: Models<U, O>,
     tokens: PageTokens,
+    watched: Hub<OrderRows<O>>,
 }
 
-impl<U, O> Orders<U, O> {
+impl<U, O: ReadOrders> Orders<U, O> {
     /// The service over the read models.
-    pub fn new(models: Models<U, O>, tokens: PageTokens) -> Self {
-        Self { models, tokens }
+    pub fn new(models: Models<U, O>, tokens: PageTokens, watched: Hub<OrderRows<O>>) -> Self {
+        Self { models, tokens, watched }
     }
 }
 
@@ -78,6 +81,20 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
         let (orders, next_page_token) =
             self.page(&call, wrong, list, Paging { page_size, page_token, after }).await?;
         Ok(Response::new(GetOrdersByStatusResponse { orders, next_page_token }))
+    }
+
+    type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, Status>>;
+
+    async fn watch_order(
+        &self,
+        request: Request<WatchOrderRequest>,
+    ) -> Result<Response<Self::WatchOrderStream>, Status> {
+        let call = Call::of(&request)?;
+        let WatchOrderRequest { order_id, seen_version, after } = request.into_inner();
+        let row = self.by_id(&call, GetOrderRequest { order_id, after }).await?;
+        let watch = self.watched.watch((row.tenant.clone(), row.order_id), row)?;
+        let message = |row: &OrderRow| WatchOrderResponse { order: Some(order_summary(row)) };
+        Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
     }
 }
 

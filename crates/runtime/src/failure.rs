@@ -66,6 +66,9 @@ pub enum Failure {
     /// The caller's deadline passed.
     #[error("the deadline passed")]
     DeadlineExceeded,
+    /// The process is to end, and a reply that would go on ends with it.
+    #[error("the server is ending")]
+    Ending,
     /// A call to AWS failed.
     #[error(transparent)]
     Aws(#[from] AwsError),
@@ -172,6 +175,7 @@ impl From<Failure> for Status {
             Failure::ReadModelBehind => {
                 (Code::Unavailable, message, retry_later("READ_MODEL_BEHIND", RETRY_READ_AFTER))
             }
+            Failure::Ending => (Code::Unavailable, message, retry_later("ENDING", RETRY_AFTER)),
             Failure::DeadlineExceeded => (Code::DeadlineExceeded, message, error_info("DEADLINE_EXCEEDED")),
             Failure::Aws(AwsError::Throttled(_)) => (
                 Code::ResourceExhausted,
@@ -219,6 +223,7 @@ mod tests {
             (Failure::Overloaded, ResourceExhausted, Some("OVERLOADED")),
             (Failure::ReadModelBehind, Unavailable, Some("READ_MODEL_BEHIND")),
             (Failure::DeadlineExceeded, DeadlineExceeded, Some("DEADLINE_EXCEEDED")),
+            (Failure::Ending, Unavailable, Some("ENDING")),
             (Failure::Aws(AwsError::Throttled(aws("x"))), ResourceExhausted, Some("THROTTLED")),
             (Failure::Aws(AwsError::Unreachable(aws("x"))), Unavailable, Some("STORAGE_UNREACHABLE")),
             (Failure::Aws(AwsError::Refused(aws("x"))), Internal, Some("INTERNAL")),

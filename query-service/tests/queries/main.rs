@@ -5,3 +5,4 @@ mod orders;
 mod server;
 mod support;
 mod users;
+mod watching;

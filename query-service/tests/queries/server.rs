@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use crate::support::{World, after, order_id, reason, user_id};
+use crate::support::{WATCHING, World, after, order_id, reason, user_id};
+use millrace_domain::order::OrderStatus;
 use millrace_proto::query::{
-    GetOrderRequest, GetUserProfileRequest, order_query_service_client::OrderQueryServiceClient,
-    user_query_service_client::UserQueryServiceClient,
+    GetOrderRequest, GetUserProfileRequest, WatchOrderRequest,
+    order_query_service_client::OrderQueryServiceClient, user_query_service_client::UserQueryServiceClient,
 };
 use millrace_runtime::{process::Process, serve::Listeners};
 use query_service::token::PageTokens;
@@ -20,7 +21,8 @@ async fn start(world: &World) -> (Channel, CancellationToken, JoinHandle<anyhow:
     let process = Process { shutdown: shutdown.clone(), metrics: None };
     let listeners = Listeners { grpc, metrics: None };
     let tokens = PageTokens::of_table("orders");
-    let server = tokio::spawn(query_service::answer(world.models(), tokens, listeners, 64, process));
+    let server =
+        tokio::spawn(query_service::answer(world.models(), tokens, WATCHING, listeners, 64, process));
     (Channel::from_shared(address).unwrap().connect().await.unwrap(), shutdown, server)
 }
 
@@ -51,4 +53,30 @@ async fn a_caller_learns_that_the_read_model_is_behind_before_its_deadline() {
     let status = OrderQueryServiceClient::new(channel).get_order(request).await.unwrap_err();
     assert_eq!((status.code(), reason(&status).as_deref()), (Code::Unavailable, Some("READ_MODEL_BEHIND")));
     assert!(start.elapsed() >= Duration::from_millis(500), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_watch_goes_on_over_a_connection_until_its_deadline_or_the_end_of_the_server() {
+    let world = World::default();
+    world.place(2, 1, 0).await;
+    let (channel, shutdown, server) = start(&world).await;
+    let mut client = OrderQueryServiceClient::new(channel);
+    let watch = WatchOrderRequest { order_id: order_id(2).to_string(), ..Default::default() };
+    let mut timed = Request::new(watch.clone());
+    // As a header, so that the client itself does not end it.
+    timed.metadata_mut().insert("grpc-timeout", "600m".parse().unwrap());
+    let mut timed = client.watch_order(timed).await.unwrap().into_inner();
+    let mut endless = client.watch_order(watch).await.unwrap().into_inner();
+    for states in [&mut timed, &mut endless] {
+        assert_eq!(states.message().await.unwrap().unwrap().order.unwrap().version, 1);
+    }
+    world.advance(2, 2, OrderStatus::Processing).await;
+    for states in [&mut timed, &mut endless] {
+        assert_eq!(states.message().await.unwrap().unwrap().order.unwrap().version, 2);
+    }
+    assert_eq!(timed.message().await.unwrap_err().code(), Code::DeadlineExceeded);
+    shutdown.cancel();
+    let end = endless.message().await.unwrap_err();
+    assert_eq!((end.code(), reason(&end).as_deref()), (Code::Unavailable, Some("ENDING")));
+    tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
 }

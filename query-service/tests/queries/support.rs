@@ -1,8 +1,11 @@
 //! Read models in memory with something in them, and the services over them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use millrace_aws::AwsError;
@@ -15,27 +18,61 @@ use millrace_read_models::{
     Consistency, Key, Many, MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance,
     ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
-use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
+use query_service::{
+    models::Models,
+    orders::Orders,
+    token::PageTokens,
+    users::Users,
+    watch::{Hub, OrderRows, Pace, UserRows, Watching},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
+
+/// How rows are watched.
+pub(crate) const PACE: Pace = Pace { fastest: Duration::from_millis(250), slowest: Duration::from_secs(2) };
+
+/// How many can watch.
+pub(crate) const MOST_WATCHERS: usize = 300;
+
+/// Both.
+pub(crate) const WATCHING: Watching = Watching { pace: PACE, most: MOST_WATCHERS };
+
+fn places() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(MOST_WATCHERS))
+}
 
 /// Read models that count how often rows are read by their keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
     pub(crate) users: Counted<MemoryUsers>,
     pub(crate) orders: Counted<MemoryOrders>,
+    pub(crate) ending: CancellationToken,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Counted<T> {
     pub(crate) rows: T,
     gets: Arc<AtomicU32>,
+    /// What readings of many rows fail with.
+    failing: Arc<Mutex<Option<AwsError>>>,
 }
 
 impl<T> Counted<T> {
     pub(crate) fn gets(&self) -> u32 {
         self.gets.load(Ordering::Relaxed)
+    }
+
+    /// Lets readings of many rows fail, or no longer.
+    pub(crate) fn fail(&self, error: Option<AwsError>) {
+        *self.failing.lock().unwrap() = error;
+    }
+
+    fn check(&self) -> Result<(), AwsError> {
+        self.count();
+        self.failing.lock().unwrap().clone().map_or(Ok(()), Err)
     }
 
     fn count(&self) {
@@ -54,7 +91,7 @@ impl ReadUsers for Counted<MemoryUsers> {
         keys: &[Key<UserId>],
         consistency: Consistency,
     ) -> Result<Many<UserId, UserRow>, AwsError> {
-        self.count();
+        self.check()?;
         self.rows.get_many(keys, consistency).await
     }
 
@@ -74,7 +111,7 @@ impl ReadOrders for Counted<MemoryOrders> {
         keys: &[Key<OrderId>],
         consistency: Consistency,
     ) -> Result<Many<OrderId, OrderRow>, AwsError> {
-        self.count();
+        self.check()?;
         self.rows.get_many(keys, consistency).await
     }
 
@@ -105,11 +142,15 @@ impl World {
     }
 
     pub(crate) fn user_service(&self) -> Users<Counted<MemoryUsers>, Counted<MemoryOrders>> {
-        Users::new(self.models())
+        let hub = Hub::new(UserRows(self.users.clone()), PACE, places(), self.ending.clone());
+        tokio::spawn(hub.clone().run());
+        Users::new(self.models(), hub)
     }
 
     pub(crate) fn order_service(&self) -> Orders<Counted<MemoryUsers>, Counted<MemoryOrders>> {
-        Orders::new(self.models(), PageTokens::of_table("orders"))
+        let hub = Hub::new(OrderRows(self.orders.clone()), PACE, places(), self.ending.clone());
+        tokio::spawn(hub.clone().run());
+        Orders::new(self.models(), PageTokens::of_table("orders"), hub)
     }
 
     /// Writes a user's next version.
