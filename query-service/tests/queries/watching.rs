@@ -46,6 +46,13 @@ async fn next(sent: &mut Sent) -> u64 {
     next.unwrap().unwrap().order.unwrap().version
 }
 
+/// How it ends, which is soon.
+async fn end(sent: &mut Sent) -> Status {
+    let end = timeout(Duration::from_secs(15), sent.next()).await.expect("it ends soon");
+    assert!(sent.next().await.is_none());
+    end.unwrap().unwrap_err()
+}
+
 /// That nothing comes.
 async fn silent(sent: &mut Sent) {
     assert!(timeout(SOON, sent.next()).await.is_err(), "nothing is to come");
@@ -222,9 +229,8 @@ async fn a_watch_ends_with_the_process_and_says_so() {
     let mut sent = watch(&service, order(1)).await;
     assert_eq!(next(&mut sent).await, 1);
     world.ending.cancel();
-    let end = sent.next().await.unwrap().unwrap_err();
+    let end = end(&mut sent).await;
     assert_eq!((end.code(), reason(&end).as_deref()), (Code::Unavailable, Some("ENDING")));
-    assert!(sent.next().await.is_none());
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,10 +248,8 @@ async fn a_short_outage_is_not_noticed_and_a_long_one_is_told() {
     assert_eq!(next(&mut sent).await, 2);
 
     world.orders.fail(unreachable());
-    let told = timeout(Duration::from_secs(15), sent.next()).await.expect("they are told in time");
-    let end = told.unwrap().unwrap_err();
+    let end = end(&mut sent).await;
     assert_eq!((end.code(), reason(&end).as_deref()), (Code::Unavailable, Some("STORAGE_UNREACHABLE")));
-    assert!(sent.next().await.is_none());
     world.orders.fail(None);
     let mut again = watch(&service, WatchOrderRequest { seen_version: 1, ..order(1) }).await;
     assert_eq!(next(&mut again).await, 2);
