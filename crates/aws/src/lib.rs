@@ -1,12 +1,15 @@
 //! How Millrace speaks to AWS.
 //!
 //! One place for what every client has in common: time-outs and retries ([`Aws`]), what a failed call means
-//! ([`AwsError`]), and how many requests were sent ([`Requests`]).
+//! ([`AwsError`]), how many requests were sent ([`Requests`]), and what reading whole
+//! tables needs ([`Segment`]).
 
 mod connect;
 mod error;
 mod requests;
+mod scan;
 
 pub use connect::{Aws, NoRegion};
 pub use error::{AwsError, AwsResult};
 pub use requests::Requests;
+pub use scan::{Segment, printable, units};

@@ -6,6 +6,7 @@
 
 mod given;
 mod keys;
+mod scans;
 
 use given::{
     WRITERS, append, assert_conflict, assert_holds, assert_same, commit, email, event_with, large_event,
@@ -15,14 +16,15 @@ pub use given::{event, fresh_tenant, stream_of};
 pub use keys::*;
 use millrace_aws::AwsError;
 use millrace_domain::{AggregateType, StreamId};
+pub use scans::*;
 use serde_json::{Value, json};
 
-use crate::{AppendError, AppendEvents, Commit, Entry, ReadEvents, Replaces, Snapshot, Snapshots};
+use crate::{AppendError, AppendEvents, Commit, Entry, Replaces, ScanEvents, Snapshot, Snapshots};
 
 /// All that a store can do.
-pub trait Store: AppendEvents + ReadEvents + Snapshots {}
+pub trait Store: AppendEvents + ScanEvents + Snapshots {}
 
-impl<S: AppendEvents + ReadEvents + Snapshots> Store for S {}
+impl<S: AppendEvents + ScanEvents + Snapshots> Store for S {}
 
 /// The most that a transaction holds.
 const ACTIONS: u64 = 100;
@@ -35,6 +37,9 @@ pub async fn run_all<S: Store>(store: &S) {
     a_gap_in_a_stream_is_loud(store).await;
     a_load_brings_the_newest_events_or_those_between_two_versions(store).await;
     a_load_follows_a_stream_larger_than_a_page(store).await;
+    a_scan_meets_every_event_once_and_each_stream_in_one_segment(store).await;
+    a_look_shows_a_stream_with_its_gaps(store).await;
+    streams_that_have_begun_are_told_from_others(store).await;
     streams_are_seen_by_their_tenant_only(store).await;
     a_conflict_shows_the_event_that_is_there(store).await;
     a_stored_event_never_changes(store).await;

@@ -3,17 +3,18 @@
 mod append;
 mod cancelled;
 mod load;
+mod scan;
 mod snapshots;
 
 use std::{num::NonZeroU32, sync::Arc};
 
 use aws_sdk_dynamodb::Client;
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, Segment};
 use millrace_domain::StreamId;
 pub(crate) use snapshots::to_item as snapshot_item;
 
 use crate::{
-    Entry, LoadEvents, Page, ReadEvents,
+    Begun, Entry, LoadEvents, Page, ReadEvents, ScanEvents, Scanned,
     item::{AGGREGATE_ID, Item, ItemError, VERSION, number, stored_from_item, text},
 };
 
@@ -107,5 +108,33 @@ impl LoadEvents for DynamoStore {
 
     async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
         self.reader.between(stream, after, before).await
+    }
+}
+
+impl ScanEvents for DynamoStore {
+    type Place = <DynamoReader as ScanEvents>::Place;
+
+    async fn scan(
+        &self,
+        segment: Segment,
+        from: Option<&Self::Place>,
+    ) -> Result<Scanned<Self::Place>, AwsError> {
+        self.reader.scan(segment, from).await
+    }
+
+    async fn look(
+        &self,
+        stream: &StreamId,
+        from: Option<&Self::Place>,
+    ) -> Result<Scanned<Self::Place>, AwsError> {
+        self.reader.look(stream, from).await
+    }
+
+    async fn begun(&self, streams: &[StreamId]) -> Result<Begun, AwsError> {
+        self.reader.begun(streams).await
+    }
+
+    async fn count(&self) -> Result<u64, AwsError> {
+        self.reader.count().await
     }
 }

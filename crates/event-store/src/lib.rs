@@ -1,8 +1,9 @@
 //! Millrace's event store.
 //!
 //! Small traits stand for what it can do: [`ReadEvents`] for those who read events, [`LoadEvents`] for those who fold
-//! them, [`AppendEvents`] and [`Snapshots`] for the command side. [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature
-//! `contract` stands the suite that all of them pass.
+//! them, [`ScanEvents`] for those who check all of them, [`AppendEvents`] and [`Snapshots`] for the command side.
+//! [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature `contract`
+//! stands the suite that all of them pass.
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -10,6 +11,7 @@ mod dynamo;
 mod item;
 mod memory;
 mod plan;
+mod scan;
 mod size;
 mod snapshot;
 mod stored;
@@ -23,6 +25,7 @@ pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_i
 pub use memory::MemoryStore;
 use millrace_aws::AwsError;
 use millrace_domain::{StreamId, UniqueKey};
+pub use scan::{Begun, MOST_STREAMS, Met, NoEvent, ScanEvents, Scanned};
 pub use snapshot::{Replaces, Snapshot, Snapshots};
 pub use stored::{Entry, StoredEvent};
 

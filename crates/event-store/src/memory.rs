@@ -6,12 +6,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, Segment};
 use millrace_domain::StreamId;
 
 use crate::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, Page, ReadEvents, Replaces, Snapshot, Snapshots,
-    StoredEvent, consecutive,
+    AppendError, AppendEvents, Begun, Commit, Entry, LoadEvents, Met, Page, ReadEvents, Replaces, ScanEvents,
+    Scanned, Snapshot, Snapshots, StoredEvent, consecutive,
     dynamo::snapshot_item,
     following,
     plan::{Direction, Plan},
@@ -76,6 +76,19 @@ impl Contents {
         places.filter_map(|(_, place)| self.log.get(*place).cloned().map(Entry::from))
     }
 
+    /// A page of the events at these places of the log.
+    fn scanned<'a>(
+        &'a self,
+        places: impl Iterator<Item = &'a usize>,
+        from: Option<&usize>,
+    ) -> Scanned<usize> {
+        let from = from.copied().unwrap_or_default();
+        let events = places.skip(from).take(SCANNED).filter_map(|place| self.log.get(*place));
+        let met: Vec<_> = events.map(|event| Met::Event(Box::new(event.clone()))).collect();
+        let next = (met.len() == SCANNED).then_some(from + SCANNED);
+        Scanned { met, next, read_units: 1.0 }
+    }
+
     /// Says why a commit cannot be stored; in the order in which DynamoDB's reasons count.
     fn check(&self, commit: &Commit, plan: &Plan) -> Result<(), AppendError> {
         let mut taken = commit.events.iter().map(|event| self.event(&plan.stream, event.envelope.version));
@@ -128,6 +141,41 @@ impl LoadEvents for MemoryStore {
     async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
         let contents = self.request();
         following(stream, after, contents.entries(stream, after, before).take(MOST_ENTRIES).collect())
+    }
+}
+
+/// How many events a page of a scan holds: few, so that most streams do not fit into one.
+const SCANNED: usize = 7;
+
+impl ScanEvents for MemoryStore {
+    /// How many events have been met.
+    type Place = usize;
+
+    async fn scan(&self, segment: Segment, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
+        let contents = self.request();
+        let number = |stream: &StreamId| stream.id.as_u128() % u128::from(segment.of.get());
+        let mut streams: Vec<_> = contents.streams.iter().collect();
+        streams.retain(|(stream, _)| number(stream) == u128::from(segment.number));
+        // Any order will do, as long as it is the same for the next page.
+        streams.sort_unstable_by_key(|(stream, _)| *stream);
+        let places = streams.into_iter().flat_map(|(_, versions)| versions.values());
+        Ok(contents.scanned(places, from))
+    }
+
+    async fn look(&self, stream: &StreamId, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
+        let contents = self.request();
+        let places = contents.streams.get(stream).into_iter().flat_map(BTreeMap::values);
+        Ok(contents.scanned(places, from))
+    }
+
+    async fn begun(&self, streams: &[StreamId]) -> Result<Begun, AwsError> {
+        let contents = self.request();
+        let begun = streams.iter().filter(|stream| contents.event(stream, 1).is_some()).cloned().collect();
+        Ok(Begun { begun, left: Vec::new(), read_units: 1.0 })
+    }
+
+    async fn count(&self) -> Result<u64, AwsError> {
+        Ok(u64::try_from(self.request().log.len()).unwrap_or(u64::MAX))
     }
 }
 

@@ -1,0 +1,56 @@
+//! What those who read whole tables have in common.
+
+use std::num::NonZeroU32;
+
+use aws_sdk_dynamodb::types::ConsumedCapacity;
+
+/// One of the parts that a scan of a table is divided into, to be read side by side (DynamoDB Developer Guide, "Parallel
+/// scan"). All items of one hash key lie in the same part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segment {
+    /// Which one, from 0 on.
+    pub number: u32,
+    /// Of how many, up to a million.
+    pub of: NonZeroU32,
+}
+
+impl Segment {
+    /// All segments of a scan that is divided into so many.
+    pub fn all(of: NonZeroU32) -> impl Iterator<Item = Self> {
+        (0..of.get()).map(move |number| Self { number, of })
+    }
+
+    /// The segment's number as the SDK takes it.
+    pub fn number(self) -> i32 {
+        i32::try_from(self.number).unwrap_or(i32::MAX)
+    }
+
+    /// The number of all segments as the SDK takes it.
+    pub fn total(self) -> i32 {
+        i32::try_from(self.of.get()).unwrap_or(i32::MAX)
+    }
+}
+
+/// The units that a request took; 0 where AWS does not say.
+pub fn units(used: Option<&ConsumedCapacity>) -> f64 {
+    used.and_then(ConsumedCapacity::capacity_units).unwrap_or_default()
+}
+
+/// A key that was found in a table, as a line of a report can show it: without control characters, and not of any
+/// length.
+pub fn printable(key: &str) -> String {
+    const MOST: usize = 200;
+    key.chars().take(MOST).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_shown_on_one_line_of_bounded_length() {
+        assert_eq!(printable("acme#user#x"), "acme#user#x");
+        assert_eq!(printable("a\nb\u{1b}"), "a\\nb\\u{1b}");
+        assert!(printable(&"\n".repeat(5_000)).len() <= 400);
+    }
+}

@@ -1,0 +1,88 @@
+//! Reading every event there is: for those who hold the store against something else.
+//!
+//! Elsewhere an item that is no event fails the read, since nothing may be folded over it. Here it is told apart from
+//! the others, with its place, so that one such item does not keep all others from being checked.
+
+use std::{collections::HashSet, future::Future};
+
+use millrace_aws::{AwsError, Segment};
+use millrace_domain::StreamId;
+
+use crate::{ItemError, ReadEvents, StoredEvent};
+
+/// The most streams that one call of [`ScanEvents::begun`] is asked about (DynamoDB API Reference, `BatchGetItem`).
+pub const MOST_STREAMS: usize = 100;
+
+/// What an item of the store's table turned out to be.
+#[derive(Debug, Clone)]
+pub enum Met {
+    /// An event.
+    Event(Box<StoredEvent>),
+    /// Something else.
+    NoEvent(NoEvent),
+}
+
+/// An item of the store's table that is no event.
+#[derive(Debug, Clone)]
+pub struct NoEvent {
+    /// The stream that its key names, if it does name one.
+    pub stream: Option<StreamId>,
+    /// Its key as it stands, made fit for a line of a report: without control characters, and not of any length.
+    pub key: String,
+    /// Its version; 0 where its key has none that could be one.
+    pub version: u64,
+    /// Why it is no event.
+    pub error: ItemError,
+}
+
+/// Part of a scan, or of a stream.
+#[derive(Debug, Clone)]
+pub struct Scanned<P> {
+    /// What was met. The items of a stream come together and by version as a rule; who depends on it must check.
+    pub met: Vec<Met>,
+    /// Where to go on; `None` at the end. A page without items need not be the last one.
+    pub next: Option<P>,
+    /// The read units that AWS says it took; 0 where it does not say.
+    pub read_units: f64,
+}
+
+/// Which streams there are.
+#[derive(Debug, Clone)]
+pub struct Begun {
+    /// Those that have their first event.
+    pub begun: HashSet<StreamId>,
+    /// Those that the store had no answer for, as when it throttles: to be asked about again.
+    pub left: Vec<StreamId>,
+    /// The read units that AWS says it took; 0 where it does not say.
+    pub read_units: f64,
+}
+
+/// Reading the whole store. Each call is one request.
+pub trait ScanEvents: ReadEvents {
+    /// Where a scan is.
+    type Place: Clone + Send + Sync + 'static;
+
+    /// The part of a segment that follows a place, strongly consistent by the page: a stream that was passed may have
+    /// grown since.
+    fn scan(
+        &self,
+        segment: Segment,
+        from: Option<&Self::Place>,
+    ) -> impl Future<Output = Result<Scanned<Self::Place>, AwsError>> + Send;
+
+    /// The part of a stream that follows a place, by version, strongly consistent. Unlike [`ReadEvents::page`] it shows
+    /// gaps, and items that are no events.
+    fn look(
+        &self,
+        stream: &StreamId,
+        from: Option<&Self::Place>,
+    ) -> impl Future<Output = Result<Scanned<Self::Place>, AwsError>> + Send;
+
+    /// Which of up to [`MOST_STREAMS`] streams, each named once, have their first event. Not strongly consistent: one
+    /// that was stored a moment ago may be missed.
+    fn begun(&self, streams: &[StreamId]) -> impl Future<Output = Result<Begun, AwsError>> + Send;
+
+    /// About how many events there are: AWS counts them every six hours or so (DynamoDB API Reference,
+    /// `TableDescription`).
+    fn count(&self) -> impl Future<Output = Result<u64, AwsError>> + Send;
+}
