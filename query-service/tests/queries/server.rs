@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use crate::support::{World, after, order_id, reason, user_id};
+use crate::{
+    events::{created, of_user, user},
+    support::{World, after, order_id, reason, user_id},
+};
 use millrace_proto::query::{
-    GetOrderRequest, GetUserProfileRequest, order_query_service_client::OrderQueryServiceClient,
-    user_query_service_client::UserQueryServiceClient,
+    GetHistoryRequest, GetOrderRequest, GetUserProfileRequest, history_service_client::HistoryServiceClient,
+    order_query_service_client::OrderQueryServiceClient, user_query_service_client::UserQueryServiceClient,
 };
 use millrace_runtime::{process::Process, serve::Listeners};
 use query_service::token::PageTokens;
@@ -20,12 +23,13 @@ async fn start(world: &World) -> (Channel, CancellationToken, JoinHandle<anyhow:
     let process = Process { shutdown: shutdown.clone(), metrics: None };
     let listeners = Listeners { grpc, metrics: None };
     let tokens = PageTokens::of_table("orders");
-    let server = tokio::spawn(query_service::answer(world.models(), tokens, listeners, 64, process));
+    let events = world.events.clone();
+    let server = tokio::spawn(query_service::answer(world.models(), events, tokens, listeners, 64, process));
     (Channel::from_shared(address).unwrap().connect().await.unwrap(), shutdown, server)
 }
 
 #[tokio::test]
-async fn both_services_answer_and_the_server_ends_when_told() {
+async fn every_service_answers_and_the_server_ends_when_told() {
     let world = World::default();
     world.user(1, 1, "john@example.com").await;
     world.place(2, 1, 0).await;
@@ -36,6 +40,10 @@ async fn both_services_answer_and_the_server_ends_when_told() {
     let request = GetOrderRequest { order_id: order_id(2).to_string(), after: None };
     let reply = OrderQueryServiceClient::new(channel.clone()).get_order(request).await.unwrap();
     assert_eq!(reply.into_inner().order.unwrap().version, 1);
+    world.append(created(&user(1), 0)).await;
+    let request = GetHistoryRequest { aggregate: Some(of_user(1)), ..Default::default() };
+    let reply = HistoryServiceClient::new(channel.clone()).get_history(request).await.unwrap();
+    assert_eq!(reply.into_inner().events.len(), 1);
     drop(channel);
     shutdown.cancel();
     tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! Read models in memory with something in them, and the services over them.
+//! Read models and an event store in memory with something in them, and the services over them.
 
 use std::sync::{
     Arc,
@@ -10,21 +10,23 @@ use millrace_domain::{
     Email, EventId, Label, Money, OrderId, TenantId, Timestamp, UserId,
     order::{Basket, OrderItem, OrderStatus},
 };
+use millrace_event_store::MemoryStore;
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
     MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers,
     UserChange, UserRow, WriteRows, Written,
 };
-use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
+use query_service::{history::History, models::Models, orders::Orders, token::PageTokens, users::Users};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-/// Read models that count how often rows are read by their keys.
+/// Read models that count how often rows are read by their keys, and an event store. Neither knows of the other.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
     pub(crate) users: Counted<MemoryUsers>,
     pub(crate) orders: Counted<MemoryOrders>,
+    pub(crate) events: MemoryStore,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -92,6 +94,10 @@ impl World {
 
     pub(crate) fn order_service(&self) -> Orders<Counted<MemoryUsers>, Counted<MemoryOrders>> {
         Orders::new(self.models(), PageTokens::of_table("orders"))
+    }
+
+    pub(crate) fn history_service(&self) -> History<MemoryStore> {
+        History::new(self.events.clone(), PageTokens::of_table("orders"))
     }
 
     /// Writes a user's next version.
