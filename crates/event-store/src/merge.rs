@@ -240,6 +240,7 @@ mod tests {
                 prop_assert!(page.len() <= usize::from(limit));
                 prop_assert!(!(more && page.is_empty()), "more follows nothing");
                 met.extend(page.clone());
+                prop_assert!(met.len() <= expected.len(), "more than there is");
                 search.beyond = page.last().cloned().or(search.beyond);
                 if !more {
                     break;

@@ -278,7 +278,8 @@ mod tests {
         #[test]
         fn a_time_between_two_microseconds_parts_the_events_around_it(
             seconds in 0..253_402_300_799_i64,
-            nanos in 0..1_000_000_000_i32,
+            // Whole microseconds among them.
+            nanos in prop_oneof![0..1_000_000_000_i32, (0..1_000_000_i32).prop_map(|micros| micros * 1_000)],
             offset in -3..=3_i64,
         ) {
             let time = millrace_proto::Timestamp { seconds, nanos };

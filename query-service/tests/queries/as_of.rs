@@ -255,6 +255,16 @@ async fn an_event_that_cannot_be_read_is_named_where_it_is_in_the_way_and_nowher
 }
 
 #[tokio::test]
+async fn an_aggregate_is_never_shown_as_another() {
+    let of_another = created(&user(2), 1).envelope;
+    let envelope = millrace_proto::Envelope { aggregate_id: user(1).id, ..of_another };
+    let world = world_of(&[StoredEvent { envelope, ..created(&user(1), 1) }, renamed(&user(1), 2, 2)]).await;
+    for as_of in [AsOf::Version(1), AsOf::Version(2), time(1)] {
+        assert_eq!(unreadable(&profile(&world, 1, as_of).await.unwrap_err()), 1, "{as_of:?}");
+    }
+}
+
+#[tokio::test]
 async fn without_a_later_event_of_its_time_an_unreadable_one_is_in_nobodys_way() {
     let stream = user(1);
     let mut newer = renamed(&stream, 3, 3);

@@ -10,6 +10,7 @@ use millrace_proto::{
     },
 };
 use proptest::{collection::vec, prelude::*, sample::select};
+use serde_json::json;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -213,6 +214,7 @@ proptest! {
     #[test]
     fn with_a_token_a_search_is_as_if_the_index_did_not_lag(
         events in any_events(),
+        seen in 0..3_usize,
         unseen in vec(0..5_i64, 1..4),
         event_type in select(vec!["UserCreated", "UserProfileUpdated"]),
         order in select(vec![OLDEST, NEWEST]),
@@ -225,10 +227,12 @@ proptest! {
             for event in &events {
                 world.append(event.clone()).await;
             }
-            world.events.hold_index();
             let stream = user(id);
             let mut version = 0;
-            for micros in unseen {
+            for micros in vec![2; seen].into_iter().chain(unseen) {
+                if usize::try_from(version).unwrap() == seen {
+                    world.events.hold_index();
+                }
                 version += 1;
                 let event = if version == 1 { created(&stream, micros) } else { renamed(&stream, version, micros) };
                 world.append(event).await;
@@ -268,6 +272,28 @@ async fn an_event_that_was_just_stored_is_found_before_the_index_shows_it() {
     );
     assert_eq!(find("UserCreated", after(2, 2)).await, Vec::<u64>::new(), "an order's event is no user's");
     assert_eq!(find("UserErased", after(2, 2)).await, Vec::<u64>::new(), "whatever type is asked for");
+}
+
+#[tokio::test]
+async fn an_event_beyond_what_the_index_could_show_at_once_waits_for_its_page() {
+    let world = World::default();
+    // Large to the store, and small on the page, since none of it can be read.
+    let large = |id, micros| {
+        let mut event = created(&user(id), micros);
+        event.envelope.schema_version = 2;
+        event.envelope.event_data = json!({"text": "x".repeat(300_000)}).as_object().cloned();
+        event
+    };
+    for id in 1..=30 {
+        world.append(large(id, i64::try_from(id).unwrap())).await;
+    }
+    world.events.hold_index();
+    world.append(large(99, 99)).await;
+    let request = SearchEventsRequest { page_size: 100, after: after(99, 1), ..of_type("UserCreated") };
+    let pages = pages(&world, request, nothing).await;
+    assert!(pages.len() > 1 && pages[0].len() < 30, "{} pages", pages.len());
+    let times: Vec<_> = places(&pages.concat()).iter().map(|place| place.0).collect();
+    assert_eq!(times, (1..=30).chain([99]).collect::<Vec<_>>());
 }
 
 #[tokio::test]
