@@ -8,7 +8,7 @@ use crate::{token::List, view::order_summary};
 
 /// The most that a page weighs, in bytes, but for one whose only order weighs more. gRPC clients refuse messages over
 /// 4 MiB unless they are told otherwise, and 100 orders of the largest kind weigh 8.
-const MOST_BYTES: usize = 3 << 20;
+pub(crate) const MOST_BYTES: usize = 3 << 20;
 
 /// Lays an order that was read for certain over what an index shows, which may be older: its newest version takes the
 /// place of any other, where the list holds it at all and it belongs to what comes after `before`.

@@ -172,7 +172,7 @@ impl<U: ReadUsers, O: ReadOrders> Orders<U, O> {
     }
 }
 
-fn page_size(size: i32) -> Result<u16, Invalid> {
+pub(crate) fn page_size(size: i32) -> Result<u16, Invalid> {
     match u16::try_from(size) {
         Ok(0) => Ok(PAGE_SIZE),
         Ok(size @ 1..=MOST_ON_PAGE) => Ok(size),
@@ -180,7 +180,7 @@ fn page_size(size: i32) -> Result<u16, Invalid> {
     }
 }
 
-fn token_length(token: &str) -> Result<(), Invalid> {
+pub(crate) fn token_length(token: &str) -> Result<(), Invalid> {
     if token.chars().count() > MOST_TOKEN_CHARS {
         Err(Invalid("must be at most 1024 characters"))
     } else {

@@ -118,9 +118,11 @@ struct Inner<R: Rows> {
     places: Arc<Semaphore>,
     /// Cancelled when the process is to end.
     ending: CancellationToken,
-    watched: Mutex<HashMap<Key<R::Id>, Watched<R::Row>>>,
+    watched: Mutex<AllWatched<R>>,
     joined: Notify,
 }
+
+type AllWatched<R> = HashMap<Key<<R as Rows>::Id>, Watched<<R as Rows>::Row>>;
 
 /// What is known of a row that somebody watches.
 struct Watched<T> {
@@ -226,7 +228,7 @@ impl<R: Rows> Hub<R> {
         }
     }
 
-    fn look(&self) -> MutexGuard<'_, HashMap<Key<R::Id>, Watched<R::Row>>> {
+    fn look(&self) -> MutexGuard<'_, AllWatched<R>> {
         // Nothing in here panics halfway through a change.
         self.0.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,7 +1,7 @@
 //! What an operation costs, counted where the SDK sends it. The services' own code, without a port, a relay or probes,
 //! so that nothing else is counted.
 
-use std::{collections::BTreeMap, ops::Deref};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
 
 use command_service::snapshots;
 use millrace_aws::Aws;
@@ -20,7 +20,12 @@ use millrace_proto::{
 };
 use millrace_read_models::{DynamoOrders, DynamoUsers};
 use millrace_tests::{Ground, World};
-use query_service::models::Models;
+use query_service::{
+    models::Models,
+    watch::{Hub, OrderRows, Pace, UserRows},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 use crate::{
@@ -126,10 +131,15 @@ async fn every_query_costs_what_the_architecture_says() {
         DynamoUsers::new(aws.dynamodb(), world.ground.output("UserReadModelTable")),
         DynamoOrders::new(aws.dynamodb(), world.ground.output("OrderReadModelTable"), SHARDS),
     );
-    let users = query_service::users::Users::new(models.clone());
+    let pace = Pace { fastest: Duration::MAX, slowest: Duration::MAX };
+    let (nobody, end) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+    let watched = Hub::new(UserRows(models.users.clone()), pace, nobody.clone(), end.clone());
+    let users = query_service::users::Users::new(models.clone(), watched);
+    let watched = Hub::new(OrderRows(models.orders.clone()), pace, nobody, end);
     let orders = query_service::orders::Orders::new(
         models,
         query_service::token::PageTokens::new(b"a key for this test"),
+        watched,
     );
     let sent = || aws.requests().take();
 

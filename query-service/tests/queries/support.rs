@@ -1,4 +1,4 @@
-//! Read models in memory with something in them, and the services over them.
+//! Read models and an event store in memory with something in them, and the services over them.
 
 use std::{
     sync::{
@@ -13,12 +13,14 @@ use millrace_domain::{
     Email, EventId, Label, Money, OrderId, TenantId, Timestamp, UserId,
     order::{Basket, OrderItem, OrderStatus},
 };
+use millrace_event_store::MemoryStore;
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
     Consistency, Key, Many, MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance,
     ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
 use query_service::{
+    history::History,
     models::Models,
     orders::Orders,
     token::PageTokens,
@@ -44,11 +46,12 @@ fn places() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(MOST_WATCHERS))
 }
 
-/// Read models that count how often rows are read by their keys.
+/// Read models that count how often rows are read by their keys, and an event store. Neither knows of the other.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
     pub(crate) users: Counted<MemoryUsers>,
     pub(crate) orders: Counted<MemoryOrders>,
+    pub(crate) events: MemoryStore,
     pub(crate) ending: CancellationToken,
 }
 
@@ -151,6 +154,10 @@ impl World {
         let hub = Hub::new(OrderRows(self.orders.clone()), PACE, places(), self.ending.clone());
         tokio::spawn(hub.clone().run());
         Orders::new(self.models(), PageTokens::of_table("orders"), hub)
+    }
+
+    pub(crate) fn history_service(&self) -> History<MemoryStore> {
+        History::new(self.events.clone(), PageTokens::of_table("orders"))
     }
 
     /// Writes a user's next version.

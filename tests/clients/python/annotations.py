@@ -12,6 +12,7 @@ from report import Report
 FIELDS_OF_RULE = {
     "create_order.total_currency": ["total_amount"],
     "update_user_profile.change": ["email", "name"],
+    "search_events.range": ["end_time"],
 }
 
 
