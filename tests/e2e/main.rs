@@ -18,3 +18,4 @@ mod replica;
 mod requests;
 mod validation;
 mod wire;
+mod wire_services;

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,13 +11,9 @@ use std::{
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri,
+    HeaderMap, Request, Response, Uri,
     body::{Body, Bytes},
-    header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE,
-        TRANSFER_ENCODING, UPGRADE,
-    },
-    http::request,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
     server::conn::http1,
     service::service_fn,
 };
@@ -26,29 +23,49 @@ use hyper_util::{
 };
 use millrace_aws::Aws;
 use millrace_local::Account;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::oneshot,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+mod batch;
+mod call;
 mod faults;
 mod meter;
 
-pub use faults::{Answer, Fault, FaultKind, Faults, Throttling};
+use batch::Batch;
+use call::Call;
+pub use faults::{Answer, Entries, Fault, FaultKind, Faults, Throttling};
 use meter::Bill;
 pub use meter::Traffic;
 
 /// More than AWS takes or gives in one piece.
 const LARGEST_BODY: usize = 32 << 20;
 
-/// Begins the name of DynamoDB's protocol; its streams have another.
-const DYNAMODB: &str = "DynamoDB_";
+/// How many connections may wait to be taken.
+const BACKLOG: u32 = 1024;
 
 /// A proxy on loopback for HTTP/1.1. It ends when it is dropped, and with it everything on its way.
 ///
 /// A request that came in whole takes effect unless a fault says otherwise, even if its client has gone.
 pub struct Wire {
+    address: SocketAddr,
     url: String,
+    end: tokio::sync::Mutex<End>,
     shared: Arc<Shared>,
-    _end: DropGuard,
+    _drop: DropGuard,
+}
+
+/// The clients' end of a wire.
+enum End {
+    /// Connections are taken, until this is cancelled.
+    Open(CancellationToken, JoinHandle<()>),
+    /// The port is held, so that nobody else gets it, and nobody listens.
+    Closed(TcpSocket),
+    /// The port could not be held.
+    Lost,
 }
 
 struct Shared {
@@ -64,10 +81,25 @@ struct State {
     faults: Option<Faults>,
     /// How many requests there were of an operation since these faults began.
     ordinals: BTreeMap<String, u64>,
-    /// What befalls an operation's next requests, each in whose body a text stands.
-    next: BTreeMap<String, VecDeque<(String, Fault)>>,
+    /// What befalls an operation's next requests.
+    next: BTreeMap<String, VecDeque<PutUp>>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
+}
+
+/// A fault that waits for a request.
+struct PutUp {
+    /// What stands in the request's body.
+    about: String,
+    fault: Fault,
+    /// Who waits for the request to come; where nobody does any more, the fault does not wait either.
+    met: Option<oneshot::Sender<()>>,
+}
+
+impl PutUp {
+    fn is_over(&self) -> bool {
+        self.met.as_ref().is_some_and(oneshot::Sender::is_closed)
+    }
 }
 
 impl Wire {
@@ -75,7 +107,7 @@ impl Wire {
     pub async fn before(endpoint: &str) -> anyhow::Result<Self> {
         let authority = endpoint.strip_prefix("http://").context("a wire is for plain HTTP")?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let address = listener.local_addr()?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let aws = Client::builder(TokioExecutor::new())
@@ -90,8 +122,36 @@ impl Wire {
             state: Mutex::default(),
             end: end.clone(),
         });
-        tokio::spawn(end.clone().run_until_cancelled_owned(accept(listener, shared.clone())));
-        Ok(Self { url, shared, _end: end.drop_guard() })
+        let url = format!("http://{address}");
+        let open = tokio::sync::Mutex::new(open(listener, &shared));
+        Ok(Self { address, url, end: open, shared, _drop: end.drop_guard() })
+    }
+
+    /// From now on connecting is refused, and what was connected is cut: AWS is out of reach. Requests that came in whole
+    /// take effect all the same, and their replies are lost.
+    pub async fn refuse(&self) -> anyhow::Result<()> {
+        let mut end = self.end.lock().await;
+        let End::Open(cut, taken) = std::mem::replace(&mut *end, End::Lost) else {
+            anyhow::bail!("the wire at {} is not open", self.address)
+        };
+        cut.cancel();
+        taken.await?;
+        // A socket that is bound and does not listen has its port, and refuses whoever comes to it.
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.address).with_context(|| format!("holding the port of {}", self.address))?;
+        *end = End::Closed(socket);
+        Ok(())
+    }
+
+    /// Connections are taken again, at the same port.
+    pub async fn accept(&self) -> anyhow::Result<()> {
+        let mut end = self.end.lock().await;
+        let End::Closed(socket) = std::mem::replace(&mut *end, End::Lost) else {
+            anyhow::bail!("the wire at {} is not closed", self.address)
+        };
+        *end = open(socket.listen(BACKLOG)?, &self.shared);
+        Ok(())
     }
 
     /// Where the wire begins.
@@ -134,8 +194,19 @@ impl Wire {
 
     /// The operation's next request about something, such as a table, meets this fault: one in whose body that stands.
     pub fn next_about(&self, operation: &str, about: &str, fault: Fault) {
-        let mut state = self.shared.state();
-        state.next.entry(operation.to_owned()).or_default().push_back((about.to_owned(), fault));
+        self.put_up(operation, PutUp { about: about.to_owned(), fault, met: None });
+    }
+
+    /// The operation's next request meets this fault if it comes before the receiver is dropped. It receives when that
+    /// is so.
+    pub fn lie_in_wait(&self, operation: &str, fault: Fault) -> oneshot::Receiver<()> {
+        let (met, waiting) = oneshot::channel();
+        self.put_up(operation, PutUp { about: String::new(), fault, met: Some(met) });
+        waiting
+    }
+
+    fn put_up(&self, operation: &str, put_up: PutUp) {
+        self.shared.state().next.entry(operation.to_owned()).or_default().push_back(put_up);
     }
 
     /// How many faults there were, in all the wire's life.
@@ -151,11 +222,17 @@ impl State {
         let by_chance = self.faults.as_ref().and_then(|faults| faults.befalling(operation, *ordinal));
         *ordinal += 1;
         let put_up = self.next.get_mut(operation).and_then(|next| {
+            next.retain(|put_up| !put_up.is_over());
             let body = String::from_utf8_lossy(body);
-            let first = next.iter().position(|(about, _)| body.contains(about.as_str()))?;
+            let first = next.iter().position(|put_up| body.contains(put_up.about.as_str()))?;
             next.remove(first)
         });
-        let fault = put_up.map(|(_, fault)| fault).or(by_chance)?;
+        let put_up = put_up.map(|PutUp { fault, met, .. }| {
+            // Who waited for it may have gone just now; the fault is as good.
+            let _ = met.map(|met| met.send(()));
+            fault
+        });
+        let fault = put_up.or(by_chance)?;
         *self.injected.entry(fault.kind()).or_default() += 1;
         Some(fault)
     }
@@ -171,17 +248,30 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Begins to take connections.
+fn open(listener: TcpListener, shared: &Arc<Shared>) -> End {
+    let cut = shared.end.child_token();
+    End::Open(cut.clone(), tokio::spawn(take(listener, shared.clone(), cut)))
+}
+
+/// Takes connections until `cut`, and cuts them then. Returns when all are.
+async fn take(listener: TcpListener, shared: Arc<Shared>, cut: CancellationToken) {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let end = shared.end.clone();
-                tokio::spawn(end.run_until_cancelled_owned(serve(client, shared.clone())));
-            }
-            // A client that was gone before it was met, or no file left: the next one may do better.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        tokio::select! {
+            () = cut.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            met = listener.accept() => match met {
+                Ok((client, _)) => {
+                    connections.spawn(serve(client, shared.clone()));
+                }
+                // A client that was gone before it was met, or no file left: the next one may do better.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
         }
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn serve(client: TcpStream, shared: Arc<Shared>) {
@@ -266,53 +356,34 @@ async fn suffer(shared: Arc<Shared>, call: Call, fault: Option<Fault>) -> Result
             forward().await?;
             return Ok(Seen::Nothing);
         }
+        Fault::RefuseEntries(entries) => match Batch::of(&call.operation, &call.body, entries) {
+            Some(batch) => {
+                let reply = match batch.rest() {
+                    Some(rest) => shared.forward(&call.with(rest)).await?,
+                    None => call.empty_reply(),
+                };
+                told(reply, |body| batch.told_of_rest(body))
+            }
+            None => forward().await?,
+        },
+        Fault::RefuseEntriesAfter(entries) => {
+            let batch = Batch::of(&call.operation, &call.body, entries);
+            told(forward().await?, |body| batch?.told_of_all(body))
+        }
     };
     Ok(Seen::Reply(reply))
 }
 
-/// A request of an SDK.
-struct Call {
-    /// The service and the version of its protocol, as `DynamoDB_20120810`.
-    service: String,
-    operation: String,
-    head: request::Parts,
-    body: Bytes,
-}
-
-impl Call {
-    fn new(head: request::Parts, body: Bytes) -> Self {
-        let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
-        let (service, operation) =
-            target.and_then(|target| target.rsplit_once('.')).unwrap_or(("", "unknown"));
-        Self { service: service.to_owned(), operation: operation.to_owned(), head, body }
+/// A reply with another body, where it is one of success and can be read.
+fn told(mut reply: Response<Bytes>, tell: impl FnOnce(&[u8]) -> Option<Bytes>) -> Response<Bytes> {
+    if reply.status().is_success()
+        && let Some(body) = tell(reply.body())
+    {
+        *reply.body_mut() = body;
+        // The checksum was that of another body.
+        reply.headers_mut().remove("x-amz-crc32");
     }
-
-    fn throttled(&self, throttling: Throttling) -> Response<Bytes> {
-        let code = match throttling {
-            _ if !self.service.starts_with(DYNAMODB) => "ThrottlingException",
-            Throttling::ProvisionedThroughputExceeded => "ProvisionedThroughputExceededException",
-            Throttling::Throttling => "ThrottlingException",
-            Throttling::RequestLimitExceeded => "RequestLimitExceeded",
-        };
-        self.error(StatusCode::BAD_REQUEST, code)
-    }
-
-    fn server_error(&self) -> Response<Bytes> {
-        self.error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError")
-    }
-
-    /// An error as AWS words it in its JSON protocols.
-    fn error(&self, status: StatusCode, code: &str) -> Response<Bytes> {
-        let kind = match self.service.strip_prefix(DYNAMODB) {
-            Some(version) => format!("com.amazonaws.dynamodb.v{version}#{code}"),
-            None => code.to_owned(),
-        };
-        let body = serde_json::json!({ "__type": kind, "message": "injected by a test" }).to_string();
-        let mut error = Response::new(Bytes::from(body));
-        *error.status_mut() = status;
-        error.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"));
-        error
-    }
+    reply
 }
 
 impl Shared {
