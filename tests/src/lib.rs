@@ -31,6 +31,8 @@ use tonic::transport::{Channel, Endpoint};
 pub mod disturbed;
 mod gate;
 pub mod history;
+pub mod metrics;
+pub mod process;
 mod wire;
 pub mod workload;
 
