@@ -276,9 +276,9 @@ async fn a_wire_out_of_reach_refuses_connections_and_is_back_at_the_same_place()
 #[tokio::test]
 async fn a_request_on_its_way_when_the_wire_is_cut_takes_effect_and_its_reply_is_lost() {
     let line = Line::new().await;
-    let met = line.wire.lie_in_wait("SendMessage", Fault::DelayAfter(Duration::from_secs(60)));
+    let mut ambush = line.wire.lie_in_wait("SendMessage", Fault::DelayAfter(Duration::from_secs(60)));
     let cut = async {
-        met.await.unwrap();
+        ambush.met().await;
         line.wire.refuse().await.unwrap();
     };
     let (sent, ()) = tokio::join!(line.call(Service::Sqs), cut);
@@ -287,9 +287,15 @@ async fn a_request_on_its_way_when_the_wire_is_cut_takes_effect_and_its_reply_is
 }
 
 #[tokio::test]
-async fn a_fault_that_nobody_waits_for_any_more_befalls_nobody() {
+async fn an_ambush_befalls_every_request_of_its_operation_until_it_is_over() {
     let line = Line::new().await;
-    drop(line.wire.lie_in_wait("SendMessage", Fault::Hang));
+    let mut ambush = line.wire.lie_in_wait("SendMessage", Fault::Throttle(Throttling::Throttling));
+    line.call(Service::EventBridge).await.unwrap();
+    line.call(Service::Sqs).await.unwrap_err();
+    ambush.met().await;
+    line.call(Service::Sqs).await.unwrap_err();
+    assert_eq!(line.wire.injected(), [(FaultKind::Throttle, 6)].into());
+    drop(ambush);
     line.call(Service::Sqs).await.unwrap();
-    assert!(line.wire.injected().is_empty());
+    assert_eq!(line.wire.injected(), [(FaultKind::Throttle, 6)].into());
 }

@@ -25,7 +25,7 @@ use millrace_aws::Aws;
 use millrace_local::Account;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
-    sync::oneshot,
+    sync::watch,
     task::{JoinHandle, JoinSet},
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -81,24 +81,38 @@ struct State {
     faults: Option<Faults>,
     /// How many requests there were of an operation since these faults began.
     ordinals: BTreeMap<String, u64>,
-    /// What befalls an operation's next requests.
-    next: BTreeMap<String, VecDeque<PutUp>>,
+    /// What befalls an operation's next requests, each in whose body a text stands.
+    next: BTreeMap<String, VecDeque<(String, Fault)>>,
+    /// What befalls every request of an operation, and who waits for one.
+    ambushes: BTreeMap<String, (Fault, watch::Sender<bool>)>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
 }
 
-/// A fault that waits for a request.
-struct PutUp {
-    /// What stands in the request's body.
-    about: String,
-    fault: Fault,
-    /// Who waits for the request to come; where nobody does any more, the fault does not wait either.
-    met: Option<oneshot::Sender<()>>,
+/// A fault that befalls every request of an operation, for as long as this lives.
+pub struct Ambush {
+    operation: String,
+    shared: Arc<Shared>,
+    met: watch::Receiver<bool>,
 }
 
-impl PutUp {
-    fn is_over(&self) -> bool {
-        self.met.as_ref().is_some_and(oneshot::Sender::is_closed)
+impl Ambush {
+    /// Waits until a request has met it.
+    pub async fn met(&mut self) {
+        if self.met.wait_for(|met| *met).await.is_err() {
+            // Another ambush has taken its place.
+            pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Ambush {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let is_this = |(_, met): &(Fault, watch::Sender<bool>)| met.subscribe().same_channel(&self.met);
+        if state.ambushes.get(&self.operation).is_some_and(is_this) {
+            state.ambushes.remove(&self.operation);
+        }
     }
 }
 
@@ -194,19 +208,16 @@ impl Wire {
 
     /// The operation's next request about something, such as a table, meets this fault: one in whose body that stands.
     pub fn next_about(&self, operation: &str, about: &str, fault: Fault) {
-        self.put_up(operation, PutUp { about: about.to_owned(), fault, met: None });
+        let mut state = self.shared.state();
+        state.next.entry(operation.to_owned()).or_default().push_back((about.to_owned(), fault));
     }
 
-    /// The operation's next request meets this fault if it comes before the receiver is dropped. It receives when that
-    /// is so.
-    pub fn lie_in_wait(&self, operation: &str, fault: Fault) -> oneshot::Receiver<()> {
-        let (met, waiting) = oneshot::channel();
-        self.put_up(operation, PutUp { about: String::new(), fault, met: Some(met) });
-        waiting
-    }
-
-    fn put_up(&self, operation: &str, put_up: PutUp) {
-        self.shared.state().next.entry(operation.to_owned()).or_default().push_back(put_up);
+    /// Every request of the operation meets this fault, until what is returned is dropped. It comes before what chance
+    /// would bring, and goes before an earlier ambush.
+    pub fn lie_in_wait(&self, operation: &str, fault: Fault) -> Ambush {
+        let (meets, met) = watch::channel(false);
+        self.shared.state().ambushes.insert(operation.to_owned(), (fault, meets));
+        Ambush { operation: operation.to_owned(), shared: self.shared.clone(), met }
     }
 
     /// How many faults there were, in all the wire's life.
@@ -222,17 +233,17 @@ impl State {
         let by_chance = self.faults.as_ref().and_then(|faults| faults.befalling(operation, *ordinal));
         *ordinal += 1;
         let put_up = self.next.get_mut(operation).and_then(|next| {
-            next.retain(|put_up| !put_up.is_over());
             let body = String::from_utf8_lossy(body);
-            let first = next.iter().position(|put_up| body.contains(put_up.about.as_str()))?;
+            let first = next.iter().position(|(about, _)| body.contains(about.as_str()))?;
             next.remove(first)
         });
-        let put_up = put_up.map(|PutUp { fault, met, .. }| {
-            // Who waited for it may have gone just now; the fault is as good.
-            let _ = met.map(|met| met.send(()));
-            fault
-        });
-        let fault = put_up.or(by_chance)?;
+        let put_up = put_up.map(|(_, fault)| fault);
+        let in_wait = || {
+            let (fault, met) = self.ambushes.get(operation)?;
+            met.send_replace(true);
+            Some(*fault)
+        };
+        let fault = put_up.or_else(in_wait).or(by_chance)?;
         *self.injected.entry(fault.kind()).or_default() += 1;
         Some(fault)
     }

@@ -115,11 +115,12 @@ impl Fault {
 impl FaultKind {
     /// What befalls an operation where this would: for one without entries, what comes nearest.
     fn befalling(self, operation: &str) -> Self {
-        match self {
-            Self::RefuseEntries if !batch::is_batch(operation) => Self::Throttle,
-            Self::RefuseEntriesAfter if !batch::is_batch(operation) => Self::ServerErrorAfter,
-            possible => possible,
+        if batch::is_batch(operation) {
+            return self;
         }
+        let likes =
+            [(Self::RefuseEntries, Self::Throttle), (Self::RefuseEntriesAfter, Self::ServerErrorAfter)];
+        likes.into_iter().find(|(kind, _)| *kind == self).map_or(self, |(_, like)| like)
     }
 }
 
