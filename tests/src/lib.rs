@@ -29,10 +29,14 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 pub mod disturbed;
+pub mod fleet;
 mod gate;
+pub mod havoc;
 pub mod history;
+pub mod load;
 pub mod metrics;
 pub mod process;
+pub mod truth;
 mod wire;
 pub mod workload;
 
