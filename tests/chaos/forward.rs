@@ -1,6 +1,6 @@
 //! Deliveries in any order, again and again, watched.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_sqs::types::SendMessageBatchRequestEntry;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -9,15 +9,15 @@ use millrace_tests::{
     Ground,
     fleet::Crew,
     process::Deployable,
-    truth::{ReadModel, Truth, ensure_forward},
+    truth::{ReadModel, Truth},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     stage::{Stage, run_for, summary},
-    verdict::{converge, drained, shards},
+    verdict::{converge, drained},
+    watch::Watch,
 };
 
 /// How often an event is delivered at most.
@@ -41,20 +41,22 @@ async fn rows_never_go_back_and_never_show_what_was_not_in_whatever_order_events
     truth.check_errands(&errands).unwrap();
     assert!(ReadModel::read_all(&ground).await.unwrap().is_empty(), "nothing was delivered");
 
-    let watch = Watch::begin(&ground, &truth);
+    let watch = Watch::begin(&ground, Duration::ZERO);
     let sent = deliver(&ground, &truth, stage.seed).await;
     stage.say(&format!("{sent} messages of {} events are sent", truth.events()));
     drained(&ground).await;
-    let looks = watch.end().await;
+    let sightings = watch.end(&ground, &truth).await;
     converge(&ground, &truth).await;
     fleet.note_metrics().await;
     stage.say(&format!(
-        "all is right: {} duplicates dropped, {} gaps healed; rows were looked at {looks} times",
+        "all is right: {} duplicates dropped, {} gaps healed; {} states of rows were seen in {} looks",
         fleet.noted("projector_duplicates_total"),
         fleet.noted("projector_gaps_healed_total"),
+        sightings.states(),
+        sightings.looks(),
     ));
     assert!(truth.events() > stage.pick(500, 50) && sent > 3 * truth.events());
-    assert!(looks > 5, "{looks} looks see little");
+    assert!(sightings.looks() > 5, "{} looks see little", sightings.looks());
 }
 
 /// Sends every event to its queue, up to ten times, in any order. Returns how many messages that were.
@@ -97,36 +99,4 @@ fn message(event: &StoredEvent) -> String {
         "detail-type": event.envelope.event_type, "detail": event.envelope,
     })
     .to_string()
-}
-
-/// Somebody who looks at every row all the time.
-struct Watch {
-    stop: CancellationToken,
-    watching: tokio::task::JoinHandle<anyhow::Result<u64>>,
-}
-
-impl Watch {
-    /// Begins to watch the rows of a history.
-    fn begin(ground: &Arc<Ground>, truth: &Truth) -> Self {
-        let stop = CancellationToken::new();
-        let (ground, stopped) = (ground.clone(), stop.clone());
-        let states = truth.states(shards(&ground)).unwrap();
-        let watching = tokio::spawn(async move {
-            let mut seen = BTreeMap::new();
-            let mut looks = 0;
-            while !stopped.is_cancelled() {
-                let rows = ReadModel::read_all(&ground).await?;
-                ensure_forward(&states, &mut seen, &rows)?;
-                looks += 1;
-            }
-            Ok(looks)
-        });
-        Self { stop, watching }
-    }
-
-    /// Ends, and returns how often every row was looked at. Fails where a row was not as it must be.
-    async fn end(self) -> u64 {
-        self.stop.cancel();
-        self.watching.await.unwrap().unwrap()
-    }
 }

@@ -7,6 +7,7 @@ use millrace_tests::{Faults, fleet::Crew, havoc::havoc, load::Fate};
 use crate::{
     stage::{Stage, run_for, summary},
     verdict::judge,
+    watch::Watch,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -23,6 +24,7 @@ async fn no_acknowledged_command_is_lost_and_all_rows_come_right_whoever_is_kill
 
     // More than elsewhere, since many of them wait for one who does not answer.
     let load = stage.load(32);
+    let watch = Watch::begin(&ground, Duration::from_millis(500));
     let time = Duration::from_secs(stage.pick(60, 14));
     fleet.take_requests();
     let (errands, strikes) = run_for(&load, &fleet, time, async |end| {
@@ -35,17 +37,20 @@ async fn no_acknowledged_command_is_lost_and_all_rows_come_right_whoever_is_kill
     stage.say(&format!("the load is over: {}", summary(&errands, &load)));
 
     let truth = judge(&ground, &errands).await;
+    let sightings = watch.end(&ground, &truth).await;
     fleet.note_metrics().await;
     let faults = fleet.injected();
     let noted = |metric| fleet.noted(metric);
     stage.say(&format!(
         "all is right: {} events, {requests} requests to AWS during the load; replicas were {strikes:?}; faults were \
-         {faults:?}, {} in all; about {} events published, {} duplicates dropped, {} gaps healed",
+         {faults:?}, {} in all; about {} events published, {} duplicates dropped, {} gaps healed; {} states of rows were seen in {} looks",
         truth.events(),
         faults.values().sum::<u64>(),
         noted("relay_published_total"),
         noted("projector_duplicates_total"),
         noted("projector_gaps_healed_total"),
+        sightings.states(),
+        sightings.looks(),
     ));
 
     let acknowledged = errands.iter().filter(|errand| matches!(errand.fate, Fate::Acknowledged(_))).count();

@@ -18,3 +18,4 @@ mod outage;
 mod stage;
 mod trimmed;
 mod verdict;
+mod watch;

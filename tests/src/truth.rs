@@ -19,7 +19,7 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub use rows::{ReadModel, Row, Rows, differences, ensure_forward};
+pub use rows::{ReadModel, Row, Rows, Sightings, differences};
 
 /// An item of a table.
 type Item = std::collections::HashMap<String, AttributeValue>;

@@ -234,23 +234,52 @@ pub fn differences(expected: &Rows, found: &Rows) -> Vec<String> {
     missing.chain(other).chain(extra).take(MOST).collect()
 }
 
-/// Fails where a row is not one of the states that it goes through, or is older than it was.
-///
-/// `seen` holds the versions that rows had when they were looked at before, and is brought up to date.
-pub fn ensure_forward(
-    states: &BTreeMap<(ReadModel, String), Vec<Row>>,
-    seen: &mut BTreeMap<(ReadModel, String), usize>,
-    rows: &Rows,
-) -> anyhow::Result<()> {
-    for (key, version) in seen.iter() {
-        ensure!(rows.contains_key(key), "I5: {key:?} was at version {version}, and is gone");
+/// What somebody saw who looked at all rows again and again.
+#[derive(Debug, Default)]
+pub struct Sightings {
+    looks: u64,
+    /// Each row as it was seen, once for each time that it had changed.
+    seen: BTreeMap<(ReadModel, String), Vec<Row>>,
+}
+
+impl Sightings {
+    /// Notes how all rows are. Fails where one is gone.
+    pub fn note(&mut self, rows: Rows) -> anyhow::Result<()> {
+        let gone = self.seen.keys().find(|key| !rows.contains_key(*key));
+        ensure!(gone.is_none(), "I5: {gone:?} was there, and is gone");
+        for (key, row) in rows {
+            let seen = self.seen.entry(key).or_default();
+            if seen.last() != Some(&row) {
+                seen.push(row);
+            }
+        }
+        self.looks += 1;
+        Ok(())
     }
-    for (key, row) in rows {
-        let states = states.get(key).with_context(|| format!("I5: {key:?} is of no stream"))?;
-        let place = states.iter().position(|state| state == row);
-        let place = place.with_context(|| format!("I5: {key:?} is as it never was: {row:?}"))?;
-        let before = seen.insert(key.clone(), place + 1).unwrap_or(0);
-        ensure!(before <= place + 1, "I5: {key:?} went from version {before} back to {}", place + 1);
+
+    /// How often all rows were looked at.
+    pub fn looks(&self) -> u64 {
+        self.looks
     }
-    Ok(())
+
+    /// How many states of rows were seen.
+    pub fn states(&self) -> usize {
+        self.seen.values().map(Vec::len).sum()
+    }
+
+    /// Fails where a row was not one of the states that it goes through, or went back to an earlier one.
+    pub fn check(&self, states: &BTreeMap<(ReadModel, String), Vec<Row>>) -> anyhow::Result<()> {
+        for (key, seen) in &self.seen {
+            let states = states.get(key).with_context(|| format!("I5: {key:?} is of no stream"))?;
+            let mut before = 0;
+            for row in seen {
+                let place = states.iter().position(|state| state == row);
+                let version =
+                    1 + place.with_context(|| format!("I5: {key:?} was as it never was: {row:?}"))?;
+                ensure!(before < version, "I5: {key:?} went from version {before} back to {version}");
+                before = version;
+            }
+        }
+        Ok(())
+    }
 }

@@ -14,7 +14,7 @@ use tonic::Code;
 use uuid::Uuid;
 
 use super::*;
-use crate::{truth::rows::ensure_forward, workload::Body};
+use crate::workload::Body;
 
 const ANN: UserId = UserId(Uuid::from_u128(1));
 const BOB: UserId = UserId(Uuid::from_u128(2));
@@ -201,9 +201,9 @@ fn a_row_that_goes_back_or_is_as_it_never_was_is_found() {
     let states = Truth::of(history()).unwrap().states(4).unwrap();
     let rows = |version: usize| Truth::of(history()[..version].to_vec()).unwrap().rows(4).unwrap();
     let watch = |looks: &[Rows]| {
-        let mut seen = BTreeMap::new();
-        let looked = looks.iter().try_for_each(|rows| ensure_forward(&states, &mut seen, rows));
-        looked.map_err(|wrong| wrong.to_string())
+        let mut sightings = Sightings::default();
+        let noted = looks.iter().try_for_each(|rows| sightings.note(rows.clone()));
+        noted.and_then(|()| sightings.check(&states)).map_err(|wrong| wrong.to_string())
     };
     watch(&[Rows::new(), rows(1), rows(1), rows(3)]).unwrap();
     assert!(watch(&[rows(3), rows(2)]).unwrap_err().contains("from version 3 back to 2"));
@@ -212,4 +212,8 @@ fn a_row_that_goes_back_or_is_as_it_never_was_is_found() {
     let row = mixed.values_mut().next().unwrap();
     row.insert("Name".to_owned(), json!("Anne"));
     assert!(watch(&[mixed]).unwrap_err().contains("as it never was"));
+    let nobody = Truth::default().states(4).unwrap();
+    let mut sightings = Sightings::default();
+    sightings.note(rows(1)).unwrap();
+    assert!(sightings.check(&nobody).unwrap_err().to_string().contains("of no stream"));
 }
