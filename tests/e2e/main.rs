@@ -27,3 +27,4 @@ mod requests;
 mod streams;
 mod validation;
 mod wire;
+mod wire_services;

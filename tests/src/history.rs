@@ -276,7 +276,7 @@ fn remembered<'e>(events: &'e [Event], command_id: &str) -> Option<&'e Event> {
 }
 
 /// Fails unless an event says what its command asked for.
-fn ensure_says(event: &StoredEvent, body: &Body) -> anyhow::Result<()> {
+pub(crate) fn ensure_says(event: &StoredEvent, body: &Body) -> anyhow::Result<()> {
     let data = event.envelope.event_data.as_ref().context("an event without data")?;
     let text = |name: &str| data.get(name).and_then(serde_json::Value::as_str);
     let says = match body {

@@ -29,14 +29,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
 pub mod disturbed;
+pub mod fleet;
 mod gate;
+pub mod havoc;
 pub mod history;
 pub mod lives;
+pub mod load;
+pub mod metrics;
+pub mod process;
+pub mod truth;
 mod wire;
 pub mod workload;
 
 pub use gate::Gate;
-pub use wire::{Answer, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
+pub use wire::{Ambush, Answer, Entries, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
 
 /// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);

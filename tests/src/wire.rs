@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -10,13 +11,9 @@ use std::{
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{
-    HeaderMap, Request, Response, StatusCode, Uri,
+    HeaderMap, Request, Response, Uri,
     body::{Body, Bytes},
-    header::{
-        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, EXPECT, HOST, HeaderName, HeaderValue, TE,
-        TRANSFER_ENCODING, UPGRADE,
-    },
-    http::request,
+    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TE, TRANSFER_ENCODING, UPGRADE},
     server::conn::http1,
     service::service_fn,
 };
@@ -26,29 +23,49 @@ use hyper_util::{
 };
 use millrace_aws::Aws;
 use millrace_local::Account;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+mod batch;
+mod call;
 mod faults;
 mod meter;
 
-pub use faults::{Answer, Fault, FaultKind, Faults, Throttling};
+use batch::Batch;
+use call::Call;
+pub use faults::{Answer, Entries, Fault, FaultKind, Faults, Throttling};
 use meter::Bill;
 pub use meter::Traffic;
 
 /// More than AWS takes or gives in one piece.
 const LARGEST_BODY: usize = 32 << 20;
 
-/// Begins the name of DynamoDB's protocol; its streams have another.
-const DYNAMODB: &str = "DynamoDB_";
+/// How many connections may wait to be taken.
+const BACKLOG: u32 = 1024;
 
 /// A proxy on loopback for HTTP/1.1. It ends when it is dropped, and with it everything on its way.
 ///
 /// A request that came in whole takes effect unless a fault says otherwise, even if its client has gone.
 pub struct Wire {
+    address: SocketAddr,
     url: String,
+    end: tokio::sync::Mutex<End>,
     shared: Arc<Shared>,
-    _end: DropGuard,
+    _drop: DropGuard,
+}
+
+/// The clients' end of a wire.
+enum End {
+    /// Connections are taken, until this is cancelled.
+    Open(CancellationToken, JoinHandle<()>),
+    /// The port is held, so that nobody else gets it, and nobody listens.
+    Closed(TcpSocket),
+    /// The port could not be held.
+    Lost,
 }
 
 struct Shared {
@@ -66,8 +83,37 @@ struct State {
     ordinals: BTreeMap<String, u64>,
     /// What befalls an operation's next requests, each in whose body a text stands.
     next: BTreeMap<String, VecDeque<(String, Fault)>>,
+    /// What befalls every request of an operation, and who waits for one.
+    ambushes: BTreeMap<String, (Fault, watch::Sender<bool>)>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
+}
+
+/// A fault that befalls every request of an operation, for as long as this lives.
+pub struct Ambush {
+    operation: String,
+    shared: Arc<Shared>,
+    met: watch::Receiver<bool>,
+}
+
+impl Ambush {
+    /// Waits until a request has met it.
+    pub async fn met(&mut self) {
+        if self.met.wait_for(|met| *met).await.is_err() {
+            // Another ambush has taken its place.
+            pending::<()>().await;
+        }
+    }
+}
+
+impl Drop for Ambush {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        let is_this = |(_, met): &(Fault, watch::Sender<bool>)| met.subscribe().same_channel(&self.met);
+        if state.ambushes.get(&self.operation).is_some_and(is_this) {
+            state.ambushes.remove(&self.operation);
+        }
+    }
 }
 
 impl Wire {
@@ -75,7 +121,7 @@ impl Wire {
     pub async fn before(endpoint: &str) -> anyhow::Result<Self> {
         let authority = endpoint.strip_prefix("http://").context("a wire is for plain HTTP")?;
         let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let url = format!("http://{}", listener.local_addr()?);
+        let address = listener.local_addr()?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let aws = Client::builder(TokioExecutor::new())
@@ -90,8 +136,36 @@ impl Wire {
             state: Mutex::default(),
             end: end.clone(),
         });
-        tokio::spawn(end.clone().run_until_cancelled_owned(accept(listener, shared.clone())));
-        Ok(Self { url, shared, _end: end.drop_guard() })
+        let url = format!("http://{address}");
+        let open = tokio::sync::Mutex::new(open(listener, &shared));
+        Ok(Self { address, url, end: open, shared, _drop: end.drop_guard() })
+    }
+
+    /// From now on connecting is refused, and what was connected is cut: AWS is out of reach. Requests that came in whole
+    /// take effect all the same, and their replies are lost.
+    pub async fn refuse(&self) -> anyhow::Result<()> {
+        let mut end = self.end.lock().await;
+        let End::Open(cut, taken) = std::mem::replace(&mut *end, End::Lost) else {
+            anyhow::bail!("the wire at {} is not open", self.address)
+        };
+        cut.cancel();
+        taken.await?;
+        // A socket that is bound and does not listen has its port, and refuses whoever comes to it.
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.address).with_context(|| format!("holding the port of {}", self.address))?;
+        *end = End::Closed(socket);
+        Ok(())
+    }
+
+    /// Connections are taken again, at the same port.
+    pub async fn accept(&self) -> anyhow::Result<()> {
+        let mut end = self.end.lock().await;
+        let End::Closed(socket) = std::mem::replace(&mut *end, End::Lost) else {
+            anyhow::bail!("the wire at {} is not closed", self.address)
+        };
+        *end = open(socket.listen(BACKLOG)?, &self.shared);
+        Ok(())
     }
 
     /// Where the wire begins.
@@ -138,6 +212,14 @@ impl Wire {
         state.next.entry(operation.to_owned()).or_default().push_back((about.to_owned(), fault));
     }
 
+    /// Every request of the operation meets this fault, until what is returned is dropped. It comes before what chance
+    /// would bring, and goes before an earlier ambush.
+    pub fn lie_in_wait(&self, operation: &str, fault: Fault) -> Ambush {
+        let (meets, met) = watch::channel(false);
+        self.shared.state().ambushes.insert(operation.to_owned(), (fault, meets));
+        Ambush { operation: operation.to_owned(), shared: self.shared.clone(), met }
+    }
+
     /// How many faults there were, in all the wire's life.
     pub fn injected(&self) -> BTreeMap<FaultKind, u64> {
         self.shared.state().injected.clone()
@@ -155,7 +237,13 @@ impl State {
             let first = next.iter().position(|(about, _)| body.contains(about.as_str()))?;
             next.remove(first)
         });
-        let fault = put_up.map(|(_, fault)| fault).or(by_chance)?;
+        let put_up = put_up.map(|(_, fault)| fault);
+        let in_wait = || {
+            let (fault, met) = self.ambushes.get(operation)?;
+            met.send_replace(true);
+            Some(*fault)
+        };
+        let fault = put_up.or_else(in_wait).or(by_chance)?;
         *self.injected.entry(fault.kind()).or_default() += 1;
         Some(fault)
     }
@@ -171,17 +259,30 @@ impl Shared {
     }
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+/// Begins to take connections.
+fn open(listener: TcpListener, shared: &Arc<Shared>) -> End {
+    let cut = shared.end.child_token();
+    End::Open(cut.clone(), tokio::spawn(take(listener, shared.clone(), cut)))
+}
+
+/// Takes connections until `cut`, and cuts them then. Returns when all are.
+async fn take(listener: TcpListener, shared: Arc<Shared>, cut: CancellationToken) {
+    let mut connections = JoinSet::new();
     loop {
-        match listener.accept().await {
-            Ok((client, _)) => {
-                let end = shared.end.clone();
-                tokio::spawn(end.run_until_cancelled_owned(serve(client, shared.clone())));
-            }
-            // A client that was gone before it was met, or no file left: the next one may do better.
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        tokio::select! {
+            () = cut.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            met = listener.accept() => match met {
+                Ok((client, _)) => {
+                    connections.spawn(serve(client, shared.clone()));
+                }
+                // A client that was gone before it was met, or no file left: the next one may do better.
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
         }
     }
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn serve(client: TcpStream, shared: Arc<Shared>) {
@@ -266,53 +367,34 @@ async fn suffer(shared: Arc<Shared>, call: Call, fault: Option<Fault>) -> Result
             forward().await?;
             return Ok(Seen::Nothing);
         }
+        Fault::RefuseEntries(entries) => match Batch::of(&call.operation, &call.body, entries) {
+            Some(batch) => {
+                let reply = match batch.rest() {
+                    Some(rest) => shared.forward(&call.with(rest)).await?,
+                    None => call.empty_reply(),
+                };
+                told(reply, |body| batch.told_of_rest(body))
+            }
+            None => forward().await?,
+        },
+        Fault::RefuseEntriesAfter(entries) => {
+            let batch = Batch::of(&call.operation, &call.body, entries);
+            told(forward().await?, |body| batch?.told_of_all(body))
+        }
     };
     Ok(Seen::Reply(reply))
 }
 
-/// A request of an SDK.
-struct Call {
-    /// The service and the version of its protocol, as `DynamoDB_20120810`.
-    service: String,
-    operation: String,
-    head: request::Parts,
-    body: Bytes,
-}
-
-impl Call {
-    fn new(head: request::Parts, body: Bytes) -> Self {
-        let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok());
-        let (service, operation) =
-            target.and_then(|target| target.rsplit_once('.')).unwrap_or(("", "unknown"));
-        Self { service: service.to_owned(), operation: operation.to_owned(), head, body }
+/// A reply with another body, where it is one of success and can be read.
+fn told(mut reply: Response<Bytes>, tell: impl FnOnce(&[u8]) -> Option<Bytes>) -> Response<Bytes> {
+    if reply.status().is_success()
+        && let Some(body) = tell(reply.body())
+    {
+        *reply.body_mut() = body;
+        // The checksum was that of another body.
+        reply.headers_mut().remove("x-amz-crc32");
     }
-
-    fn throttled(&self, throttling: Throttling) -> Response<Bytes> {
-        let code = match throttling {
-            _ if !self.service.starts_with(DYNAMODB) => "ThrottlingException",
-            Throttling::ProvisionedThroughputExceeded => "ProvisionedThroughputExceededException",
-            Throttling::Throttling => "ThrottlingException",
-            Throttling::RequestLimitExceeded => "RequestLimitExceeded",
-        };
-        self.error(StatusCode::BAD_REQUEST, code)
-    }
-
-    fn server_error(&self) -> Response<Bytes> {
-        self.error(StatusCode::INTERNAL_SERVER_ERROR, "InternalServerError")
-    }
-
-    /// An error as AWS words it in its JSON protocols.
-    fn error(&self, status: StatusCode, code: &str) -> Response<Bytes> {
-        let kind = match self.service.strip_prefix(DYNAMODB) {
-            Some(version) => format!("com.amazonaws.dynamodb.v{version}#{code}"),
-            None => code.to_owned(),
-        };
-        let body = serde_json::json!({ "__type": kind, "message": "injected by a test" }).to_string();
-        let mut error = Response::new(Bytes::from(body));
-        *error.status_mut() = status;
-        error.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-amz-json-1.0"));
-        error
-    }
+    reply
 }
 
 impl Shared {

@@ -33,9 +33,14 @@ pub type AwsResult<T> = Result<T, AwsError>;
 
 /// Error codes by which AWS says that calls come too fast or that a quota is spent. From the lists of common errors in
 /// the API references of DynamoDB, DynamoDB Streams, EventBridge and SQS, and the SDKs' own list of throttling errors.
-const THROTTLING_CODES: [&str; 13] = [
+///
+/// `OverLimit` is what SQS says to a receiving while as many messages are in flight as a queue allows (API Reference,
+/// `ReceiveMessage`), and it passes `KMS.ThrottlingException` on from the keys that its queues are encrypted with.
+const THROTTLING_CODES: [&str; 15] = [
     "BandwidthLimitExceeded",
+    "KMS.ThrottlingException",
     "LimitExceededException",
+    "OverLimit",
     "PriorRequestNotComplete",
     "ProvisionedThroughputExceededException",
     "RequestLimitExceeded",
@@ -117,6 +122,7 @@ mod tests {
     fn an_error_is_sorted_by_what_can_be_done_about_it() {
         assert!(matches!(answered("ThrottlingException", 400), AwsError::Throttled(_)));
         assert!(matches!(answered("ProvisionedThroughputExceededException", 400), AwsError::Throttled(_)));
+        assert!(matches!(answered("OverLimit", 403), AwsError::Throttled(_)));
         assert!(matches!(answered("", 429), AwsError::Throttled(_)));
         assert!(matches!(answered("InternalServerError", 500), AwsError::Unreachable(_)));
         assert!(matches!(answered("AccessDeniedException", 400), AwsError::Refused(_)));

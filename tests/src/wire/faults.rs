@@ -7,6 +7,8 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
+use super::batch;
+
 /// Something that goes wrong with one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -31,17 +33,36 @@ pub enum Fault {
     Hang,
     /// The request took effect, and no reply comes until the client goes away.
     HangAfter,
+    /// AWS takes a batch, of which it refuses these entries, each by itself. Nothing was done about them.
+    RefuseEntries(Entries),
+    /// AWS says that it refuses these entries of a batch, and yet all of it took effect.
+    RefuseEntriesAfter(Entries),
 }
 
-/// By which error AWS throttles. Services other than DynamoDB know `ThrottlingException` alone, and always answer that.
+/// By which error AWS throttles, in the terms of DynamoDB. Another service answers by the one of its own errors that says
+/// the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Throttling {
-    /// `ProvisionedThroughputExceededException`: a partition is hot.
+    /// `ProvisionedThroughputExceededException`: a partition is hot, as is a shard of a stream.
     ProvisionedThroughputExceeded,
     /// `ThrottlingException`: too many calls.
     Throttling,
     /// `RequestLimitExceeded`: the account's quota is spent.
     RequestLimitExceeded,
+}
+
+/// Some entries of a batch: bit `n` stands for the entry at place `n`, counted from 0. Where that is none of them, it is
+/// the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entries(pub u16);
+
+impl Entries {
+    /// The places of these entries in a batch of `size`.
+    pub(super) fn of(self, size: usize) -> Vec<usize> {
+        let among = |place: &usize| *place < 16 && self.0 >> *place & 1 == 1;
+        let places: Vec<_> = (0..size).filter(among).collect();
+        if places.is_empty() && size > 0 { vec![0] } else { places }
+    }
 }
 
 /// Which of two replies the client is given.
@@ -67,6 +88,8 @@ pub enum FaultKind {
     Duplicate,
     Hang,
     HangAfter,
+    RefuseEntries,
+    RefuseEntriesAfter,
 }
 
 impl Fault {
@@ -83,7 +106,21 @@ impl Fault {
             Self::Duplicate(_) => FaultKind::Duplicate,
             Self::Hang => FaultKind::Hang,
             Self::HangAfter => FaultKind::HangAfter,
+            Self::RefuseEntries(_) => FaultKind::RefuseEntries,
+            Self::RefuseEntriesAfter(_) => FaultKind::RefuseEntriesAfter,
         }
+    }
+}
+
+impl FaultKind {
+    /// What befalls an operation where this would: for one without entries, what comes nearest.
+    fn befalling(self, operation: &str) -> Self {
+        if batch::is_batch(operation) {
+            return self;
+        }
+        let likes =
+            [(Self::RefuseEntries, Self::Throttle), (Self::RefuseEntriesAfter, Self::ServerErrorAfter)];
+        likes.into_iter().find(|(kind, _)| *kind == self).map_or(self, |(_, like)| like)
     }
 }
 
@@ -126,6 +163,26 @@ impl Faults {
         .fold(Self::none(seed), |faults, (kind, per_mille)| faults.with(kind, per_mille))
     }
 
+    /// A day on which five in a hundred requests meet a fault, of every kind that there is.
+    pub fn drizzle(seed: u64) -> Self {
+        [
+            (FaultKind::Delay, 7),
+            (FaultKind::DelayAfter, 7),
+            (FaultKind::Throttle, 7),
+            (FaultKind::ServerError, 4),
+            (FaultKind::ServerErrorAfter, 4),
+            (FaultKind::Reset, 4),
+            (FaultKind::ResetAfter, 5),
+            (FaultKind::Duplicate, 4),
+            (FaultKind::Hang, 1),
+            (FaultKind::HangAfter, 1),
+            (FaultKind::RefuseEntries, 4),
+            (FaultKind::RefuseEntriesAfter, 2),
+        ]
+        .into_iter()
+        .fold(Self::none(seed), |faults, (kind, per_mille)| faults.with(kind, per_mille))
+    }
+
     /// Sets the rate of one kind of fault: so many of a thousand requests. All rates sum up to a thousand at most.
     #[must_use]
     pub fn with(mut self, kind: FaultKind, per_mille: u16) -> Self {
@@ -161,7 +218,7 @@ impl Faults {
             roll = roll.saturating_sub(*per_mille);
             met.then_some(*kind)
         })?;
-        Some(self.fault(kind, &mut rng))
+        Some(self.fault(kind.befalling(operation), &mut rng))
     }
 
     fn fault(&self, kind: FaultKind, rng: &mut StdRng) -> Fault {
@@ -182,6 +239,8 @@ impl Faults {
             }
             FaultKind::Hang => Fault::Hang,
             FaultKind::HangAfter => Fault::HangAfter,
+            FaultKind::RefuseEntries => Fault::RefuseEntries(Entries(rng.random())),
+            FaultKind::RefuseEntriesAfter => Fault::RefuseEntriesAfter(Entries(rng.random())),
         }
     }
 
@@ -249,6 +308,37 @@ mod tests {
         for answer in [Answer::First, Answer::Second] {
             assert!(all(&duplicates, "PutItem").contains(&Some(Fault::Duplicate(answer))), "{answer:?}");
         }
+    }
+
+    #[test]
+    fn five_in_a_hundred_is_what_it_says() {
+        let drizzle = Faults::drizzle(1);
+        assert_eq!(drizzle.per_mille.values().sum::<u16>(), 50);
+        let kinds: BTreeSet<_> =
+            all(&drizzle, "PutEvents").into_iter().flatten().map(|fault| fault.kind()).collect();
+        assert_eq!(kinds.len(), 12, "every kind there is: {kinds:?}");
+    }
+
+    #[test]
+    fn entries_are_refused_where_there_are_entries() {
+        let kinds = [FaultKind::RefuseEntries, FaultKind::RefuseEntriesAfter];
+        let faults = kinds.iter().fold(Faults::none(1), |faults, kind| faults.with(*kind, 500));
+        let seen = |operation: &str| -> BTreeSet<_> {
+            all(&faults, operation).into_iter().flatten().map(|fault| fault.kind()).collect()
+        };
+        for operation in ["PutEvents", "DeleteMessageBatch", "SendMessageBatch"] {
+            assert_eq!(seen(operation), kinds.into(), "{operation}");
+        }
+        assert_eq!(seen("PutItem"), [FaultKind::Throttle, FaultKind::ServerErrorAfter].into());
+    }
+
+    #[test]
+    fn some_entries_are_at_least_one() {
+        assert_eq!(Entries(0b101).of(10), [0, 2]);
+        assert_eq!(Entries(0b101).of(2), [0]);
+        assert_eq!(Entries(0b100).of(2), [0], "none of them is the first");
+        assert_eq!(Entries(u16::MAX).of(10).len(), 10);
+        assert_eq!(Entries(1).of(0), [0; 0]);
     }
 
     #[test]

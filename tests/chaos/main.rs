@@ -1,0 +1,21 @@
+//! Millrace as processes that die, on an AWS that fails: whatever happens, every promise is kept, and all comes right.
+//!
+//! As part of all tests these are short. In full length, with all figures:
+//!
+//! ```text
+//! MILLRACE_CHAOS=long cargo test -p millrace-tests --test chaos -- --nocapture
+//! ```
+//!
+//! All chance is in a seed, which each test prints, and which `MILLRACE_CHAOS_SEED` gives again: who is struck when and
+//! how, which request meets which fault, what each client wants. What processes make of it depends on their timing, so a
+//! seed brings a failure back as a rule, and not always.
+
+#![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
+
+mod forward;
+mod loss;
+mod outage;
+mod stage;
+mod trimmed;
+mod verdict;
+mod watch;

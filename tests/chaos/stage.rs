@@ -1,0 +1,122 @@
+//! What every test begins with: its turn, its length, its seed.
+
+use std::{
+    env,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millrace_local::StackOptions;
+use millrace_tests::{
+    Ground, PATIENCE,
+    fleet::{Crew, Fleet},
+    load::{End, Errand, Fate, Load, LoadOptions},
+};
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::sleep,
+};
+
+/// One test at a time: each has processes enough for the whole machine.
+static TURN: Mutex<()> = Mutex::const_new(());
+
+/// How a test is to run.
+pub(crate) struct Stage {
+    /// The test's name.
+    pub(crate) name: &'static str,
+    /// Whether it is to run in full length.
+    pub(crate) long: bool,
+    /// What all chance is drawn from.
+    pub(crate) seed: u64,
+    begun: Instant,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Stage {
+    /// Waits for the test's turn.
+    pub(crate) async fn enter(name: &'static str) -> Self {
+        let turn = TURN.lock().await;
+        let long = match env::var("MILLRACE_CHAOS").as_deref() {
+            Ok("long") => true,
+            Ok("short") | Err(env::VarError::NotPresent) => false,
+            other => panic!("MILLRACE_CHAOS is short or long, not {other:?}"),
+        };
+        let seed = match env::var("MILLRACE_CHAOS_SEED") {
+            Ok(seed) => seed.parse().expect("MILLRACE_CHAOS_SEED is a whole number"),
+            Err(_) => u64::from(rand::random::<u32>()),
+        };
+        let stage = Self { name, long, seed, begun: Instant::now(), _turn: turn };
+        stage.say(&format!("{}, MILLRACE_CHAOS_SEED={seed}", stage.pick("long", "short")));
+        stage
+    }
+
+    /// What is right for the length of the test.
+    pub(crate) fn pick<T>(&self, long: T, short: T) -> T {
+        if self.long { long } else { short }
+    }
+
+    /// Says something about the test.
+    pub(crate) fn say(&self, what: &str) {
+        println!("{}, after {} s: {what}", self.name, self.begun.elapsed().as_secs());
+    }
+
+    /// A ground where messages that a projector took with it are seen again sooner than in production, unless the test
+    /// has time for that.
+    pub(crate) async fn ground(&self) -> Arc<Ground> {
+        let options = StackOptions { queue_visibility_seconds: self.pick(30, 6), ..StackOptions::default() };
+        Arc::new(Ground::with(&options).await.unwrap())
+    }
+
+    /// Replicas on a ground, which do not run yet. Their logs are kept under a name.
+    pub(crate) async fn fleet(&self, name: &str, ground: &Arc<Ground>, crew: Crew) -> Arc<Fleet> {
+        // As in production; only shards are looked for more often, and with them leases that are free.
+        let mut env = vec![("RELAY_POLL_MS", "250"), ("RELAY_DISCOVERY_MS", "1000")];
+        env.extend(crew.env);
+        let fleet = Fleet::new(name, ground, &Crew { env, ..crew }).await.unwrap();
+        self.say(&format!("logs are in {}", fleet.logs().display()));
+        Arc::new(fleet)
+    }
+
+    /// A load of so many clients. The local AWS does some hundred requests a second, and a command takes about four.
+    pub(crate) fn load(&self, clients: usize) -> Arc<Load> {
+        let tenants = ["acme", "umbrella", "default"].map(|tenant| tenant.parse().unwrap()).into();
+        let (seed, pause) = (self.seed, Duration::from_millis(150));
+        let aggregates = self.pick(200, 60);
+        Arc::new(Load::new(LoadOptions { seed, clients, tenants, pause, aggregates }))
+    }
+}
+
+/// Runs a load on a fleet for a while, and something else meanwhile. What clients have begun by then is seen through.
+pub(crate) async fn run_for<T>(
+    load: &Arc<Load>,
+    fleet: &Arc<Fleet>,
+    time: Duration,
+    meanwhile: impl AsyncFnOnce(&End) -> anyhow::Result<T>,
+) -> (Vec<Errand>, T) {
+    let end = End::default();
+    let clock = async {
+        sleep(time).await;
+        end.stop.cancel();
+        sleep(PATIENCE).await;
+        end.give_up.cancel();
+        std::future::pending::<()>().await;
+    };
+    let work = async { tokio::try_join!(load.run(fleet, &end), meanwhile(&end)) };
+    tokio::select! {
+        done = work => done.unwrap(),
+        () = clock => unreachable!("it waits for ever"),
+    }
+}
+
+/// What became of errands, in a line.
+pub(crate) fn summary(errands: &[Errand], load: &Load) -> String {
+    let count = |is: fn(&Fate) -> bool| errands.iter().filter(|errand| is(&errand.fate)).count();
+    let attempts: u32 = errands.iter().map(|errand| errand.attempts).sum();
+    format!(
+        "{} commands acknowledged, {} refused, {} with nobody to hear the answer, in {attempts} attempts; {:?}",
+        count(|fate| matches!(fate, Fate::Acknowledged(_))),
+        count(|fate| matches!(fate, Fate::Refused(_))),
+        count(|fate| matches!(fate, Fate::Open)),
+        load.tally(),
+    )
+}

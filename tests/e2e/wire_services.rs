@@ -1,0 +1,301 @@
+//! The wire before all the services that the deployables use, and a wire that is out of reach.
+
+use std::{io::ErrorKind, time::Duration};
+
+use aws_sdk_eventbridge::types::{PutEventsRequestEntry, PutEventsResultEntry};
+use aws_sdk_sqs::types::{
+    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
+    QueueAttributeName, SendMessageBatchRequestEntry,
+};
+use futures::future::join_all;
+use millrace_aws::{Aws, AwsError, AwsResult};
+use millrace_tests::{Answer, Entries, Fault, FaultKind, Ground, Throttling, Wire};
+use tokio::{io::AsyncReadExt as _, net::TcpStream};
+
+/// A wire with a client at one end and an account at the other.
+struct Line {
+    ground: Ground,
+    wire: Wire,
+    aws: Aws,
+}
+
+/// A service, by an operation of its.
+#[derive(Clone, Copy, Debug)]
+enum Service {
+    DynamoDb,
+    Streams,
+    EventBridge,
+    Sqs,
+}
+
+impl Service {
+    const ALL: [Self; 4] = [Self::DynamoDb, Self::Streams, Self::EventBridge, Self::Sqs];
+
+    fn operation(self) -> &'static str {
+        match self {
+            Self::DynamoDb => "ListTables",
+            Self::Streams => "ListStreams",
+            Self::EventBridge => "PutEvents",
+            Self::Sqs => "SendMessage",
+        }
+    }
+}
+
+impl Line {
+    async fn new() -> Self {
+        let ground = Ground::new().await.unwrap();
+        let wire = Wire::before(ground.endpoint()).await.unwrap();
+        let aws = wire.aws(&ground.account).await;
+        Self { ground, wire, aws }
+    }
+
+    async fn call(&self, service: Service) -> AwsResult<()> {
+        match service {
+            Service::DynamoDb => self.aws.dynamodb().list_tables().send().await.map(drop)?,
+            Service::Streams => self.aws.streams().list_streams().send().await.map(drop)?,
+            Service::EventBridge => {
+                let verdicts = self.publish(1).await?;
+                assert!(verdicts[0].event_id().is_some(), "{verdicts:?}");
+            }
+            Service::Sqs => {
+                let send = self.aws.sqs(Duration::ZERO).send_message().queue_url(self.queue());
+                send.message_body("hello").send().await.map(drop)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts so many events on the bus, each of which goes to the queue.
+    async fn publish(&self, count: usize) -> AwsResult<Vec<PutEventsResultEntry>> {
+        let entries = (0..count).map(|n| {
+            PutEventsRequestEntry::builder()
+                .event_bus_name(self.ground.output("EventBusName"))
+                .source("millrace")
+                .detail_type("UserCreated")
+                .detail(format!("{{\"n\":{n}}}"))
+                .build()
+        });
+        let put = self.aws.eventbridge().put_events().set_entries(Some(entries.collect()));
+        Ok(put.send().await?.entries.unwrap_or_default())
+    }
+
+    fn queue(&self) -> &str {
+        self.ground.output("UserQueueUrl")
+    }
+
+    /// How many messages the queue has, seen and hidden ones, asked past the wire.
+    async fn messages(&self) -> (u64, u64) {
+        let names = [
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        ];
+        let asked = self.ground.aws().await.sqs(Duration::ZERO).get_queue_attributes();
+        let asked = asked.queue_url(self.queue()).set_attribute_names(Some(names.clone().into()));
+        let counts = asked.send().await.unwrap().attributes.unwrap();
+        let [seen, hidden] = names.map(|name| counts[&name].parse().unwrap());
+        (seen, hidden)
+    }
+}
+
+#[tokio::test]
+async fn every_service_throttles_and_fails_in_its_own_words() {
+    use Throttling::{ProvisionedThroughputExceeded, RequestLimitExceeded, Throttling as TooMany};
+
+    let line = Line::new().await;
+    let all = [ProvisionedThroughputExceeded, TooMany, RequestLimitExceeded];
+    for (service, throttled, out_of_order) in [
+        (
+            Service::DynamoDb,
+            ["ProvisionedThroughputExceededException", "ThrottlingException", "RequestLimitExceeded"],
+            "InternalServerError",
+        ),
+        (
+            Service::Streams,
+            ["LimitExceededException", "ThrottlingException", "ThrottlingException"],
+            "InternalServerError",
+        ),
+        (Service::EventBridge, ["ThrottlingException"; 3], "InternalException"),
+        (Service::Sqs, ["RequestThrottled", "ThrottlingException", "RequestThrottled"], "InternalFailure"),
+    ] {
+        let operation = service.operation();
+        for (throttling, code) in all.into_iter().zip(throttled) {
+            (0..3).for_each(|_| line.wire.next(operation, Fault::Throttle(throttling)));
+            let failed = line.call(service).await.unwrap_err();
+            let known =
+                matches!(&failed, AwsError::Throttled(text) if text.starts_with(&format!("{code}: ")));
+            assert!(known, "{service:?}: {failed:?}, not {code}");
+            line.wire.next(operation, Fault::Throttle(throttling));
+            line.call(service).await.expect("the SDK tries again");
+        }
+        (0..3).for_each(|_| line.wire.next(operation, Fault::ServerError));
+        let failed = line.call(service).await.unwrap_err();
+        let known =
+            matches!(&failed, AwsError::Unreachable(text) if text.starts_with(&format!("{out_of_order}: ")));
+        assert!(known, "{service:?}: {failed:?}, not {out_of_order}");
+        line.wire.next(operation, Fault::ServerError);
+        line.call(service).await.expect("the SDK tries again");
+    }
+}
+
+#[tokio::test]
+async fn every_fault_befalls_every_service_and_the_next_attempt_comes_through() {
+    const A_WHILE: Duration = Duration::from_millis(20);
+    // Each with how often the call takes effect, with the retry of an SDK that could not know that it had.
+    let faults = [
+        (Fault::Delay(A_WHILE), 1),
+        (Fault::DelayAfter(A_WHILE), 1),
+        (Fault::Throttle(Throttling::Throttling), 1),
+        (Fault::ServerError, 1),
+        (Fault::ServerErrorAfter, 2),
+        (Fault::Reset, 1),
+        (Fault::ResetAfter, 2),
+        (Fault::Duplicate(Answer::First), 2),
+        (Fault::Duplicate(Answer::Second), 2),
+        (Fault::Hang, 1),
+        (Fault::HangAfter, 2),
+    ];
+    let all =
+        Service::ALL.into_iter().flat_map(|service| faults.map(|(fault, times)| (service, fault, times)));
+    // Side by side, each on a line of its own: some wait for seconds.
+    join_all(all.map(async |(service, fault, times)| {
+        let line = Line::new().await;
+        line.wire.next(service.operation(), fault);
+        line.call(service).await.unwrap_or_else(|failed| panic!("{service:?}, {fault:?}: {failed}"));
+        assert_eq!(line.wire.injected(), [(fault.kind(), 1)].into(), "{service:?}");
+        let effects = match service {
+            Service::DynamoDb | Service::Streams => return,
+            Service::EventBridge | Service::Sqs => line.messages().await.0,
+        };
+        assert_eq!(effects, times, "{service:?}, {fault:?}");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_bus_may_take_some_entries_and_refuse_others() {
+    let line = Line::new().await;
+    let codes = |verdicts: &[PutEventsResultEntry]| -> Vec<_> {
+        verdicts.iter().map(|verdict| verdict.error_code().map(str::to_owned)).collect()
+    };
+    let refused = [Some("ThrottlingException".to_owned()), Some("InternalFailure".to_owned())];
+    for (fault, arrived) in
+        [(Fault::RefuseEntries(Entries(0b0011)), 2), (Fault::RefuseEntriesAfter(Entries(0b0011)), 4)]
+    {
+        let (before, _) = line.messages().await;
+        line.wire.next("PutEvents", fault);
+        let verdicts = line.publish(4).await.unwrap();
+        assert_eq!(codes(&verdicts), [&refused[..], &[None, None]].concat(), "{fault:?}");
+        assert!(verdicts[2..].iter().all(|verdict| verdict.event_id().is_some()), "{verdicts:?}");
+        assert_eq!(line.messages().await.0 - before, arrived, "{fault:?}");
+    }
+    line.wire.next("PutEvents", Fault::RefuseEntries(Entries(u16::MAX)));
+    let verdicts = line.publish(2).await.unwrap();
+    assert_eq!(codes(&verdicts), refused);
+    assert_eq!(line.messages().await.0, 6, "all were refused");
+    assert_eq!(line.wire.injected()[&FaultKind::RefuseEntries], 2);
+}
+
+#[tokio::test]
+async fn a_queue_may_take_some_entries_and_refuse_others() {
+    let line = Line::new().await;
+    let sqs = line.aws.sqs(Duration::ZERO);
+    let failed = |entries: &[BatchResultErrorEntry]| -> Vec<_> {
+        let told = entries.iter().map(|entry| (entry.id.clone(), entry.code.clone(), entry.sender_fault));
+        told.collect()
+    };
+    let too_much = |id: &str| (id.to_owned(), "RequestThrottled".to_owned(), true);
+    let out_of_order = |id: &str| (id.to_owned(), "InternalError".to_owned(), false);
+
+    let send = |id: &str| SendMessageBatchRequestEntry::builder().id(id).message_body(id).build().unwrap();
+    let batch =
+        sqs.send_message_batch().queue_url(line.queue()).set_entries(Some(["a", "b", "c"].map(send).into()));
+    line.wire.next("SendMessageBatch", Fault::RefuseEntries(Entries(0b100)));
+    let sent = batch.clone().send().await.unwrap();
+    assert_eq!((failed(sent.failed()), sent.successful().len()), (vec![too_much("c")], 2));
+    assert_eq!(line.messages().await, (2, 0));
+    line.wire.next("SendMessageBatch", Fault::RefuseEntriesAfter(Entries(0b010)));
+    let sent = batch.send().await.unwrap();
+    assert_eq!((failed(sent.failed()), sent.successful().len()), (vec![out_of_order("b")], 2));
+    assert_eq!(line.messages().await, (5, 0), "all of it took effect");
+
+    let receive =
+        sqs.receive_message().queue_url(line.queue()).max_number_of_messages(10).wait_time_seconds(0);
+    let received = receive.send().await.unwrap().messages.unwrap();
+    let receipts: Vec<_> = received.into_iter().map(|message| message.receipt_handle.unwrap()).collect();
+    assert_eq!((receipts.len(), line.messages().await), (5, (0, 5)));
+    let show = receipts.iter().enumerate().map(|(n, receipt)| {
+        let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(n.to_string());
+        entry.receipt_handle(receipt).visibility_timeout(0).build().unwrap()
+    });
+    line.wire.next("ChangeMessageVisibilityBatch", Fault::RefuseEntries(Entries(0b00111)));
+    let shown =
+        sqs.change_message_visibility_batch().queue_url(line.queue()).set_entries(Some(show.collect()));
+    let shown = shown.send().await.unwrap();
+    assert_eq!(failed(shown.failed()), [too_much("0"), out_of_order("1"), too_much("2")]);
+    assert_eq!(line.messages().await, (2, 3), "the others are seen again");
+
+    let delete = receipts.iter().enumerate().map(|(n, receipt)| {
+        DeleteMessageBatchRequestEntry::builder().id(n.to_string()).receipt_handle(receipt).build().unwrap()
+    });
+    line.wire.next("DeleteMessageBatch", Fault::RefuseEntries(Entries(0b00010)));
+    let deleted = sqs.delete_message_batch().queue_url(line.queue()).set_entries(Some(delete.collect()));
+    let deleted = deleted.send().await.unwrap();
+    assert_eq!((failed(deleted.failed()), deleted.successful().len()), (vec![out_of_order("1")], 4));
+    assert_eq!(line.messages().await, (0, 1), "what was refused is still there");
+}
+
+/// Whether nobody listens at the wire.
+async fn refuses(wire: &Wire) -> bool {
+    let connected = TcpStream::connect(wire.url().strip_prefix("http://").unwrap()).await;
+    connected.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+}
+
+#[tokio::test]
+async fn a_wire_out_of_reach_refuses_connections_and_is_back_at_the_same_place() {
+    let line = Line::new().await;
+    for _ in 0..3 {
+        for service in Service::ALL {
+            line.call(service).await.unwrap();
+        }
+        let mut idle = TcpStream::connect(line.wire.url().strip_prefix("http://").unwrap()).await.unwrap();
+        line.wire.refuse().await.unwrap();
+        assert!(refuses(&line.wire).await);
+        let end = idle.read(&mut [0]).await;
+        assert!(end.is_err() || end.is_ok_and(|read| read == 0), "what was connected is cut");
+        for service in Service::ALL {
+            let failed = line.call(service).await.unwrap_err();
+            assert!(matches!(&failed, AwsError::Unreachable(_)), "{service:?}: {failed:?}");
+        }
+        line.wire.accept().await.unwrap();
+        assert!(!refuses(&line.wire).await);
+    }
+    line.call(Service::Sqs).await.unwrap();
+    assert!(line.wire.accept().await.is_err(), "it is open already");
+}
+
+#[tokio::test]
+async fn a_request_on_its_way_when_the_wire_is_cut_takes_effect_and_its_reply_is_lost() {
+    let line = Line::new().await;
+    let mut ambush = line.wire.lie_in_wait("SendMessage", Fault::DelayAfter(Duration::from_secs(60)));
+    let cut = async {
+        ambush.met().await;
+        line.wire.refuse().await.unwrap();
+    };
+    let (sent, ()) = tokio::join!(line.call(Service::Sqs), cut);
+    assert!(matches!(sent, Err(AwsError::Unreachable(_))), "{sent:?}");
+    millrace_tests::eventually("the message", async || (line.messages().await.0 == 1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn an_ambush_befalls_every_request_of_its_operation_until_it_is_over() {
+    let line = Line::new().await;
+    let mut ambush = line.wire.lie_in_wait("SendMessage", Fault::Throttle(Throttling::Throttling));
+    line.call(Service::EventBridge).await.unwrap();
+    line.call(Service::Sqs).await.unwrap_err();
+    ambush.met().await;
+    line.call(Service::Sqs).await.unwrap_err();
+    assert_eq!(line.wire.injected(), [(FaultKind::Throttle, 6)].into());
+    drop(ambush);
+    line.call(Service::Sqs).await.unwrap();
+    assert_eq!(line.wire.injected(), [(FaultKind::Throttle, 6)].into());
+}
