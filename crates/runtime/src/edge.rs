@@ -16,10 +16,13 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
+use crate::{Failure, TraceParent, call::Deadline, identity::gate::Gate, trace::CURRENT};
 
 /// The paths of calls that a server knows, such as `/grpc.health.v1.Health/Check`.
 pub(crate) type Methods = Arc<HashSet<String>>;
+
+/// What a call is called that no contract has.
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// No call takes longer, whatever its caller says: each holds one of the places that all callers share. The replies of
 /// streams may go on.
@@ -33,15 +36,18 @@ const LONGEST_STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub(crate) struct EdgeLayer {
     slots: Arc<Semaphore>,
     methods: Methods,
+    gate: Gate,
 }
 
 impl EdgeLayer {
     /// An edge that lets `calls` run at a time and sheds the rest. Logs and metrics name the calls in `methods`; any
-    /// other path is its caller's invention, of any number and content, and is called `unknown`.
-    pub(crate) fn new(calls: usize, methods: HashSet<String>) -> Self {
+    /// other path is its caller's invention, of any number and content, and is called `unknown`. The `gate` says who may
+    /// pass.
+    pub(crate) fn new(calls: usize, methods: HashSet<String>, gate: Gate) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
             methods: Arc::new(methods),
+            gate,
         }
     }
 }
@@ -50,16 +56,17 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, slots: self.slots.clone(), methods: self.methods.clone() }
+        Edge { inner, slots: self.slots.clone(), methods: self.methods.clone(), gate: self.gate.clone() }
     }
 }
 
-/// The edge: trace, deadline, a bound on calls, panics contained, and the framework's own refusals translated.
+/// The edge: trace, deadline, a bound on calls, callers authenticated, panics contained, and the framework's own refusals translated.
 #[derive(Clone)]
 pub(crate) struct Edge<S> {
     inner: S,
     slots: Arc<Semaphore>,
     methods: Methods,
+    gate: Gate,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -79,9 +86,9 @@ where
         // The clone takes the place of the service that was polled ready (see the documentation of `Service`).
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let slots = self.slots.clone();
+        let (slots, gate) = (self.slots.clone(), self.gate.clone());
         let started = Instant::now();
-        let method = self.methods.get(request.uri().path()).map_or("unknown", String::as_str).to_owned();
+        let method = self.methods.get(request.uri().path()).map_or(UNKNOWN, String::as_str).to_owned();
         let trace = caller_trace(&request);
         let patience = caller_patience(&request);
         let end = started + patience.unwrap_or(LONGEST_CALL).min(LONGEST_CALL);
@@ -96,9 +103,19 @@ where
             if matches!(slot, Some(Err(_))) {
                 return record(&method, started, Status::from(Failure::Overloaded).into_http());
             }
-            let answer = AssertUnwindSafe(inner.call(request)).catch_unwind();
+            let answer = async {
+                let admitted = gate.admit(&method, request.headers()).await?;
+                if let Some(identity) = admitted.identity {
+                    request.extensions_mut().insert(identity);
+                }
+                let _place = admitted.place;
+                let Ok(response) = inner.call(request).await;
+                Ok::<_, Failure>(translate(response))
+            };
+            let answer = AssertUnwindSafe(answer).catch_unwind();
             let response = match tokio::time::timeout_at(end, answer).await {
-                Ok(Ok(Ok(response))) => translate(response),
+                Ok(Ok(Ok(response))) => response,
+                Ok(Ok(Err(failure))) => Status::from(failure).into_http(),
                 Ok(Err(_)) => Status::from(Failure::Internal("a call panicked".to_owned())).into_http(),
                 Err(_) => Status::from(Failure::DeadlineExceeded).into_http(),
             };
@@ -167,7 +184,7 @@ mod tests {
     const PROBE: &str = "/grpc.health.v1.Health/Check";
 
     fn edge(calls: usize) -> EdgeLayer {
-        EdgeLayer::new(calls, HashSet::from([PROBE.to_owned()]))
+        EdgeLayer::new(calls, HashSet::from([PROBE.to_owned()]), Gate::default())
     }
 
     async fn through<F>(edge: &EdgeLayer, request: Request<Body>, answer: impl Fn() -> F) -> Status

@@ -41,7 +41,7 @@ async fn start_over(world: &World, events: impl ReadHistory) -> Server {
     let address = format!("http://{}", grpc.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     let process = Process { shutdown: shutdown.clone(), metrics: None };
-    let listeners = Listeners { grpc, metrics: None };
+    let listeners = Listeners::open(grpc);
     let tokens = PageTokens::of_table("orders");
     let server =
         tokio::spawn(query_service::answer(world.models(), events, tokens, WATCHING, listeners, 64, process));
