@@ -1,6 +1,9 @@
 //! What guards a deployable's gRPC port: TLS, and who may call. Configured here; without any of it the port is open, which
 //! is for one's own machine.
 
+#[cfg(test)]
+mod tests;
+
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;

@@ -315,6 +315,12 @@ async fn serve_metrics(
     }
 }
 
+/// The path of every call of every contract, for tests of what holds for all.
+#[cfg(test)]
+pub(crate) fn method_paths() -> Vec<String> {
+    methods().expect("contracts that can be read").into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,8 +5,6 @@
 //! Connections that are open go on with what they began with.
 
 pub(crate) mod incoming;
-#[cfg(test)]
-mod tests;
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
