@@ -181,3 +181,29 @@ fn cancel_with_stdin(shutdown: CancellationToken) {
         shutdown.cancel();
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Config {
+        #[command(flatten)]
+        common: Common,
+    }
+
+    impl Configured for Config {
+        fn common(&self) -> &Common {
+            &self.common
+        }
+    }
+
+    #[test]
+    fn values_that_do_not_go_together_are_a_mistake_of_configuration() {
+        let read =
+            |args: &[&str]| config::read::<Config>(args.iter().map(OsString::from)).and_then(consistent);
+        assert!(read(&["program"]).is_ok());
+        let said = read(&["program", "--tls-cert-file=a", "--jwt-issuer=i"]).unwrap_err().to_string();
+        assert!(said.contains("TLS_KEY_FILE") && said.contains("JWT_AUDIENCE"), "{said}");
+    }
+}

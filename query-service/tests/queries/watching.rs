@@ -14,10 +14,11 @@ use millrace_proto::query::{
     order_query_service_server::OrderQueryService, user_query_service_server::UserQueryService,
 };
 use millrace_read_models::{Key, Many};
+use millrace_runtime::call::EndOfStream;
 use query_service::watch::{Hub, Rows};
 use tokio::{
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
@@ -145,6 +146,22 @@ async fn a_reading_that_is_older_than_the_one_before_is_not_sent() {
         all.push(version.unwrap());
     }
     assert_eq!(all, [5, 6, 7, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_with_its_callers_token_or_deadline_and_says_which() {
+    for (end, code) in [
+        (EndOfStream::Token(Instant::now() + SOON), Code::Unauthenticated),
+        (EndOfStream::Deadline(Instant::now() + SOON), Code::DeadlineExceeded),
+    ] {
+        let rows = ToAndFro(Arc::new(Mutex::new([1].into())));
+        let hub = Hub::new(rows, PACE, Arc::new(Semaphore::new(1)), CancellationToken::new());
+        let watch = hub.watch((TenantId::default(), order_id(1)), 1).unwrap();
+        let mut sent = watch.messages(0, Some(end), |version| *version);
+        assert_eq!(sent.next().await.unwrap().unwrap(), 1);
+        assert_eq!(sent.next().await.unwrap().unwrap_err().code(), code);
+        assert!(sent.next().await.is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]

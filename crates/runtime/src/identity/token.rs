@@ -42,7 +42,7 @@ impl<'a> Unverified<'a> {
             return Err(Refusal::Algorithm);
         }
         // What a token says is critical has to be understood (RFC 7515, section 4.1.11), and nothing is.
-        if head.extras.inner().contains_key("crit") {
+        if head.crit.is_some() {
             return Err(Refusal::Malformed);
         }
         Ok(Self { token, algorithm: head.alg, key_id: head.kid })

@@ -1,11 +1,12 @@
 //! Clients with and without certificates.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use millrace_proto::command::CreateUserRequest;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
+    time::timeout,
 };
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -51,9 +52,10 @@ async fn a_certificate_does_not_stand_for_a_token() {
     server.end().await;
 }
 
-/// Whether a server has closed a connection on which nothing is said.
+/// Whether a server closes a connection on which nothing is said, within a minute.
 async fn is_closed(stream: &mut TcpStream) -> bool {
-    stream.read(&mut [0; 1]).await.is_ok_and(|read| read == 0)
+    let minute = Duration::from_secs(60);
+    timeout(minute, stream.read(&mut [0; 1])).await.is_ok_and(|read| read.is_ok_and(|read| read == 0))
 }
 
 #[tokio::test]
