@@ -135,6 +135,7 @@ pub async fn serve(
     };
     let readiness = keep_readiness(board, probe, shutdown.clone());
     let calls = usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX);
+    // Boxed, as is what keeps the guard: they are large, and on the path of nothing that is fast.
     let grpc = server()
         // No single connection takes all of the places; some are for streams that take none, such as health's.
         .max_concurrent_streams(Some((served.max_concurrent_calls / 4).max(16)))
@@ -143,7 +144,8 @@ pub async fn serve(
         .serve_with_incoming_shutdown(
             incoming(grpc, guard.tls.as_ref().map(Tls::current)),
             shutdown.clone().cancelled_owned(),
-        );
+        )
+        .boxed();
     let health = serve_health(health, health_alone)?;
 
     let metrics_addr = metrics_addr.map(|addr| addr.to_string());
@@ -166,7 +168,7 @@ pub async fn serve(
         ended
     };
     let (grpc, metrics, (), (), ()) =
-        tokio::join!(grpc, metrics, readiness, upkeep, guard.keep(shutdown.clone()));
+        tokio::join!(grpc, metrics, readiness, upkeep, guard.keep(shutdown.clone()).boxed());
     grpc.and(metrics)
 }
 
