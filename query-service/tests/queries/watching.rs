@@ -150,13 +150,13 @@ async fn a_reading_that_is_older_than_the_one_before_is_not_sent() {
 
 #[tokio::test(start_paused = true)]
 async fn a_watch_ends_with_its_callers_token_or_deadline_and_says_which() {
-    let ends: [(fn(Instant) -> EndOfStream, Code); 2] =
-        [(EndOfStream::Token, Code::Unauthenticated), (EndOfStream::Deadline, Code::DeadlineExceeded)];
-    for (end, code) in ends {
+    for (is_token, code) in [(true, Code::Unauthenticated), (false, Code::DeadlineExceeded)] {
+        let at = Instant::now() + SOON;
+        let end = if is_token { EndOfStream::Token(at) } else { EndOfStream::Deadline(at) };
         let rows = ToAndFro(Arc::new(Mutex::new([1].into())));
         let hub = Hub::new(rows, PACE, Arc::new(Semaphore::new(1)), CancellationToken::new());
         let watch = hub.watch((TenantId::default(), order_id(1)), 1).unwrap();
-        let mut sent = watch.messages(0, Some(end(Instant::now() + SOON)), |version| *version);
+        let mut sent = watch.messages(0, Some(end), |version| *version);
         assert_eq!(sent.next().await.unwrap().unwrap(), 1);
         assert_eq!(sent.next().await.unwrap().unwrap_err().code(), code);
         assert!(sent.next().await.is_none());
