@@ -597,3 +597,36 @@ async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_the
     sleep(Duration::from_secs(3_600)).await;
     world.until_published(&missed).await;
 }
+
+/// A stream whose reading panics.
+#[derive(Clone)]
+struct Explosive {
+    there: MemoryStream,
+    listed: Arc<AtomicU32>,
+}
+
+impl ShardStream for Explosive {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.listed.fetch_add(1, Ordering::SeqCst);
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        self.there.open(shard, position).await
+    }
+    async fn read(&self, _: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        panic!("a record that makes the program panic")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_whose_reading_panics_is_not_tried_ten_times_a_second() {
+    let world = World::new();
+    world.store_firsts(0..5);
+    let stream = Explosive { there: world.stream.clone(), listed: Arc::default() };
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream.clone(), leases, bus, table, World::config("a"));
+    sleep(Duration::from_secs(60)).await;
+    let listed = stream.listed.load(Ordering::SeqCst);
+    assert!(listed < 60, "the stream was listed {listed} times in a minute");
+}
