@@ -1,4 +1,4 @@
-//! Page tokens: where a list goes on, sealed so that nobody can make, change or misplace one.
+//! Page tokens: where an answer in pages goes on, sealed so that nobody can make, change or misplace one.
 
 use std::fmt;
 
@@ -9,10 +9,25 @@ use millrace_read_models::{OrderRow, Position};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-/// The form of a token: this byte, the position (microseconds, order id), the seal; in base64url without padding.
-const FORM: u8 = 1;
-const POSITION_LEN: usize = 8 + 16;
+/// The form of a token: this byte, the place, the seal; in base64url without padding.
+const FORM: u8 = 2;
 const SEAL_LEN: usize = 32;
+
+/// A query whose answer comes in pages.
+pub trait Paged {
+    /// Where a page ends.
+    type Place;
+
+    /// What tells the query from every other, its filters and its order included; not the size of a page, which a caller
+    /// may change under way. The first part names the kind of query.
+    fn identity(&self) -> Vec<Vec<u8>>;
+
+    /// A place as bytes.
+    fn write(place: &Self::Place) -> Vec<u8>;
+
+    /// The place in bytes, if there is one.
+    fn read(bytes: &[u8]) -> Option<Self::Place>;
+}
 
 /// A list of orders that somebody pages through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +48,33 @@ impl List {
     }
 }
 
+impl Paged for List {
+    type Place = Position;
+
+    fn identity(&self) -> Vec<Vec<u8>> {
+        match self {
+            Self::OfUser(user_id) => vec![b"orders of user".to_vec(), user_id.0.as_bytes().to_vec()],
+            Self::InStatus(status) => vec![b"orders in status".to_vec(), status.as_str().into()],
+        }
+    }
+
+    fn write(position: &Position) -> Vec<u8> {
+        [&position.created_at.unix_micros().to_be_bytes()[..], position.order_id.0.as_bytes()].concat()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Position> {
+        let (time, id) = bytes.split_first_chunk()?;
+        Some(Position {
+            created_at: Timestamp::from_unix_micros(i64::from_be_bytes(*time)),
+            order_id: OrderId(Uuid::from_slice(id).ok()?),
+        })
+    }
+}
+
 /// Makes and reads page tokens.
 ///
-/// A token holds a position and an HMAC-SHA256 over it, the list and the tenant. So it is good for going on in that
-/// list of that tenant, and for nothing else.
+/// A token holds a place and an HMAC-SHA256 over it, the query and the tenant. So it is good for going on in the answer
+/// to that query of that tenant, and for nothing else.
 #[derive(Clone)]
 pub struct PageTokens(Hmac<Sha256>);
 
@@ -60,62 +98,41 @@ impl PageTokens {
         Self::new(&key)
     }
 
-    /// The token to go on after `position`.
-    pub fn seal(&self, tenant: &TenantId, list: &List, position: &Position) -> String {
-        let body = body(position);
-        let seal: [u8; SEAL_LEN] = self.sealing(tenant, list, &body).finalize().into_bytes().into();
-        BASE64_URL_SAFE_NO_PAD.encode([&body[..], &seal].concat())
+    /// The token to go on after `place`.
+    pub fn seal<Q: Paged>(&self, tenant: &TenantId, query: &Q, place: &Q::Place) -> String {
+        let mut token = vec![FORM];
+        token.extend(Q::write(place));
+        let seal = self.sealing(tenant, query, &token).finalize().into_bytes();
+        token.extend(seal);
+        BASE64_URL_SAFE_NO_PAD.encode(token)
     }
 
-    /// The position in a token, if it was made for this list of this tenant.
-    pub fn open(&self, tenant: &TenantId, list: &List, token: &str) -> Result<Position, Invalid> {
+    /// The place in a token, if it was made for this query of this tenant.
+    pub fn open<Q: Paged>(&self, tenant: &TenantId, query: &Q, token: &str) -> Result<Q::Place, Invalid> {
         const BAD: Invalid = Invalid("must be the next_page_token of the page before, of the same query");
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(token).map_err(|_| BAD)?;
-        let (body, seal) = bytes.split_at_checked(1 + POSITION_LEN).ok_or(BAD)?;
-        // In constant time, and refuses a seal of another length.
-        self.sealing(tenant, list, body).verify_slice(seal).map_err(|_| BAD)?;
+        let body_len = bytes.len().checked_sub(SEAL_LEN).ok_or(BAD)?;
+        let (body, seal) = bytes.split_at_checked(body_len).ok_or(BAD)?;
+        // In constant time.
+        self.sealing(tenant, query, body).verify_slice(seal).map_err(|_| BAD)?;
         match body.split_first() {
-            Some((&FORM, position)) => read_position(position).ok_or(BAD),
+            Some((&FORM, place)) => Q::read(place).ok_or(BAD),
             Some(_) | None => Err(BAD),
         }
     }
 
-    /// What is sealed. Each part has a fixed length or its length before it, except for the last, so no two different
-    /// lists, tenants or positions are the same bytes.
-    fn sealing(&self, tenant: &TenantId, list: &List, body: &[u8]) -> Hmac<Sha256> {
-        let tenant = tenant.as_str();
+    /// What is sealed. Each part has its length before it, so no two different queries, tenants or places are the same
+    /// bytes.
+    fn sealing<Q: Paged>(&self, tenant: &TenantId, query: &Q, body: &[u8]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
-        mac.update(body);
-        mac.update(&tenant.len().to_be_bytes());
-        mac.update(tenant.as_bytes());
-        match list {
-            List::OfUser(user_id) => {
-                mac.update(b"u");
-                mac.update(user_id.0.as_bytes());
-            }
-            List::InStatus(status) => {
-                mac.update(b"s");
-                mac.update(status.as_str().as_bytes());
-            }
+        let identity = query.identity();
+        let parts = identity.iter().map(Vec::as_slice);
+        for part in [tenant.as_str().as_bytes(), body].into_iter().chain(parts) {
+            mac.update(&part.len().to_be_bytes());
+            mac.update(part);
         }
         mac
     }
-}
-
-fn body(position: &Position) -> Vec<u8> {
-    let mut body = Vec::with_capacity(1 + POSITION_LEN + SEAL_LEN);
-    body.push(FORM);
-    body.extend(position.created_at.unix_micros().to_be_bytes());
-    body.extend(position.order_id.0.as_bytes());
-    body
-}
-
-fn read_position(bytes: &[u8]) -> Option<Position> {
-    let (time, id) = bytes.split_first_chunk()?;
-    Some(Position {
-        created_at: Timestamp::from_unix_micros(i64::from_be_bytes(*time)),
-        order_id: OrderId(Uuid::from_slice(id).ok()?),
-    })
 }
 
 #[cfg(test)]
@@ -175,11 +192,41 @@ mod tests {
 
     #[test]
     fn a_token_of_another_form_is_refused_even_with_a_seal() {
-        let mut body = body(&position());
-        body[0] = FORM + 1;
-        let seal = tokens().sealing(&TenantId::default(), &OF_USER, &body).finalize().into_bytes();
-        let token = BASE64_URL_SAFE_NO_PAD.encode([&body[..], &seal].concat());
-        assert!(tokens().open(&TenantId::default(), &OF_USER, &token).is_err());
+        for form in [FORM - 1, FORM + 1] {
+            let body = [vec![form], List::write(&position())].concat();
+            let seal = tokens().sealing(&TenantId::default(), &OF_USER, &body).finalize().into_bytes();
+            let token = BASE64_URL_SAFE_NO_PAD.encode([&body[..], &seal].concat());
+            assert!(tokens().open(&TenantId::default(), &OF_USER, &token).is_err());
+        }
+    }
+
+    /// A query of three parts.
+    struct Parts([&'static str; 3]);
+
+    impl Paged for Parts {
+        type Place = ();
+
+        fn identity(&self) -> Vec<Vec<u8>> {
+            self.0.map(Vec::from).into()
+        }
+
+        fn write(_: &()) -> Vec<u8> {
+            Vec::new()
+        }
+
+        fn read(_: &[u8]) -> Option<()> {
+            Some(())
+        }
+    }
+
+    #[test]
+    fn what_ends_one_part_of_a_query_does_not_begin_the_next() {
+        let tenant = TenantId::default();
+        let token = tokens().seal(&tenant, &Parts(["kind", "ab", "c"]), &());
+        assert!(tokens().open(&tenant, &Parts(["kind", "ab", "c"]), &token).is_ok());
+        for parts in [["kind", "a", "bc"], ["kind", "abc", ""], ["", "kindab", "c"], ["kind", "c", "ab"]] {
+            assert!(tokens().open(&tenant, &Parts(parts), &token).is_err(), "{parts:?}");
+        }
     }
 
     #[test]
