@@ -3,6 +3,7 @@
 #[cfg(any(test, feature = "audit"))]
 mod audit;
 mod item;
+mod merge;
 mod orders;
 mod provenance;
 mod table;
