@@ -4,10 +4,13 @@
 //! not be older than is waited for first ([`models`]); where an index lags behind what was waited for, the awaited row
 //! is laid over what the index shows. Lists come in pages, whose tokens are sealed ([`token`]).
 
+mod attempts;
+mod batch;
 pub mod config;
 mod list;
 pub mod models;
 pub mod orders;
+mod times;
 pub mod token;
 pub mod users;
 mod view;

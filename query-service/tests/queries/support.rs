@@ -12,8 +12,8 @@ use millrace_domain::{
 };
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
-    Consistency, Key, Many, MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance,
-    ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
+    Consistency, Key, ListPart, Many, MemoryOrders, MemoryUsers, OrderChange, OrderList, OrderRow, Placed,
+    Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
 use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
 use tonic::{Request, Status};
@@ -78,24 +78,13 @@ impl ReadOrders for Counted<MemoryOrders> {
         self.rows.get_many(keys, consistency).await
     }
 
-    async fn by_user(
+    async fn part(
         &self,
-        tenant: &TenantId,
-        user_id: UserId,
+        list: &OrderList,
         before: Option<&Position>,
         limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        self.rows.by_user(tenant, user_id, before, limit).await
-    }
-
-    async fn by_status(
-        &self,
-        tenant: &TenantId,
-        status: OrderStatus,
-        before: Option<&Position>,
-        limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        self.rows.by_status(tenant, status, before, limit).await
+    ) -> Result<ListPart, AwsError> {
+        self.rows.part(list, before, limit).await
     }
 }
 
