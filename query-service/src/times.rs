@@ -58,6 +58,7 @@ fn first_since(time: proto::Timestamp) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use millrace_runtime::Failure;
     use proptest::{option, prelude::*};
 
     use super::*;
@@ -74,9 +75,9 @@ mod tests {
     fn read(since: Option<proto::Timestamp>, before: Option<proto::Timestamp>) -> Result<Times, Vec<String>> {
         let mut wrong = Violations::default();
         let read = created(&mut wrong, since, before);
-        wrong.finish(read).map_err(|failure| match failure {
-            millrace_runtime::Failure::InvalidArgument(all) => all.into_iter().map(|one| one.field).collect(),
-            other => panic!("{other:?}"),
+        wrong.finish(read).map_err(|failure| {
+            let Failure::InvalidArgument(all) = failure else { panic!("{failure:?}") };
+            all.into_iter().map(|violation| violation.field).collect()
         })
     }
 

@@ -13,7 +13,7 @@ use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, transport::Channel};
 
-async fn start(world: &World) -> (Channel, CancellationToken, JoinHandle<anyhow::Result<()>>) {
+pub(crate) async fn start(world: &World) -> (Channel, CancellationToken, JoinHandle<anyhow::Result<()>>) {
     let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", grpc.local_addr().unwrap());
     let shutdown = CancellationToken::new();

@@ -1,9 +1,6 @@
 //! Read models in memory with something in them, and the services over them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::{Arc, Mutex};
 
 use millrace_aws::AwsError;
 use millrace_domain::{
@@ -20,32 +17,86 @@ use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-/// Read models that count how often rows are read by their keys.
+/// Read models that note which rows are read by their keys.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
-    pub(crate) users: Counted<MemoryUsers>,
-    pub(crate) orders: Counted<MemoryOrders>,
+    pub(crate) users: Noted<MemoryUsers>,
+    pub(crate) orders: Noted<MemoryOrders>,
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Counted<T> {
+pub(crate) struct Noted<T> {
     pub(crate) rows: T,
-    gets: Arc<AtomicU32>,
+    gets: Arc<Mutex<Vec<Uuid>>>,
+    batches: Arc<Mutex<Vec<BatchReply>>>,
 }
 
-impl<T> Counted<T> {
-    pub(crate) fn gets(&self) -> u32 {
-        self.gets.load(Ordering::Relaxed)
+/// What becomes of a request for many rows.
+#[derive(Debug, Clone)]
+pub(crate) enum BatchReply {
+    /// Only so many of the keys are answered, from the first one on.
+    Answered(usize),
+    /// The row of this id cannot be read.
+    Unreadable(Uuid),
+    /// It fails.
+    Fails(AwsError),
+}
+
+impl<T> Noted<T> {
+    /// How often a row was read by its key, whichever it was.
+    pub(crate) fn gets(&self) -> usize {
+        self.gets.lock().unwrap().len()
     }
 
-    fn count(&self) {
-        self.gets.fetch_add(1, Ordering::Relaxed);
+    /// How often the row of an id was read by its key.
+    pub(crate) fn gets_of(&self, id: u128) -> usize {
+        self.gets.lock().unwrap().iter().filter(|read| read.as_u128() == id).count()
+    }
+
+    /// What becomes of the next requests for many rows, each in its turn, until none is left.
+    pub(crate) fn next_batches(&self, replies: impl IntoIterator<Item = BatchReply>) {
+        *self.batches.lock().unwrap() = replies.into_iter().collect();
+    }
+
+    fn note(&self, id: Uuid) {
+        self.gets.lock().unwrap().push(id);
+    }
+
+    /// Asks for many rows, of which the next of the replies says what becomes.
+    async fn many<I: Copy, R, F>(
+        &self,
+        keys: &[Key<I>],
+        id: impl Fn(I) -> Uuid,
+        ask: impl FnOnce(Vec<Key<I>>) -> F,
+    ) -> Result<Many<I, R>, AwsError>
+    where
+        F: Future<Output = Result<Many<I, R>, AwsError>>,
+    {
+        let next = {
+            let mut batches = self.batches.lock().unwrap();
+            (!batches.is_empty()).then(|| batches.remove(0))
+        };
+        let answered = match &next {
+            Some(BatchReply::Answered(count)) => *count,
+            Some(BatchReply::Fails(error)) => return Err(error.clone()),
+            Some(BatchReply::Unreadable(_)) | None => keys.len(),
+        };
+        let (asked, left) = keys.split_at(answered.min(keys.len()));
+        asked.iter().for_each(|key| self.note(id(key.1)));
+        let mut many = ask(asked.to_vec()).await?;
+        many.left.extend_from_slice(left);
+        if let Some(BatchReply::Unreadable(which)) = next {
+            for (_, row) in many.found.iter_mut().filter(|(key, _)| id(key.1) == which) {
+                *row = Err(AwsError::Nonsense("it cannot be read".to_owned()));
+            }
+        }
+        Ok(many)
     }
 }
 
-impl ReadUsers for Counted<MemoryUsers> {
+impl ReadUsers for Noted<MemoryUsers> {
     async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
-        self.count();
+        self.note(user_id.0);
         self.rows.get(tenant, user_id).await
     }
 
@@ -54,8 +105,8 @@ impl ReadUsers for Counted<MemoryUsers> {
         keys: &[Key<UserId>],
         consistency: Consistency,
     ) -> Result<Many<UserId, UserRow>, AwsError> {
-        self.count();
-        self.rows.get_many(keys, consistency).await
+        let ask = |keys: Vec<_>| async move { self.rows.get_many(&keys, consistency).await };
+        self.many(keys, |id| id.0, ask).await
     }
 
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
@@ -63,9 +114,9 @@ impl ReadUsers for Counted<MemoryUsers> {
     }
 }
 
-impl ReadOrders for Counted<MemoryOrders> {
+impl ReadOrders for Noted<MemoryOrders> {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
-        self.count();
+        self.note(order_id.0);
         self.rows.get(tenant, order_id).await
     }
 
@@ -74,8 +125,8 @@ impl ReadOrders for Counted<MemoryOrders> {
         keys: &[Key<OrderId>],
         consistency: Consistency,
     ) -> Result<Many<OrderId, OrderRow>, AwsError> {
-        self.count();
-        self.rows.get_many(keys, consistency).await
+        let ask = |keys: Vec<_>| async move { self.rows.get_many(&keys, consistency).await };
+        self.many(keys, |id| id.0, ask).await
     }
 
     async fn part(
@@ -89,31 +140,21 @@ impl ReadOrders for Counted<MemoryOrders> {
 }
 
 impl World {
-    pub(crate) fn models(&self) -> Models<Counted<MemoryUsers>, Counted<MemoryOrders>> {
+    pub(crate) fn models(&self) -> Models<Noted<MemoryUsers>, Noted<MemoryOrders>> {
         Models::new(self.users.clone(), self.orders.clone())
     }
 
-    pub(crate) fn user_service(&self) -> Users<Counted<MemoryUsers>, Counted<MemoryOrders>> {
+    pub(crate) fn user_service(&self) -> Users<Noted<MemoryUsers>, Noted<MemoryOrders>> {
         Users::new(self.models())
     }
 
-    pub(crate) fn order_service(&self) -> Orders<Counted<MemoryUsers>, Counted<MemoryOrders>> {
+    pub(crate) fn order_service(&self) -> Orders<Noted<MemoryUsers>, Noted<MemoryOrders>> {
         Orders::new(self.models(), PageTokens::of_table("orders"))
     }
 
     /// Writes a user's next version.
     pub(crate) async fn user(&self, id: u128, version: u64, email: &str) {
-        let change = UserChange {
-            tenant: TenantId::default(),
-            user_id: user_id(id),
-            from: version - 1,
-            to: version,
-            created_at: (version == 1).then(|| at(0)),
-            email: Some(Email::try_from(email.to_owned()).unwrap()),
-            name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
-            updated_at: at(i64::try_from(version).unwrap() - 1),
-            provenance: made_by(version),
-        };
+        let change = user_change(id, version, email);
         assert_eq!(self.users.rows.write(&change).await.unwrap(), Written::Applied);
     }
 
@@ -124,33 +165,57 @@ impl World {
 
     /// Writes the first version of an order.
     pub(crate) async fn place_basket(&self, id: u128, buyer: u128, created_at: i64, basket: Basket) {
-        let placed = Placed { user_id: user_id(buyer), basket, created_at: at(created_at) };
-        let change = OrderChange {
-            tenant: TenantId::default(),
-            order_id: order_id(id),
-            from: 0,
-            to: 1,
-            placed: Some(placed),
-            status: OrderStatus::Created,
-            updated_at: at(created_at),
-            provenance: made_by(1),
-        };
+        let change = placing(id, buyer, created_at, basket);
         assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
     }
 
     /// Writes an order's next version.
     pub(crate) async fn advance(&self, id: u128, version: u64, status: OrderStatus) {
-        let change = OrderChange {
-            tenant: TenantId::default(),
-            order_id: order_id(id),
-            from: version - 1,
-            to: version,
-            placed: None,
-            status,
-            updated_at: at(99),
-            provenance: made_by(version),
-        };
+        let change = moving(id, version, status);
         assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
+    }
+}
+
+/// A user's next version.
+pub(crate) fn user_change(id: u128, version: u64, email: &str) -> UserChange {
+    UserChange {
+        tenant: TenantId::default(),
+        user_id: user_id(id),
+        from: version - 1,
+        to: version,
+        created_at: (version == 1).then(|| at(0)),
+        email: Some(Email::try_from(email.to_owned()).unwrap()),
+        name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
+        updated_at: at(i64::try_from(version).unwrap() - 1),
+        provenance: made_by(version),
+    }
+}
+
+/// The first version of an order.
+pub(crate) fn placing(id: u128, buyer: u128, created_at: i64, basket: Basket) -> OrderChange {
+    OrderChange {
+        tenant: TenantId::default(),
+        order_id: order_id(id),
+        from: 0,
+        to: 1,
+        placed: Some(Placed { user_id: user_id(buyer), basket, created_at: at(created_at) }),
+        status: OrderStatus::Created,
+        updated_at: at(created_at),
+        provenance: made_by(1),
+    }
+}
+
+/// An order's next version.
+pub(crate) fn moving(id: u128, version: u64, status: OrderStatus) -> OrderChange {
+    OrderChange {
+        tenant: TenantId::default(),
+        order_id: order_id(id),
+        from: version - 1,
+        to: version,
+        placed: None,
+        status,
+        updated_at: at(99),
+        provenance: made_by(version),
     }
 }
 
