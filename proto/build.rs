@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message as _;
 
 /// Every contract, in the order of dependence.
-const CONTRACTS: [&str; 8] = [
+const CONTRACTS: [&str; 9] = [
     "millrace/type/v1/order.proto",
     "millrace/event/v1/user_events.proto",
     "millrace/event/v1/order_events.proto",
@@ -14,6 +14,7 @@ const CONTRACTS: [&str; 8] = [
     "millrace/query/v1/read_after.proto",
     "millrace/query/v1/user_query_service.proto",
     "millrace/query/v1/order_query_service.proto",
+    "millrace/query/v1/history_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, num::NonZeroU64, time::Duration};
 
 use clap::{ArgAction, Parser};
 use millrace_runtime::{
-    config::{Common, IndexShards, index_shards, non_empty, table_name},
+    config::{Common, IndexShards, index_shards, non_empty, on_off, table_name},
     process::Configured,
 };
 
@@ -117,12 +117,4 @@ impl Configured for Config {
 
 fn at_least_one(text: &str) -> Result<NonZeroU64, String> {
     text.parse().map_err(|_| "must be a whole number, at least 1".to_owned())
-}
-
-fn on_off(text: &str) -> Result<bool, String> {
-    match text {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("must be on or off".to_owned()),
-    }
 }

@@ -5,9 +5,14 @@
 mod order;
 mod user;
 
-use millrace_domain::{Currency, Email, Invalid, Label, Money, Timestamp};
+use millrace_domain::{
+    Aggregate as _, AggregateType, Currency, Email, Invalid, Label, Money, Timestamp, order::Order,
+    user::User,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
+
+use crate::query::recorded_event::Payload;
 
 /// An event as it is stored: its type, the schema it is written by, and its canonical proto3 JSON.
 #[derive(Debug, Clone, PartialEq)]
@@ -57,6 +62,21 @@ pub trait EventCodec: Sized {
 
     /// The event that was stored.
     fn decode(event_type: &str, schema_version: u32, data: &Map<String, Value>) -> Result<Self, DecodeError>;
+}
+
+/// The message of an event of any kind of aggregate, as it was written. What the domain cannot read is not shown
+/// either: an event can be read by all, or by none.
+pub fn payload(
+    kind: &AggregateType,
+    event_type: &str,
+    schema_version: u32,
+    data: &Map<String, Value>,
+) -> Result<Payload, DecodeError> {
+    match kind {
+        kind if *kind == User::TYPE => user::payload(event_type, schema_version, data),
+        kind if *kind == Order::TYPE => order::payload(event_type, schema_version, data),
+        _ => Err(DecodeError::UnknownType),
+    }
 }
 
 /// Writes a message as its canonical JSON.

@@ -14,7 +14,7 @@ use millrace_runtime::{Call, Failure, Violations};
 use prost::Message;
 use tokio::time::timeout_at;
 
-use crate::{attempts::Attempts, list::MOST_BYTES};
+use crate::{attempts::Attempts, paging::MOST_BYTES};
 
 /// What is looked for by its id.
 pub(crate) trait Id: Copy + Eq + Hash + Display + FromStr<Err = Invalid> {}

@@ -1,20 +1,23 @@
 //! What the query service can be told.
 
-use std::{ffi::OsStr, fmt, net::SocketAddr};
+use std::{ffi::OsStr, fmt, net::SocketAddr, num::NonZeroU32, time::Duration};
 
 use clap::{
-    Arg, Command, Parser,
+    Arg, ArgAction, Command, Parser,
     builder::{TypedValueParser, ValueParserFactory},
     error::ErrorKind,
 };
 use millrace_runtime::{
-    config::{Common, IndexShards, index_shards, table_name},
+    config::{Common, IndexShards, index_shards, on_off, table_name},
     process::Configured,
 };
 
-use crate::token::PageTokens;
+use crate::{
+    token::PageTokens,
+    watch::{Pace, Watching},
+};
 
-/// Answers queries by gRPC from the read models.
+/// Answers queries by gRPC from the read models, and questions about the past from the event store.
 ///
 /// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
 #[derive(Debug, Clone, Parser)]
@@ -36,9 +39,31 @@ pub struct Config {
     #[arg(long, env = "ORDER_READ_MODEL_TABLE", value_parser = table_name)]
     pub order_read_model_table: String,
 
-    /// Into how many shards the index by status is spread. The projector must agree on it.
+    /// The table of events, which is only read: for questions about the past.
+    #[arg(long, env = "EVENT_STORE_TABLE", value_parser = table_name)]
+    pub event_store_table: String,
+
+    /// Whether the event store has the index by event type. Without it, SearchEvents is UNIMPLEMENTED.
+    #[arg(long, env = "EVENT_TYPE_INDEX", default_value = "on", action = ArgAction::Set, value_parser = on_off)]
+    pub event_type_index: bool,
+
+    /// Into how many shards the indexes by status and by event type are spread. The projector must agree on it, and the
+    /// command service.
     #[arg(long, env = "INDEX_SHARDS", default_value = "4", value_parser = index_shards)]
     pub index_shards: IndexShards,
+
+    /// How many rows can be watched at a time, by all callers together.
+    #[arg(long, env = "MAX_WATCHERS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub max_watchers: u32,
+
+    /// How far apart the readings of a watched row lie at least, in milliseconds.
+    #[arg(long, env = "WATCH_POLL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub watch_poll_ms: u64,
+
+    /// How far apart they come to lie while the row does not change, in milliseconds: the lag of the first change after
+    /// a silence against the price of reads.
+    #[arg(long, env = "WATCH_IDLE_POLL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
+    pub watch_idle_poll_ms: u64,
 
     /// The secret that page tokens are sealed with, at least 32 bytes, the same for all replicas [default: derived from
     /// the name of the table of order summaries].
@@ -50,6 +75,19 @@ pub struct Config {
 }
 
 impl Config {
+    pub(crate) fn watching(&self) -> Watching {
+        let pace = Pace {
+            fastest: Duration::from_millis(self.watch_poll_ms),
+            slowest: Duration::from_millis(self.watch_idle_poll_ms),
+        };
+        Watching { pace, most: usize::try_from(self.max_watchers).unwrap_or(usize::MAX) }
+    }
+
+    /// How many shards the index by event type has; `None` where there is no such index.
+    pub(crate) fn event_type_shards(&self) -> Option<NonZeroU32> {
+        NonZeroU32::new(self.index_shards.into()).filter(|_| self.event_type_index)
+    }
+
     pub(crate) fn page_tokens(&self) -> PageTokens {
         match &self.page_token_key {
             Some(key) => PageTokens::new(key.0.as_bytes()),
@@ -110,8 +148,20 @@ mod tests {
     use super::*;
 
     fn with(more: &[&str]) -> Result<Config, clap::Error> {
-        let tables = ["query-service", "--user-read-model-table=users", "--order-read-model-table=orders"];
+        let tables = [
+            "query-service",
+            "--user-read-model-table=users",
+            "--order-read-model-table=orders",
+            "--event-store-table=events",
+        ];
         Config::try_parse_from(tables.iter().chain(more))
+    }
+
+    #[test]
+    fn a_store_without_the_index_by_event_type_has_no_shards_of_it() {
+        let shards = |more: &[&str]| with(more).unwrap().event_type_shards().map(NonZeroU32::get);
+        assert_eq!(shards(&["--index-shards=8"]), Some(8));
+        assert_eq!(shards(&["--index-shards=8", "--event-type-index=off"]), None);
     }
 
     #[test]

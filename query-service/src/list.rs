@@ -6,11 +6,7 @@ use millrace_read_models::{Among, ListPart, OrderList, OrderRow, Position};
 use prost::Message as _;
 use uuid::Uuid;
 
-use crate::{token::Paged, view::order_summary};
-
-/// The most that a page weighs, in bytes, but for one whose only order weighs more. gRPC clients refuse messages over
-/// 4 MiB unless they are told otherwise, and 100 orders of the largest kind weigh 8.
-pub(crate) const MOST_BYTES: usize = 3 << 20;
+use crate::{paging::MOST_BYTES, token::Paged, view::order_summary};
 
 /// The place is the last one that was looked at, of an order that was shown or of one that was passed over.
 impl Paged for OrderList {

@@ -1,16 +1,18 @@
 //! `OrderQueryService`.
 
-use millrace_domain::{Invalid, OrderId};
+use futures::stream::BoxStream;
+use millrace_domain::OrderId;
 use millrace_proto::{
     Timestamp,
     codec::status_from_proto,
     query::{
         BatchGetOrdersRequest, BatchGetOrdersResponse, GetOrderRequest, GetOrderResponse,
         GetOrdersByStatusRequest, GetOrdersByStatusResponse, GetOrdersByUserRequest, GetOrdersByUserResponse,
-        OrderSummary, ReadAfter, order_query_service_server::OrderQueryService,
+        OrderSummary, ReadAfter, WatchOrderRequest, WatchOrderResponse,
+        order_query_service_server::OrderQueryService,
     },
 };
-use millrace_read_models::{Among, Consistency, OrderList, OrderRow, Position, ReadOrders, ReadUsers};
+use millrace_read_models::{Among, Consistency, OrderList, OrderRow, ReadOrders, ReadUsers};
 use millrace_runtime::{Call, Failure, Violations};
 use tonic::{Request, Response, Status};
 
@@ -18,31 +20,25 @@ use crate::{
     batch::{self, Batch},
     list::{overlay, page},
     models::{After, Kind, Models, Row},
-    times::created,
+    paging::{page_size, reached},
+    times::range,
     token::PageTokens,
     view::order_summary,
+    watch::{Hub, OrderRows},
 };
-
-/// How many orders a page holds where the request does not say.
-const PAGE_SIZE: u16 = 20;
-
-/// The most orders that a page holds.
-const MOST_ON_PAGE: u16 = 100;
-
-/// The longest page token that is looked at, in characters.
-const MOST_TOKEN_CHARS: usize = 1024;
 
 /// Answers queries about orders.
 #[derive(Debug)]
-pub struct Orders<U, O> {
+pub struct Orders<U, O: ReadOrders> {
     models: Models<U, O>,
     tokens: PageTokens,
+    watched: Hub<OrderRows<O>>,
 }
 
-impl<U, O> Orders<U, O> {
+impl<U, O: ReadOrders> Orders<U, O> {
     /// The service over the read models.
-    pub fn new(models: Models<U, O>, tokens: PageTokens) -> Self {
-        Self { models, tokens }
+    pub fn new(models: Models<U, O>, tokens: PageTokens, watched: Hub<OrderRows<O>>) -> Self {
+        Self { models, tokens, watched }
     }
 }
 
@@ -112,6 +108,20 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
         let (orders, next_page_token) = self.page(&call, wrong, among, paging).await?;
         Ok(Response::new(GetOrdersByStatusResponse { orders, next_page_token }))
     }
+
+    type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, Status>>;
+
+    async fn watch_order(
+        &self,
+        request: Request<WatchOrderRequest>,
+    ) -> Result<Response<Self::WatchOrderStream>, Status> {
+        let call = Call::of(&request)?;
+        let WatchOrderRequest { order_id, seen_version, after } = request.into_inner();
+        let row = self.by_id(&call, GetOrderRequest { order_id, after }).await?;
+        let watch = self.watched.watch((row.tenant.clone(), row.order_id), row)?;
+        let message = |row: &OrderRow| WatchOrderResponse { order: Some(order_summary(row)) };
+        Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
+    }
 }
 
 /// The fields that both lists' requests have.
@@ -163,15 +173,12 @@ impl<U: ReadUsers, O: ReadOrders> Orders<U, O> {
         among: Option<Among>,
         paging: Paging,
     ) -> Result<(Vec<OrderSummary>, String), Failure> {
-        let created = created(&mut wrong, paging.created_since, paging.created_before);
-        let size = wrong.field("page_size", page_size(paging.page_size));
+        let (since, before) = (paging.created_since, paging.created_before);
+        let created = range(&mut wrong, ("created_since", since), ("created_before", before));
+        let size = page_size(&mut wrong, paging.page_size);
         let list = among.zip(created);
         let list = list.map(|(among, created)| OrderList { tenant: call.tenant.clone(), among, created });
-        let before = match &list {
-            // Without a list there is nothing that a token could be good for, so only its length is looked at.
-            None => wrong.field("page_token", token_length(&paging.page_token)).map(|()| None),
-            Some(list) => wrong.field("page_token", self.before(list, &paging.page_token)),
-        };
+        let before = reached(&mut wrong, &self.tokens, &call.tenant, list.as_ref(), &paging.page_token);
         let after = After::parse(&mut wrong, paging.after);
         let (list, (size, before)) = wrong.finish(list.zip(size.zip(before)))?;
 
@@ -194,27 +201,5 @@ impl<U: ReadUsers, O: ReadOrders> Orders<U, O> {
             Row::Order(row) => Ok(Some(row)),
             Row::User(_) => Ok(None),
         }
-    }
-
-    /// Where a list goes on by a page token; at its beginning where the token is empty.
-    fn before(&self, list: &OrderList, token: &str) -> Result<Option<Position>, Invalid> {
-        token_length(token)?;
-        if token.is_empty() { Ok(None) } else { self.tokens.open(&list.tenant, list, token).map(Some) }
-    }
-}
-
-pub(crate) fn page_size(size: i32) -> Result<u16, Invalid> {
-    match u16::try_from(size) {
-        Ok(0) => Ok(PAGE_SIZE),
-        Ok(size @ 1..=MOST_ON_PAGE) => Ok(size),
-        Ok(_) | Err(_) => Err(Invalid("must be 1 to 100, or 0 for 20")),
-    }
-}
-
-pub(crate) fn token_length(token: &str) -> Result<(), Invalid> {
-    if token.chars().count() > MOST_TOKEN_CHARS {
-        Err(Invalid("must be at most 1024 characters"))
-    } else {
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Times, as requests name them.
+//! Times, as requests name them: to the nanosecond, where what happened has whole microseconds.
 
 use std::cmp::Ordering;
 
@@ -10,19 +10,26 @@ use millrace_runtime::Violations;
 /// 9999-12-31T23:59:59Z: the last second that `google.protobuf.Timestamp` can name.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// Reads the range of times in which the orders of a list were placed. Either end may be absent.
-pub(crate) fn created(
+/// Reads a range of times, which begins and ends by the fields of these names: its start belongs to it, its end does not.
+/// Either may be absent.
+pub(crate) fn range(
     wrong: &mut Violations,
-    since: Option<proto::Timestamp>,
-    before: Option<proto::Timestamp>,
+    (since_field, since): (&str, Option<proto::Timestamp>),
+    (before_field, before): (&str, Option<proto::Timestamp>),
 ) -> Option<Times> {
-    let since = since.map(|time| wrong.field("created_since", checked(time)));
+    let since = since.map(|time| wrong.field(since_field, checked(time)));
     let start = since.flatten();
     let before =
-        before.map(|time| wrong.field("created_before", checked(time).and_then(|time| end(start, time))));
+        before.map(|time| wrong.field(before_field, checked(time).and_then(|time| end(start, time))));
     // Absent is good, and one that is there and was refused is not.
     let good = |time: Option<Option<proto::Timestamp>>| time.map_or(Some(None), |read| read.map(Some));
     Some(Times { since: good(since)?.map(first_since), before: good(before)?.map(first_since) })
+}
+
+/// The last microsecond that is not later than a time.
+pub(crate) fn until(time: proto::Timestamp) -> Result<Timestamp, Invalid> {
+    let time = checked(time)?;
+    Ok(from_micros(time.seconds, i64::from(time.nanos / 1_000)))
 }
 
 /// A time of the years 1970 to 9999.
@@ -39,7 +46,9 @@ fn end(since: Option<proto::Timestamp>, before: proto::Timestamp) -> Result<prot
     let beginning = proto::Timestamp { seconds: 0, nanos: 0 };
     match (compare(&before, &since.unwrap_or(beginning)), since) {
         (Ordering::Greater, _) => Ok(before),
-        (Ordering::Less | Ordering::Equal, Some(_)) => Err(Invalid("must be later than created_since")),
+        (Ordering::Less | Ordering::Equal, Some(_)) => {
+            Err(Invalid("must be later than the start of the range"))
+        }
         (Ordering::Less | Ordering::Equal, None) => Err(Invalid("must be later than the beginning of 1970")),
     }
 }
@@ -48,12 +57,15 @@ fn compare(a: &proto::Timestamp, b: &proto::Timestamp) -> Ordering {
     (a.seconds, a.nanos).cmp(&(b.seconds, b.nanos))
 }
 
-/// The first microsecond that is not earlier than a time. Orders are placed at whole microseconds, so those that were
-/// placed since then, or before, are the same.
+/// The first microsecond that is not earlier than a time. Events have whole microseconds, so those since then, or before,
+/// are the same.
 fn first_since(time: proto::Timestamp) -> Timestamp {
-    // Neither can overflow: the time was checked.
-    let micros = (i64::from(time.nanos) + 999).div_euclid(1_000);
-    Timestamp::from_unix_micros(time.seconds.saturating_mul(1_000_000).saturating_add(micros))
+    from_micros(time.seconds, (i64::from(time.nanos) + 999).div_euclid(1_000))
+}
+
+fn from_micros(seconds: i64, micros: i64) -> Timestamp {
+    // It cannot overflow: the seconds were checked.
+    Timestamp::from_unix_micros(seconds.saturating_mul(1_000_000).saturating_add(micros))
 }
 
 #[cfg(test)]
@@ -74,7 +86,7 @@ mod tests {
     /// The range, or the fields that are bad.
     fn read(since: Option<proto::Timestamp>, before: Option<proto::Timestamp>) -> Result<Times, Vec<String>> {
         let mut wrong = Violations::default();
-        let read = created(&mut wrong, since, before);
+        let read = range(&mut wrong, ("created_since", since), ("created_before", before));
         wrong.finish(read).map_err(|failure| {
             let Failure::InvalidArgument(all) = failure else { panic!("{failure:?}") };
             all.into_iter().map(|violation| violation.field).collect()
@@ -91,6 +103,7 @@ mod tests {
             assert_eq!(read(bad, None).unwrap_err(), ["created_since"], "{bad:?}");
             assert_eq!(read(None, bad).unwrap_err(), ["created_before"], "{bad:?}");
             assert_eq!(read(good, bad).unwrap_err(), ["created_before"], "{bad:?}");
+            assert!(until(time(seconds, nanos)).is_err(), "{bad:?}");
         }
         for before in [time(7, 7), time(7, 6), time(6, 999_999_999), time(0, 0)] {
             assert_eq!(read(good, Some(before)).unwrap_err(), ["created_before"], "{before:?}");
@@ -102,6 +115,7 @@ mod tests {
         );
         assert_eq!(read(None, None), Ok(Times::default()));
         assert!(read(Some(time(0, 0)), Some(time(LAST_SECOND, 999_999_999))).is_ok());
+        assert!(until(time(0, 0)).is_ok() && until(time(LAST_SECOND, 999_999_999)).is_ok());
     }
 
     fn any_time() -> impl Strategy<Value = proto::Timestamp> {
@@ -125,6 +139,16 @@ mod tests {
                 let since = since.map_or(0, nanos);
                 prop_assert!(before.is_some_and(|before| nanos(before) <= since));
             }
+        }
+
+        #[test]
+        fn what_is_until_a_time_is_not_later_to_the_nanosecond(
+            bound in (0..=LAST_SECOND, 0..1_000_000_000_i32).prop_map(|(seconds, nanos)| time(seconds, nanos)),
+            offset in -3..=3_i64,
+        ) {
+            let event = Timestamp::from_unix_micros(until(bound).unwrap().unix_micros() + offset);
+            let exact = i128::from(event.unix_micros()) * 1_000;
+            prop_assert_eq!(event <= until(bound).unwrap(), exact <= nanos(bound));
         }
     }
 }

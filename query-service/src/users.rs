@@ -1,9 +1,11 @@
 //! `UserQueryService`.
 
+use futures::stream::BoxStream;
 use millrace_domain::{Email, UserId};
 use millrace_proto::query::{
     BatchGetUserProfilesRequest, BatchGetUserProfilesResponse, GetUserByEmailRequest, GetUserByEmailResponse,
-    GetUserProfileRequest, GetUserProfileResponse, UserProfile, user_query_service_server::UserQueryService,
+    GetUserProfileRequest, GetUserProfileResponse, UserProfile, WatchUserProfileRequest,
+    WatchUserProfileResponse, user_query_service_server::UserQueryService,
 };
 use millrace_read_models::{Consistency, ReadOrders, ReadUsers, UserRow};
 use millrace_runtime::{Call, Failure, Violations};
@@ -13,18 +15,20 @@ use crate::{
     batch::{self, Batch},
     models::{After, Kind, Models, Row},
     view::user_profile,
+    watch::{Hub, UserRows},
 };
 
 /// Answers queries about users.
 #[derive(Debug)]
-pub struct Users<U, O> {
+pub struct Users<U: ReadUsers, O> {
     models: Models<U, O>,
+    watched: Hub<UserRows<U>>,
 }
 
-impl<U, O> Users<U, O> {
+impl<U: ReadUsers, O> Users<U, O> {
     /// The service over the read models.
-    pub fn new(models: Models<U, O>) -> Self {
-        Self { models }
+    pub fn new(models: Models<U, O>, watched: Hub<UserRows<U>>) -> Self {
+        Self { models, watched }
     }
 }
 
@@ -59,6 +63,21 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
         let call = Call::of(&request)?;
         let row = self.by_email(&call, request.into_inner()).await?;
         Ok(Response::new(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
+    }
+
+    type WatchUserProfileStream = BoxStream<'static, Result<WatchUserProfileResponse, Status>>;
+
+    async fn watch_user_profile(
+        &self,
+        request: Request<WatchUserProfileRequest>,
+    ) -> Result<Response<Self::WatchUserProfileStream>, Status> {
+        let call = Call::of(&request)?;
+        let WatchUserProfileRequest { user_id, seen_version, after } = request.into_inner();
+        let row = self.by_id(&call, GetUserProfileRequest { user_id, after }).await?;
+        let watch = self.watched.watch((row.tenant.clone(), row.user_id), row)?;
+        let message =
+            |row: &UserRow| WatchUserProfileResponse { user_profile: Some(user_profile(row.clone())) };
+        Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
     }
 }
 

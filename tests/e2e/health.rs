@@ -21,7 +21,14 @@ async fn every_deployable_tells_its_health_by_service_and_as_a_process() {
             &world.command,
             &["millrace.command.v1.UserCommandService", "millrace.command.v1.OrderCommandService"][..],
         ),
-        (&world.query, &["millrace.query.v1.UserQueryService", "millrace.query.v1.OrderQueryService"]),
+        (
+            &world.query,
+            &[
+                "millrace.query.v1.UserQueryService",
+                "millrace.query.v1.OrderQueryService",
+                "millrace.query.v1.HistoryService",
+            ],
+        ),
         (&world.projector, &[]),
     ];
     for (channel, services) in deployables {
@@ -63,7 +70,7 @@ async fn reflection_of_both_versions_names_the_services() {
     let world = World::new().await.unwrap();
     for (channel, service) in [
         (&world.command, "millrace.command.v1.OrderCommandService"),
-        (&world.query, "millrace.query.v1.OrderQueryService"),
+        (&world.query, "millrace.query.v1.HistoryService"),
         (&world.projector, "grpc.health.v1.Health"),
     ] {
         for services in [services_by_reflection!(v1, channel), services_by_reflection!(v1alpha, channel)] {

@@ -230,8 +230,10 @@ async fn a_bad_configuration_is_told_whole_before_a_port_is_bound() {
         let (code, said) = run(name, &bad);
         assert_eq!(code, Some(2), "{name}: {said}");
         let missing =
-            if name == "query-service" { "--order-read-model-table" } else { "--event-store-table" };
-        for wrong in [missing, "--index-shards", "--metrics-addr", "--log-format", "RUST_LOG"] {
+            if name == "command-service" { "--event-store-table" } else { "--order-read-model-table" };
+        for wrong in
+            [missing, "--event-store-table", "--index-shards", "--metrics-addr", "--log-format", "RUST_LOG"]
+        {
             assert!(said.contains(wrong), "{name} does not say that {wrong} is wrong: {said}");
         }
         let told = said.split("Usage").next().unwrap();

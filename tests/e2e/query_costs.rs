@@ -12,25 +12,23 @@ use millrace_proto::{
     },
 };
 use millrace_read_models::{
-    Among, DynamoOrders, DynamoUsers, OrderChange, OrderList, Provenance, ReadOrders as _, Times,
-    UserChange, WriteRows as _, Written,
+    Among, DynamoOrders, DynamoUsers, OrderChange, OrderList, Provenance, ReadOrders as _, Times, UserChange,
+    WriteRows as _, Written,
 };
 use millrace_tests::{Ground, Traffic, Wire};
-use query_service::{models::Models, orders::Orders, users::Users};
 use tonic::Request;
 use uuid::Uuid;
 
 use crate::{
-    replica::SHARDS,
-    rows::{Asked, BUYER, ask, at, laptop, largest, order_id, placed, tokens},
+    replica::{QueryReplica, SHARDS, models},
+    rows::{Asked, BUYER, ask, at, laptop, largest, order_id, placed},
 };
 
 /// Services without a port, so that nothing else is counted, over a wire that meters.
 struct Metered {
     wire: Wire,
     rows: DynamoOrders,
-    users: Users<DynamoUsers, DynamoOrders>,
-    orders: Orders<DynamoUsers, DynamoOrders>,
+    services: QueryReplica,
     notes: Vec<Note>,
 }
 
@@ -47,13 +45,9 @@ struct Note {
 impl Metered {
     async fn new(ground: &Ground) -> Self {
         let wire = Wire::before(ground.endpoint()).await.unwrap();
-        let client = wire.aws(&ground.account).await.dynamodb();
-        let users = DynamoUsers::new(client.clone(), ground.output("UserReadModelTable"));
-        let shards = u16::try_from(SHARDS.get()).unwrap();
-        let rows = DynamoOrders::new(client, ground.output("OrderReadModelTable"), shards);
-        let models = Models::new(users, rows.clone());
-        let orders = Orders::new(models.clone(), tokens());
-        Self { wire, rows, users: Users::new(models), orders, notes: Vec::new() }
+        let models = models(ground, &wire.aws(&ground.account).await);
+        let services = QueryReplica::new(&models);
+        Self { wire, rows: models.orders, services, notes: Vec::new() }
     }
 
     /// Notes what was sent since the last note: these requests and no others, for so many read units.
@@ -93,7 +87,7 @@ impl Metered {
     }
 
     async fn page(&self, tenant: &TenantId, asked: Asked) -> (usize, String) {
-        let (orders, next) = ask(&self.orders, tenant, asked).await.unwrap();
+        let (orders, next) = ask(&self.services.orders, tenant, asked).await.unwrap();
         (orders.len(), next)
     }
 }
@@ -142,33 +136,43 @@ async fn every_query_costs_what_the_architecture_says() {
 
     let newest = order_id(1_999);
     let order = |after| GetOrderRequest { order_id: newest.to_string(), after };
-    metered.orders.get_order(Request::new(order(None))).await.unwrap();
+    metered.services.orders.get_order(Request::new(order(None))).await.unwrap();
     metered.note("GetOrder", &[("GetItem", 1)], 1.0);
-    metered.orders.get_order(Request::new(order(after(newest.0, 1)))).await.unwrap();
+    metered.services.orders.get_order(Request::new(order(after(newest.0, 1)))).await.unwrap();
     metered.note("GetOrder, with its own token", &[("GetItem", 1)], 1.0);
-    metered.orders.get_order(Request::new(order(after(order_id(1).0, 1)))).await.unwrap();
+    metered.services.orders.get_order(Request::new(order(after(order_id(1).0, 1)))).await.unwrap();
     metered.note("GetOrder, with another order's token", &[("GetItem", 2)], 2.0);
-    metered.orders.get_order(Request::new(order(after(john().user_id.0, 1)))).await.unwrap();
+    metered.services.orders.get_order(Request::new(order(after(john().user_id.0, 1)))).await.unwrap();
     metered.note("GetOrder, with a user's token", &[("GetItem", 3)], 3.0);
     let profile = GetUserProfileRequest { user_id: john().user_id.to_string(), after: None };
-    metered.users.get_user_profile(Request::new(profile)).await.unwrap();
+    metered.services.users.get_user_profile(Request::new(profile)).await.unwrap();
     metered.note("GetUserProfile", &[("GetItem", 1)], 1.0);
+    let profile =
+        GetUserProfileRequest { user_id: john().user_id.to_string(), after: after(john().user_id.0, 1) };
+    metered.services.users.get_user_profile(Request::new(profile)).await.unwrap();
+    metered.note("GetUserProfile, with its own token", &[("GetItem", 1)], 1.0);
     let email = |after| GetUserByEmailRequest { email: "john@example.com".into(), after };
-    metered.users.get_user_by_email(Request::new(email(None))).await.unwrap();
+    metered.services.users.get_user_by_email(Request::new(email(None))).await.unwrap();
     metered.note("GetUserByEmail", &[("Query", 1)], 0.5);
-    metered.users.get_user_by_email(Request::new(email(after(john().user_id.0, 1)))).await.unwrap();
+    metered.services.users.get_user_by_email(Request::new(email(after(john().user_id.0, 1)))).await.unwrap();
     metered.note("GetUserByEmail, with a token", &[("Query", 1), ("GetItem", 1)], 1.5);
 
     let batch = |count: u64, after| {
         let order_ids = (0..count).map(|n| order_id(n).to_string()).collect();
         Request::new(BatchGetOrdersRequest { order_ids, after })
     };
-    assert_eq!(metered.orders.batch_get_orders(batch(20, None)).await.unwrap().get_ref().orders.len(), 20);
+    assert_eq!(
+        metered.services.orders.batch_get_orders(batch(20, None)).await.unwrap().get_ref().orders.len(),
+        20
+    );
     metered.note("BatchGetOrders, 20", &[("BatchGetItem", 1)], 20.0);
-    assert_eq!(metered.orders.batch_get_orders(batch(100, None)).await.unwrap().get_ref().orders.len(), 100);
+    assert_eq!(
+        metered.services.orders.batch_get_orders(batch(100, None)).await.unwrap().get_ref().orders.len(),
+        100
+    );
     metered.note("BatchGetOrders, 100", &[("BatchGetItem", 1)], 100.0);
     let awaited = batch(100, after(order_id(7).0, 1));
-    assert_eq!(metered.orders.batch_get_orders(awaited).await.unwrap().get_ref().orders.len(), 100);
+    assert_eq!(metered.services.orders.batch_get_orders(awaited).await.unwrap().get_ref().orders.len(), 100);
     metered.note(
         "BatchGetOrders, 100, with the token of one of them",
         &[("BatchGetItem", 1), ("GetItem", 1)],
@@ -176,7 +180,7 @@ async fn every_query_costs_what_the_architecture_says() {
     );
     let user_ids = vec![john().user_id.to_string(), Uuid::nil().to_string()];
     let request = Request::new(BatchGetUserProfilesRequest { user_ids, after: None });
-    metered.users.batch_get_user_profiles(request).await.unwrap();
+    metered.services.users.batch_get_user_profiles(request).await.unwrap();
     metered.note("BatchGetUserProfiles, 2, of which one does not exist", &[("BatchGetItem", 1)], 2.0);
 
     let by_user = GetOrdersByUserRequest { user_id: BUYER.to_string(), ..Default::default() };

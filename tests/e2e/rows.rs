@@ -9,17 +9,12 @@ use millrace_proto::query::{
     order_query_service_server::OrderQueryService as _,
 };
 use millrace_read_models::{OrderChange, Placed, Provenance, ReadOrders, ReadUsers};
-use query_service::{orders::Orders, token::PageTokens};
+use query_service::orders::Orders;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
 /// The user whose orders they are, where nothing else is said.
 pub(crate) const BUYER: UserId = UserId(Uuid::from_u128(0xb));
-
-/// The key that the services seal page tokens with.
-pub(crate) fn tokens() -> PageTokens {
-    PageTokens::new(b"a key for this test")
-}
 
 /// The id of the n-th order: spread as the ids of orders are, the same each time.
 pub(crate) fn order_id(n: u64) -> OrderId {

@@ -15,7 +15,7 @@ use millrace_proto::{
         user_command_service_client::UserCommandServiceClient,
     },
     query::{
-        order_query_service_client::OrderQueryServiceClient,
+        history_service_client::HistoryServiceClient, order_query_service_client::OrderQueryServiceClient,
         user_query_service_client::UserQueryServiceClient,
     },
 };
@@ -202,6 +202,11 @@ impl World {
         OrderQueryServiceClient::new(self.query.clone())
     }
 
+    /// Questions about the past.
+    pub fn history(&self) -> HistoryServiceClient<Channel> {
+        HistoryServiceClient::new(self.query.clone())
+    }
+
     /// Ends everything in order, and fails where a deployable did.
     pub async fn end(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
@@ -242,6 +247,7 @@ async fn command_service(
         "RELAY_LEASE_TABLE",
         "EVENT_BUS_NAME",
         "EVENT_SOURCE",
+        "EVENT_TYPE_INDEX",
         "INDEX_SHARDS",
         "RELAY_POLL_MS",
         "RELAY_IDLE_POLL_MS",
@@ -286,7 +292,13 @@ async fn query_service(
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Channel> {
-    let names = ["USER_READ_MODEL_TABLE", "ORDER_READ_MODEL_TABLE", "INDEX_SHARDS"];
+    let names = [
+        "EVENT_STORE_TABLE",
+        "EVENT_TYPE_INDEX",
+        "USER_READ_MODEL_TABLE",
+        "ORDER_READ_MODEL_TABLE",
+        "INDEX_SHARDS",
+    ];
     let config = query_service::Config::try_parse_from(ground.args("query-service", &names))?;
     let (listeners, channel) = ports().await?;
     let (aws, process) = (aws.clone(), process(shutdown));

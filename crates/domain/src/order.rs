@@ -198,6 +198,13 @@ pub struct Order {
     status: OrderStatus,
 }
 
+impl Order {
+    /// Where it stands.
+    pub fn status(&self) -> OrderStatus {
+        self.status
+    }
+}
+
 impl Aggregate for Order {
     const TYPE: AggregateType = AggregateType::of("order");
     const STATE_SCHEMA: u32 = 1;

@@ -75,6 +75,16 @@ pub struct User {
 impl User {
     /// The scope of the unique key that a user's e-mail address is.
     pub const EMAIL_KEY: &'static str = "user.email";
+
+    /// Its e-mail address.
+    pub fn email(&self) -> &Email {
+        &self.email
+    }
+
+    /// Its display name.
+    pub fn name(&self) -> &Label {
+        &self.name
+    }
 }
 
 impl Aggregate for User {

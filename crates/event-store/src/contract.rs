@@ -5,6 +5,7 @@
 #![allow(clippy::panic, reason = "a panic is how a test fails")]
 
 mod given;
+mod history;
 mod keys;
 mod scans;
 
@@ -13,18 +14,21 @@ use given::{
     load, moving, race, stored,
 };
 pub use given::{event, fresh_tenant, stream_of};
+pub use history::*;
 pub use keys::*;
 use millrace_aws::AwsError;
 use millrace_domain::{AggregateType, StreamId};
 pub use scans::*;
 use serde_json::{Value, json};
 
-use crate::{AppendError, AppendEvents, Commit, Entry, Replaces, ScanEvents, Snapshot, Snapshots};
+use crate::{
+    AppendError, AppendEvents, Commit, Entry, ReadHistory, Replaces, ScanEvents, Snapshot, Snapshots,
+};
 
 /// All that a store can do.
-pub trait Store: AppendEvents + ScanEvents + Snapshots {}
+pub trait Store: AppendEvents + ReadHistory + ScanEvents + Snapshots {}
 
-impl<S: AppendEvents + ScanEvents + Snapshots> Store for S {}
+impl<S: AppendEvents + ReadHistory + ScanEvents + Snapshots> Store for S {}
 
 /// The most that a transaction holds.
 const ACTIONS: u64 = 100;
@@ -39,6 +43,12 @@ pub async fn run_all<S: Store>(store: &S) {
     a_load_follows_a_stream_larger_than_a_page(store).await;
     a_scan_meets_every_event_once_and_each_stream_in_one_segment(store).await;
     a_look_shows_a_stream_with_its_gaps(store).await;
+    a_stream_is_read_from_either_end(store).await;
+    a_part_of_large_events_is_followed_by_the_rest(store).await;
+    a_search_meets_every_event_of_its_type_and_times_once_and_in_order(store).await;
+    a_search_tells_events_of_one_time_apart(store).await;
+    a_search_sees_its_own_tenant_only(store).await;
+    a_search_of_large_events_ends_early_and_goes_on(store).await;
     streams_that_have_begun_are_told_from_others(store).await;
     streams_are_seen_by_their_tenant_only(store).await;
     a_conflict_shows_the_event_that_is_there(store).await;

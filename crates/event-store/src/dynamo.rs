@@ -2,6 +2,7 @@
 
 mod append;
 mod cancelled;
+mod history;
 mod load;
 mod scan;
 mod snapshots;
@@ -34,12 +35,18 @@ pub struct Tables {
 pub struct DynamoReader {
     client: Client,
     events: Arc<str>,
+    index_shards: Option<NonZeroU32>,
 }
 
 impl DynamoReader {
     /// Reads the events of a table.
     pub fn new(client: Client, events_table: impl Into<Arc<str>>) -> Self {
-        Self { client, events: events_table.into() }
+        Self { client, events: events_table.into(), index_shards: None }
+    }
+
+    /// Also reads the table's index by type and time, which is spread over so many shards, if it has one.
+    pub fn with_index(self, shards: Option<NonZeroU32>) -> Self {
+        Self { index_shards: shards, ..self }
     }
 }
 
@@ -78,7 +85,6 @@ pub struct DynamoStore {
     reader: DynamoReader,
     unique_keys: Arc<str>,
     snapshots: Arc<str>,
-    index_shards: Option<NonZeroU32>,
 }
 
 impl DynamoStore {
@@ -87,10 +93,9 @@ impl DynamoStore {
     /// append costs half.
     pub fn new(client: Client, tables: Tables, index_shards: Option<NonZeroU32>) -> Self {
         Self {
-            reader: DynamoReader::new(client, tables.events),
+            reader: DynamoReader::new(client, tables.events).with_index(index_shards),
             unique_keys: tables.unique_keys.into(),
             snapshots: tables.snapshots.into(),
-            index_shards,
         }
     }
 }

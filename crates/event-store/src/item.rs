@@ -21,14 +21,14 @@ const TENANT_ID: &str = "TenantId";
 const AGGREGATE_TYPE: &str = "AggregateType";
 const EVENT_TYPE: &str = "EventType";
 const SCHEMA_VERSION: &str = "SchemaVersion";
-const TIMESTAMP: &str = "Timestamp";
+pub(crate) const TIMESTAMP: &str = "Timestamp";
 const EVENT_DATA: &str = "EventData";
 const COMMAND_ID: &str = "CommandId";
 const COMMAND_DIGEST: &str = "CommandDigest";
 const CORRELATION_ID: &str = "CorrelationId";
 const CAUSATION_ID: &str = "CausationId";
 const TRACE_PARENT: &str = "TraceParent";
-const EVENT_TYPE_KEY: &str = "EventTypeKey";
+pub(crate) const EVENT_TYPE_KEY: &str = "EventTypeKey";
 
 /// How deep values may stand within each other: deeper than the 32 levels that DynamoDB lets them (Developer Guide,
 /// "Quotas"), and not so deep that reading them could exhaust the stack.

@@ -1,15 +1,18 @@
 //! Millrace's event store.
 //!
 //! Small traits stand for what it can do: [`ReadEvents`] for those who read events, [`LoadEvents`] for those who fold
-//! them, [`ScanEvents`] for those who check all of them, [`AppendEvents`] and [`Snapshots`] for the command side.
+//! them, [`ReadHistory`] for those who look back, [`ScanEvents`] for those who check all of them, [`AppendEvents`] and
+//! [`Snapshots`] for the command side.
 //! [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature `contract`
 //! stands the suite that all of them pass.
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod dynamo;
+mod history;
 mod item;
 mod memory;
+mod merge;
 mod plan;
 mod scan;
 mod size;
@@ -21,6 +24,7 @@ mod testing;
 use std::future::Future;
 
 pub use dynamo::{DynamoReader, DynamoStore, Tables};
+pub use history::{Direction, Found, Hit, Moment, Part, ReadHistory, Search};
 pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_image};
 pub use memory::MemoryStore;
 use millrace_aws::AwsError;

@@ -1,5 +1,7 @@
 //! The store in memory, for tests: what DynamoDB does, without it.
 
+mod history;
+
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
@@ -30,7 +32,21 @@ struct Contents {
     /// Who holds which key.
     holders: HashMap<String, StreamId>,
     snapshots: HashMap<StreamId, Snapshot>,
+    /// What the index by type and time shows.
+    index: Index,
     requests: u64,
+}
+
+/// What the index by type and time shows of the log.
+#[derive(Debug, Clone, Copy, Default)]
+enum Index {
+    /// All of it.
+    #[default]
+    Whole,
+    /// As much as there was when it was held.
+    Held(usize),
+    /// There is none.
+    Absent,
 }
 
 impl MemoryStore {
@@ -42,6 +58,22 @@ impl MemoryStore {
     /// How many requests DynamoDB would have had to answer.
     pub fn requests(&self) -> u64 {
         self.look().requests
+    }
+
+    /// Lets the index by type and time show what there is now, whatever is appended, until it is released.
+    pub fn hold_index(&self) {
+        let mut contents = self.look();
+        contents.index = Index::Held(contents.log.len());
+    }
+
+    /// Lets the index show everything again.
+    pub fn release_index(&self) {
+        self.look().index = Index::Whole;
+    }
+
+    /// Is from now on a store without the index by type and time.
+    pub fn drop_index(&self) {
+        self.look().index = Index::Absent;
     }
 
     fn look(&self) -> MutexGuard<'_, Contents> {

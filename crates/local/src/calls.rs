@@ -51,6 +51,17 @@ pub(crate) fn to_try(millrace: &Millrace) -> String {
             "millrace.query.v1.OrderQueryService/GetOrdersByStatus",
             format!(r#"{{"status":"ORDER_STATUS_PROCESSING",{after_order}}}"#),
         ),
+        (query, "millrace.query.v1.HistoryService/GetHistory", format!(r#"{{"orderId":"{ORDER}"}}"#)),
+        (
+            query,
+            "millrace.query.v1.HistoryService/GetOrderAsOf",
+            format!(r#"{{"orderId":"{ORDER}","version":1}}"#),
+        ),
+        (
+            query,
+            "millrace.query.v1.HistoryService/SearchEvents",
+            format!(r#"{{"eventType":"OrderStatusUpdated",{after_order}}}"#),
+        ),
     ];
     let mut text =
         "Calls to try, one after the other (`after` waits until what was written can be read):\n\n"

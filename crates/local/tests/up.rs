@@ -48,12 +48,18 @@ async fn up_it_answers_where_it_says_and_the_printed_calls_work_also_after_a_res
             assert_eq!(health.status(), ServingStatus::Serving, "{address}");
         }
         let replies = try_calls(&printed).await;
-        assert_eq!(replies.len(), 7, "{printed:#?}");
+        assert_eq!(replies.len(), 10, "{printed:#?}");
         assert_eq!(replies[0]["replayed"], replayed, "{replies:?}");
         assert_eq!(replies[3]["userProfile"]["email"], "ada@example.com", "{replies:?}");
         assert_eq!(replies[4]["order"]["status"], "ORDER_STATUS_PROCESSING", "{replies:?}");
         assert_eq!(replies[5]["orders"][0], replies[4]["order"], "{replies:?}");
         assert_eq!(replies[6]["orders"][0], replies[4]["order"], "{replies:?}");
+        assert_eq!(
+            replies[7]["events"][0]["orderCreated"]["userId"], replies[4]["order"]["userId"],
+            "{replies:?}"
+        );
+        assert_eq!(replies[8]["order"]["status"], "ORDER_STATUS_CREATED", "{replies:?}");
+        assert_eq!(replies[9]["events"][0], replies[7]["events"][1], "{replies:?}");
 
         assert_eq!(program.running().len(), 4, "the deployables and the emulator");
         program.signal(signal);

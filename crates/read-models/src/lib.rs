@@ -95,6 +95,8 @@ pub struct Many<I, R> {
     /// Those that there was no answer for, as when AWS throttles or the answer would be too large: to be asked for
     /// again.
     pub left: Vec<Key<I>>,
+    /// The read units that AWS says it took; 0 where it does not say.
+    pub read_units: f64,
 }
 
 /// Reading users' profiles.

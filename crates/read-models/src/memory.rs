@@ -124,7 +124,7 @@ impl<R: Row> Shared<R> {
 
     fn get_many<I: Copy>(&self, keys: &[Key<I>], id: impl Fn(I) -> Uuid) -> Many<I, R> {
         let row = |key: &Key<I>| Some((key.clone(), Ok(self.get(&key.0, id(key.1))?)));
-        Many { found: keys.iter().filter_map(row).collect(), left: Vec::new() }
+        Many { found: keys.iter().filter_map(row).collect(), left: Vec::new(), read_units: 0.0 }
     }
 
     fn indexed(&self, shown: impl Fn(&R) -> bool) -> Vec<R> {

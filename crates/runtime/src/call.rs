@@ -18,11 +18,18 @@ pub struct Call {
     pub trace: TraceParent,
     /// When the caller stops waiting, or the edge ends the call if that is sooner; `None` where the caller did not say.
     pub deadline: Option<Instant>,
+    /// When the caller stops waiting, however long that may be: the end of a reply that goes on.
+    pub end_of_stream: Option<Instant>,
 }
 
 /// The caller's deadline, put into the request's extensions at the edge.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline(pub(crate) Instant);
+pub(crate) struct Deadline {
+    /// As far as the edge lets the call go on.
+    pub(crate) of_call: Instant,
+    /// As the caller said it.
+    pub(crate) of_caller: Instant,
+}
 
 impl Call {
     /// Reads a request's metadata. A tenant that is not well-formed, or named twice, is refused.
@@ -35,11 +42,13 @@ impl Call {
             }
             (Some(_), Some(_)) => Err(()),
         };
+        let deadline = request.extensions().get::<Deadline>();
         Ok(Self {
             tenant: tenant
                 .map_err(|()| Failure::invalid(TENANT_KEY, "must be 1 to 64 of a-z, 0-9 and -, once"))?,
             trace: TraceParent::current(),
-            deadline: request.extensions().get::<Deadline>().map(|deadline| deadline.0),
+            deadline: deadline.map(|deadline| deadline.of_call),
+            end_of_stream: deadline.map(|deadline| deadline.of_caller),
         })
     }
 }

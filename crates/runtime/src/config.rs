@@ -55,6 +55,15 @@ pub fn non_empty(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+/// Reads `on` or `off`.
+pub fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("must be on or off".to_owned()),
+    }
+}
+
 /// Reads a configuration from arguments and environment.
 ///
 /// The error is for a person and names all that is wrong: clap alone stops at the first bad value.
@@ -203,5 +212,6 @@ mod tests {
         }
         assert!(index_shards("257").is_err() && index_shards("256").is_ok());
         assert!(non_empty(" ").is_err());
+        assert!((on_off("on"), on_off("off")) == (Ok(true), Ok(false)) && on_off("ON").is_err());
     }
 }

@@ -25,6 +25,9 @@ pub(crate) type Methods = Arc<HashSet<String>>;
 /// streams may go on.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
 
+/// The longest time that a caller's deadline for a stream is taken for: one of 99,999,999 hours is none.
+const LONGEST_STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// Puts the edge around a server's services.
 #[derive(Clone)]
 pub(crate) struct EdgeLayer {
@@ -80,11 +83,12 @@ where
         let started = Instant::now();
         let method = self.methods.get(request.uri().path()).map_or("unknown", String::as_str).to_owned();
         let trace = caller_trace(&request);
-        let patience = caller_patience(&request).map(|patience| patience.min(LONGEST_CALL));
+        let patience = caller_patience(&request);
+        let end = started + patience.unwrap_or(LONGEST_CALL).min(LONGEST_CALL);
         if let Some(patience) = patience {
-            request.extensions_mut().insert(Deadline(started + patience));
+            let of_caller = started + patience.min(LONGEST_STREAM);
+            request.extensions_mut().insert(Deadline { of_call: end, of_caller });
         }
-        let end = started + patience.unwrap_or(LONGEST_CALL);
         let span = tracing::info_span!("rpc", method, trace_id = trace.trace_id());
         let served = async move {
             // Probes must be answered when the process is busy: that is when they matter.

@@ -57,6 +57,22 @@ pub enum Failure {
         /// The reason, in words.
         description: String,
     },
+    /// An event that the answer rests on cannot be read by this release, or is missing.
+    #[error("the event of version {version} cannot be read: {reason}")]
+    UnreadableEvent {
+        /// The event's version.
+        version: u64,
+        /// Why, in words. Never holds what the event says.
+        reason: String,
+    },
+    /// Millrace was deployed without something that the call needs.
+    #[error("{what} was not deployed")]
+    NotDeployed {
+        /// What is missing.
+        what: &'static str,
+        /// The reason in the `ErrorInfo`, such as `EVENT_TYPE_INDEX_OFF`.
+        reason: &'static str,
+    },
     /// The process has as much to do as it takes on.
     #[error("the server is busy")]
     Overloaded,
@@ -66,6 +82,9 @@ pub enum Failure {
     /// The caller's deadline passed.
     #[error("the deadline passed")]
     DeadlineExceeded,
+    /// The process is to end, and a reply that would go on ends with it.
+    #[error("the server is ending")]
+    Ending,
     /// A call to AWS failed.
     #[error(transparent)]
     Aws(#[from] AwsError),
@@ -168,10 +187,17 @@ impl From<Failure> for Status {
                 let details = ErrorDetails::with_precondition_failure_violation(kind, subject, description);
                 (Code::FailedPrecondition, message, details)
             }
+            Failure::UnreadableEvent { version, .. } => {
+                let metadata = [("version".to_owned(), version.to_string())];
+                let details = ErrorDetails::with_error_info("EVENT_UNREADABLE", ERROR_DOMAIN, metadata);
+                (Code::FailedPrecondition, message, details)
+            }
+            Failure::NotDeployed { reason, .. } => (Code::Unimplemented, message, error_info(reason)),
             Failure::Overloaded => (Code::ResourceExhausted, message, retry_later("OVERLOADED", RETRY_AFTER)),
             Failure::ReadModelBehind => {
                 (Code::Unavailable, message, retry_later("READ_MODEL_BEHIND", RETRY_READ_AFTER))
             }
+            Failure::Ending => (Code::Unavailable, message, retry_later("ENDING", RETRY_AFTER)),
             Failure::DeadlineExceeded => (Code::DeadlineExceeded, message, error_info("DEADLINE_EXCEEDED")),
             Failure::Aws(AwsError::Throttled(_)) => (
                 Code::ResourceExhausted,
@@ -208,6 +234,7 @@ mod tests {
         let not_found = Failure::NotFound { resource_type: "user", name: "7".into() };
         let rule =
             Failure::Precondition { kind: "ORDER_STATUS", subject: "7".into(), description: "no".into() };
+        let unreadable = Failure::UnreadableEvent { version: 7, reason: "no".into() };
         let table = [
             (Failure::invalid("email", "bad"), InvalidArgument, None),
             (Failure::CommandIdReused, InvalidArgument, Some("COMMAND_ID_REUSED")),
@@ -216,9 +243,16 @@ mod tests {
             (Failure::KeyTaken { scope: "product.sku" }, AlreadyExists, Some("KEY_TAKEN")),
             (Failure::VersionConflict { current: 3 }, Aborted, Some("VERSION_CONFLICT")),
             (rule, FailedPrecondition, None),
+            (unreadable, FailedPrecondition, Some("EVENT_UNREADABLE")),
+            (
+                Failure::NotDeployed { what: "an index", reason: "INDEX_OFF" },
+                Unimplemented,
+                Some("INDEX_OFF"),
+            ),
             (Failure::Overloaded, ResourceExhausted, Some("OVERLOADED")),
             (Failure::ReadModelBehind, Unavailable, Some("READ_MODEL_BEHIND")),
             (Failure::DeadlineExceeded, DeadlineExceeded, Some("DEADLINE_EXCEEDED")),
+            (Failure::Ending, Unavailable, Some("ENDING")),
             (Failure::Aws(AwsError::Throttled(aws("x"))), ResourceExhausted, Some("THROTTLED")),
             (Failure::Aws(AwsError::Unreachable(aws("x"))), Unavailable, Some("STORAGE_UNREACHABLE")),
             (Failure::Aws(AwsError::Refused(aws("x"))), Internal, Some("INTERNAL")),
@@ -243,6 +277,14 @@ mod tests {
         let status = Status::from(Failure::Internal("the secret name of a table".into()));
         assert!(!status.message().contains("secret"));
         assert!(status.message().contains("trace id"));
+    }
+
+    #[test]
+    fn an_unreadable_event_is_named_by_its_version() {
+        let failure = Failure::UnreadableEvent { version: 7, reason: "it is damaged".into() };
+        let status = Status::from(failure);
+        assert!(status.message().contains("version 7") && status.message().contains("it is damaged"));
+        assert_eq!(status.get_error_details().error_info().unwrap().metadata["version"], "7");
     }
 
     #[test]

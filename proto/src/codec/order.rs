@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     event::{OrderCreated, OrderStatusUpdated},
+    query::recorded_event::Payload,
     types,
 };
 
@@ -67,6 +68,20 @@ impl EventCodec for OrderEvent {
                 })
             }
             _ => Err(DecodeError::UnknownType),
+        }
+    }
+}
+
+/// An event's message, as it was written.
+pub(super) fn payload(
+    event_type: &str,
+    schema_version: u32,
+    data: &Map<String, Value>,
+) -> Result<Payload, DecodeError> {
+    match OrderEvent::decode(event_type, schema_version, data)? {
+        OrderEvent::OrderCreated { .. } => from_json(schema_version, data).map(Payload::OrderCreated),
+        OrderEvent::OrderStatusUpdated { .. } => {
+            from_json(schema_version, data).map(Payload::OrderStatusUpdated)
         }
     }
 }
@@ -152,12 +167,24 @@ mod tests {
         ]
     }
 
+    /// The JSON of a message of this aggregate.
+    fn as_json(payload: Payload) -> Option<Map<String, Value>> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "no other message is this aggregate's")]
+        match payload {
+            Payload::OrderCreated(message) => Some(to_json(&message)),
+            Payload::OrderStatusUpdated(message) => Some(to_json(&message)),
+            _ => None,
+        }
+    }
+
     proptest! {
         #[test]
         fn an_event_survives_its_storage(event in any_event()) {
             let stored = event.encode();
             prop_assert!(OrderEvent::EVENT_TYPES.contains(&stored.event_type));
             prop_assert_eq!(OrderEvent::decode(stored.event_type, stored.schema_version, &stored.data), Ok(event));
+            let shown = payload(stored.event_type, stored.schema_version, &stored.data).map(as_json);
+            prop_assert_eq!(shown, Ok(Some(stored.data)));
         }
     }
 

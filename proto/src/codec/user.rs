@@ -6,7 +6,10 @@ use serde_json::{Map, Value};
 use super::{
     DecodeError, Encoded, EventCodec, email, field, from_json, name, time_from_proto, time_to_proto, to_json,
 };
-use crate::event::{UserCreated, UserProfileUpdated};
+use crate::{
+    event::{UserCreated, UserProfileUpdated},
+    query::recorded_event::Payload,
+};
 
 const USER_CREATED: &str = "UserCreated";
 const USER_PROFILE_UPDATED: &str = "UserProfileUpdated";
@@ -64,6 +67,20 @@ impl EventCodec for UserEvent {
     }
 }
 
+/// An event's message, as it was written.
+pub(super) fn payload(
+    event_type: &str,
+    schema_version: u32,
+    data: &Map<String, Value>,
+) -> Result<Payload, DecodeError> {
+    match UserEvent::decode(event_type, schema_version, data)? {
+        UserEvent::UserCreated { .. } => from_json(schema_version, data).map(Payload::UserCreated),
+        UserEvent::UserProfileUpdated { .. } => {
+            from_json(schema_version, data).map(Payload::UserProfileUpdated)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use millrace_domain::{Email, Label, Timestamp, UserId};
@@ -93,12 +110,24 @@ mod tests {
         ]
     }
 
+    /// The JSON of a message of this aggregate.
+    fn as_json(payload: Payload) -> Option<Map<String, Value>> {
+        #[expect(clippy::wildcard_enum_match_arm, reason = "no other message is this aggregate's")]
+        match payload {
+            Payload::UserCreated(message) => Some(to_json(&message)),
+            Payload::UserProfileUpdated(message) => Some(to_json(&message)),
+            _ => None,
+        }
+    }
+
     proptest! {
         #[test]
         fn an_event_survives_its_storage(event in any_event()) {
             let stored = event.encode();
             prop_assert!(UserEvent::EVENT_TYPES.contains(&stored.event_type));
             prop_assert_eq!(UserEvent::decode(stored.event_type, stored.schema_version, &stored.data), Ok(event));
+            let shown = payload(stored.event_type, stored.schema_version, &stored.data).map(as_json);
+            prop_assert_eq!(shown, Ok(Some(stored.data)));
         }
     }
 

@@ -24,10 +24,11 @@ use millrace_read_models::{
 };
 use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
-use crate::support::{after, at, basket, moving, placing, user_change};
+use crate::support::{after, at, basket, moving, order_hub, placing, user_change, user_hub};
 
 /// How many commands there are.
 const COMMANDS: u64 = 1_000;
@@ -170,9 +171,14 @@ impl Course {
         let users = LaggingUsers::of(seed ^ 1);
         let orders = LaggingOrders::of(seed ^ 2);
         let models = Models::new(users.clone(), orders.clone());
+        let ending = CancellationToken::new();
         Self {
-            user_queries: Users::new(models.clone()),
-            order_queries: Orders::new(models, PageTokens::of_table("orders")),
+            user_queries: Users::new(models.clone(), user_hub(users.clone(), &ending)),
+            order_queries: Orders::new(
+                models,
+                PageTokens::of_table("orders"),
+                order_hub(orders.clone(), &ending),
+            ),
             users,
             orders,
             people: BTreeMap::new(),

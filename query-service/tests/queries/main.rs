@@ -1,11 +1,16 @@
-//! Queries over read models in memory.
+//! Queries over read models and an event store in memory.
 #![allow(clippy::unwrap_used, reason = "an unwrap is how a test fails")]
 
+mod as_of;
 mod batches;
+mod events;
 mod filters;
+mod history;
 mod lagging;
 mod orders;
 mod reading_after;
+mod search;
 mod server;
 mod support;
 mod users;
+mod watching;

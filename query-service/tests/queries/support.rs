@@ -1,34 +1,78 @@
-//! Read models in memory with something in them, and the services over them.
+//! Read models and an event store in memory with something in them, and the services over them.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use millrace_aws::AwsError;
 use millrace_domain::{
     Email, EventId, Label, Money, OrderId, TenantId, Timestamp, UserId,
     order::{Basket, OrderItem, OrderStatus},
 };
+use millrace_event_store::MemoryStore;
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
     Consistency, Key, ListPart, Many, MemoryOrders, MemoryUsers, OrderChange, OrderList, OrderRow, Placed,
     Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
-use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
+use query_service::{
+    history::History,
+    models::Models,
+    orders::Orders,
+    token::PageTokens,
+    users::Users,
+    watch::{Hub, OrderRows, Pace, UserRows, Watching},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
-/// Read models that note which rows are read by their keys.
+/// How rows are watched.
+pub(crate) const PACE: Pace = Pace { fastest: Duration::from_millis(250), slowest: Duration::from_secs(2) };
+
+/// How many can watch.
+pub(crate) const MOST_WATCHERS: usize = 300;
+
+/// Both.
+pub(crate) const WATCHING: Watching = Watching { pace: PACE, most: MOST_WATCHERS };
+
+/// What tells those who watch users of changes, over whatever read model.
+pub(crate) fn user_hub<U: ReadUsers>(users: U, ending: &CancellationToken) -> Hub<UserRows<U>> {
+    let hub = Hub::new(UserRows(users), PACE, Arc::new(Semaphore::new(MOST_WATCHERS)), ending.clone());
+    tokio::spawn(hub.clone().run());
+    hub
+}
+
+/// What tells those who watch orders of changes, over whatever read model.
+pub(crate) fn order_hub<O: ReadOrders>(orders: O, ending: &CancellationToken) -> Hub<OrderRows<O>> {
+    let hub = Hub::new(OrderRows(orders), PACE, Arc::new(Semaphore::new(MOST_WATCHERS)), ending.clone());
+    tokio::spawn(hub.clone().run());
+    hub
+}
+
+/// Read models that note which rows are read by their keys, and an event store. Neither knows of the other.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
     pub(crate) users: Noted<MemoryUsers>,
     pub(crate) orders: Noted<MemoryOrders>,
+    pub(crate) events: MemoryStore,
+    pub(crate) ending: CancellationToken,
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Noted<T> {
     pub(crate) rows: T,
     gets: Arc<Mutex<Vec<Uuid>>>,
+    requests: Arc<AtomicUsize>,
     batches: Arc<Mutex<Vec<BatchReply>>>,
+    /// What all requests for many rows fail with.
+    failing: Arc<Mutex<Option<AwsError>>>,
 }
 
 /// What becomes of a request for many rows.
@@ -53,6 +97,16 @@ impl<T> Noted<T> {
         self.gets.lock().unwrap().iter().filter(|read| read.as_u128() == id).count()
     }
 
+    /// How many requests there were for rows by their keys, be it one row or many.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Lets requests for many rows fail, or no longer.
+    pub(crate) fn fail(&self, error: Option<AwsError>) {
+        *self.failing.lock().unwrap() = error;
+    }
+
     /// What becomes of the next requests for many rows, each in its turn, until none is left.
     pub(crate) fn next_batches(&self, replies: impl IntoIterator<Item = BatchReply>) {
         *self.batches.lock().unwrap() = replies.into_iter().collect();
@@ -72,6 +126,10 @@ impl<T> Noted<T> {
     where
         F: Future<Output = Result<Many<I, R>, AwsError>>,
     {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(error) = self.failing.lock().unwrap().clone() {
+            return Err(error);
+        }
         let next = {
             let mut batches = self.batches.lock().unwrap();
             (!batches.is_empty()).then(|| batches.remove(0))
@@ -96,6 +154,7 @@ impl<T> Noted<T> {
 
 impl ReadUsers for Noted<MemoryUsers> {
     async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.note(user_id.0);
         self.rows.get(tenant, user_id).await
     }
@@ -116,6 +175,7 @@ impl ReadUsers for Noted<MemoryUsers> {
 
 impl ReadOrders for Noted<MemoryOrders> {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
+        self.requests.fetch_add(1, Ordering::Relaxed);
         self.note(order_id.0);
         self.rows.get(tenant, order_id).await
     }
@@ -145,11 +205,19 @@ impl World {
     }
 
     pub(crate) fn user_service(&self) -> Users<Noted<MemoryUsers>, Noted<MemoryOrders>> {
-        Users::new(self.models())
+        Users::new(self.models(), user_hub(self.users.clone(), &self.ending))
     }
 
     pub(crate) fn order_service(&self) -> Orders<Noted<MemoryUsers>, Noted<MemoryOrders>> {
-        Orders::new(self.models(), PageTokens::of_table("orders"))
+        Orders::new(
+            self.models(),
+            PageTokens::of_table("orders"),
+            order_hub(self.orders.clone(), &self.ending),
+        )
+    }
+
+    pub(crate) fn history_service(&self) -> History<MemoryStore> {
+        History::new(self.events.clone(), PageTokens::of_table("orders"))
     }
 
     /// Writes a user's next version.
@@ -165,14 +233,17 @@ impl World {
 
     /// Writes the first version of an order.
     pub(crate) async fn place_basket(&self, id: u128, buyer: u128, created_at: i64, basket: Basket) {
-        let change = placing(id, buyer, created_at, basket);
+        self.write(placing(id, buyer, created_at, basket)).await;
+    }
+
+    /// Writes an order's next version, whichever it is.
+    pub(crate) async fn write(&self, change: OrderChange) {
         assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
     }
 
     /// Writes an order's next version.
     pub(crate) async fn advance(&self, id: u128, version: u64, status: OrderStatus) {
-        let change = moving(id, version, status);
-        assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
+        self.write(moving(id, version, status)).await;
     }
 }
 

@@ -11,9 +11,15 @@ import environment
 
 # Importing them makes their services known to the descriptor pool.
 from millrace.command.v1 import order_command_service_pb2, user_command_service_pb2
-from millrace.query.v1 import order_query_service_pb2, user_query_service_pb2
+from millrace.query.v1 import history_service_pb2, order_query_service_pb2, user_query_service_pb2
 
-CONTRACTS = (user_command_service_pb2, order_command_service_pb2, user_query_service_pb2, order_query_service_pb2)
+CONTRACTS = (
+    user_command_service_pb2,
+    order_command_service_pb2,
+    user_query_service_pb2,
+    order_query_service_pb2,
+    history_service_pb2,
+)
 
 
 def services() -> list[ServiceDescriptor]:

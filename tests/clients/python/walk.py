@@ -18,7 +18,18 @@ from calls import PATIENCE, details
 from millrace.command.v1 import order_command_service_pb2_grpc, user_command_service_pb2_grpc
 from millrace.command.v1.order_command_service_pb2 import CreateOrderRequest, UpdateOrderStatusRequest
 from millrace.command.v1.user_command_service_pb2 import CreateUserRequest, UpdateUserProfileRequest
-from millrace.query.v1 import order_query_service_pb2_grpc, user_query_service_pb2_grpc
+from millrace.query.v1 import (
+    history_service_pb2,
+    history_service_pb2_grpc,
+    order_query_service_pb2_grpc,
+    user_query_service_pb2_grpc,
+)
+from millrace.query.v1.history_service_pb2 import (
+    GetHistoryRequest,
+    GetOrderAsOfRequest,
+    GetUserProfileAsOfRequest,
+    SearchEventsRequest,
+)
 from millrace.query.v1.order_query_service_pb2 import GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest
 from millrace.query.v1.read_after_pb2 import ReadAfter
 from millrace.query.v1.user_query_service_pb2 import GetUserByEmailRequest, GetUserProfileRequest
@@ -66,7 +77,7 @@ class AsTenant(grpc.UnaryUnaryClientInterceptor):
 
 
 class Tenant:
-    """The four services as one tenant sees them."""
+    """The services as one tenant sees them."""
 
     def __init__(self, addresses: Addresses, name: str | None = None) -> None:
         self.name = name or f"walk-{uuid.uuid4().hex}"
@@ -76,6 +87,7 @@ class Tenant:
         self.orders = order_command_service_pb2_grpc.OrderCommandServiceStub(commands)
         self.profiles = user_query_service_pb2_grpc.UserQueryServiceStub(queries)
         self.summaries = order_query_service_pb2_grpc.OrderQueryServiceStub(queries)
+        self.history = history_service_pb2_grpc.HistoryServiceStub(queries)
 
     def create_user(self, email: str = "john.doe@example.com") -> Any:
         """A user."""
@@ -242,6 +254,9 @@ def what_does_not_exist_is_named(addresses: Addresses) -> None:
         (tenant.profiles.GetUserProfile, GetUserProfileRequest(user_id=NOBODY)),
         (tenant.profiles.GetUserByEmail, GetUserByEmailRequest(email="nobody@example.com")),
         (tenant.summaries.GetOrder, GetOrderRequest(order_id=NOBODY)),
+        (tenant.history.GetHistory, GetHistoryRequest(user_id=NOBODY)),
+        (tenant.history.GetUserProfileAsOf, GetUserProfileAsOfRequest(user_id=NOBODY, version=1)),
+        (tenant.history.GetOrderAsOf, GetOrderAsOfRequest(order_id=NOBODY, version=1)),
     ]
     for call, request in refusals:
         info = details(refused(grpc.StatusCode.NOT_FOUND, call, request), error_details_pb2.ResourceInfo)
@@ -324,13 +339,13 @@ def a_list_is_read_page_by_page_newest_first(addresses: Addresses) -> None:
         assert times == sorted(times, reverse=True), times
 
 
-def all_pages(call: Callable[[Any], Any], request: Any) -> Iterator[list[Any]]:
-    """The pages of a list, two orders each, ten pages at most."""
+def all_pages(call: Callable[[Any], Any], request: Any, field: str = "orders") -> Iterator[list[Any]]:
+    """The pages of a list, two of what is in that field each, ten pages at most."""
     request = type(request).FromString(request.SerializeToString())
     request.page_size = 2
     for _ in range(10):
         page = call(request)
-        yield list(page.orders)
+        yield list(getattr(page, field))
         request.page_token = page.next_page_token
         if not request.page_token:
             return
@@ -369,6 +384,56 @@ def a_page_token_serves_its_own_query_alone(addresses: Addresses) -> None:
 
 
 @fact
+def the_past_of_an_order_is_told_as_soon_as_it_is_stored(addresses: Addresses) -> None:
+    tenant = Tenant(addresses)
+    user = tenant.create_user()
+    order = tenant.create_order(user)
+    moved = tenant.move(order, PROCESSING)
+    shipped = tenant.move(order, SHIPPED)
+    history = tenant.history.GetHistory(GetHistoryRequest(order_id=order.aggregate_id))
+    payloads = [event.WhichOneof("payload") for event in history.events]
+    assert payloads == ["order_created", "order_status_updated", "order_status_updated"], history
+    assert [event.event_id for event in history.events] == [order.event_id, moved.event_id, shipped.event_id]
+    assert [event.version for event in history.events] == [1, 2, 3], history
+    assert history.events[1].order_status_updated.status == PROCESSING, history
+    assert history.events[1].command_id == moved.command_id, history
+
+    for as_of, status in (
+        ({"version": 1}, CREATED),
+        ({"version": 2}, PROCESSING),
+        ({"time": history.events[1].time}, PROCESSING),
+        ({"version": 3}, SHIPPED),
+    ):
+        past = tenant.history.GetOrderAsOf(GetOrderAsOfRequest(order_id=order.aggregate_id, **as_of)).order
+        assert (past.status, past.user_id, len(past.items)) == (status, user.aggregate_id, 1), (as_of, past)
+    profile = tenant.history.GetUserProfileAsOf(GetUserProfileAsOfRequest(user_id=user.aggregate_id, version=1))
+    assert profile.user_profile.name == "John Doe", profile
+
+    search = SearchEventsRequest(event_type="OrderStatusUpdated", after=after(shipped))
+    found = tenant.history.SearchEvents(search).events
+    assert [event.event_id for event in found] == [moved.event_id, shipped.event_id], found
+    search.start_time.CopyFrom(history.events[1].time)
+    search.end_time.CopyFrom(history.events[2].time)
+    found = tenant.history.SearchEvents(search).events
+    assert [event.event_id for event in found] == [moved.event_id], found
+
+
+@fact
+def a_history_is_read_page_by_page_from_either_end(addresses: Addresses) -> None:
+    tenant = Tenant(addresses)
+    user = tenant.create_user()
+    for name in ("A", "B", "C", "D"):
+        tenant.users.UpdateUserProfile(UpdateUserProfileRequest(user_id=user.aggregate_id, name=name))
+    for order, versions in (
+        (history_service_pb2.SORT_ORDER_OLDEST_FIRST, [[1, 2], [3, 4], [5]]),
+        (history_service_pb2.SORT_ORDER_NEWEST_FIRST, [[5, 4], [3, 2], [1]]),
+    ):
+        request = GetHistoryRequest(user_id=user.aggregate_id, order=order)
+        pages = list(all_pages(tenant.history.GetHistory, request, "events"))
+        assert [[event.version for event in page] for page in pages] == versions, pages
+
+
+@fact
 def a_tenant_neither_sees_nor_changes_what_belongs_to_another(addresses: Addresses) -> None:
     owner, stranger = Tenant(addresses), Tenant(addresses)
     user = owner.create_user()
@@ -378,6 +443,8 @@ def a_tenant_neither_sees_nor_changes_what_belongs_to_another(addresses: Address
         (stranger.profiles.GetUserProfile, GetUserProfileRequest(user_id=user.aggregate_id)),
         (stranger.profiles.GetUserByEmail, GetUserByEmailRequest(email="john.doe@example.com")),
         (stranger.summaries.GetOrder, GetOrderRequest(order_id=order.aggregate_id)),
+        (stranger.history.GetHistory, GetHistoryRequest(order_id=order.aggregate_id)),
+        (stranger.history.GetUserProfileAsOf, GetUserProfileAsOfRequest(user_id=user.aggregate_id, version=1)),
         (stranger.users.UpdateUserProfile, UpdateUserProfileRequest(user_id=user.aggregate_id, name="X")),
     ):
         refused(grpc.StatusCode.NOT_FOUND, call, request)
@@ -386,6 +453,8 @@ def a_tenant_neither_sees_nor_changes_what_belongs_to_another(addresses: Address
     of_user = stranger.summaries.GetOrdersByUser(GetOrdersByUserRequest(user_id=user.aggregate_id))
     in_status = stranger.summaries.GetOrdersByStatus(GetOrdersByStatusRequest(status=CREATED))
     assert not of_user.orders and not in_status.orders, (of_user, in_status)
+    found = stranger.history.SearchEvents(SearchEventsRequest(event_type="OrderCreated"))
+    assert not found.events, found
 
     # Even the same command is another one: the ids differ, and the address is free.
     same = CreateUserRequest(email="same@example.com", name="S", command_id="same")

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Met, StoredEvent};
 
-fn as_event(met: Met) -> StoredEvent {
+pub(super) fn as_event(met: Met) -> StoredEvent {
     match met {
         Met::Event(event) => *event,
         Met::NoEvent(other) => panic!("an event that was stored is read as none: {other:?}"),

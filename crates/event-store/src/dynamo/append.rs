@@ -27,7 +27,7 @@ const KEY_IS_FREE_OR_OURS: &str = "attribute_not_exists(#key) OR #holder = :me";
 
 impl AppendEvents for DynamoStore {
     async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
-        let mut plan = Plan::of(commit, self.index_shards)?;
+        let mut plan = Plan::of(commit, self.reader.index_shards)?;
         if plan.keys.is_empty()
             && plan.events.len() == 1
             && let Some(event) = plan.events.pop()

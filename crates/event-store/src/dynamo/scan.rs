@@ -94,7 +94,7 @@ fn scanned(items: Option<Vec<Item>>, last: Option<Key>, read_units: f64) -> Scan
     Scanned { met, next: last.filter(|key| !key.is_empty()), read_units }
 }
 
-fn met(item: &Item) -> Met {
+pub(super) fn met(item: &Item) -> Met {
     match stored_from_item(item) {
         Ok(event) => Met::Event(Box::new(event)),
         Err(error) => {

@@ -54,6 +54,7 @@ impl Found {
         Ok(Many {
             found: found.collect::<Result<_, AwsError>>()?,
             left: self.left.iter().map(key).collect::<Result<_, _>>()?,
+            read_units: self.read_units,
         })
     }
 }

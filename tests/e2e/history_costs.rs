@@ -1,0 +1,131 @@
+//! What questions about the past cost on AWS: requests, bytes, read units. Run with `--nocapture` to see the table.
+
+use std::{collections::BTreeMap, fmt::Write as _};
+
+use millrace_event_store::DynamoReader;
+use millrace_proto::{
+    codec::time_to_proto,
+    query::{
+        GetHistoryRequest, GetUserProfileAsOfRequest, ReadAfter, SearchEventsRequest, SortOrder,
+        get_history_request::Aggregate, get_user_profile_as_of_request::AsOf,
+        history_service_server::HistoryService as _,
+    },
+};
+use millrace_tests::{Ground, Traffic, Wire};
+use query_service::{history::History, token::PageTokens};
+use tonic::Request;
+
+use crate::{
+    past::{Past, at},
+    replica::SHARDS,
+};
+
+/// A service without a port, so that nothing else is counted, over a wire that meters.
+struct Metered {
+    wire: Wire,
+    history: History<DynamoReader>,
+    notes: Vec<Note>,
+}
+
+/// What a call cost, and what it may cost.
+struct Note {
+    what: String,
+    used: Traffic,
+    expected: (u64, f64),
+}
+
+impl Metered {
+    async fn new(ground: &Ground) -> Self {
+        let wire = Wire::before(ground.endpoint()).await.unwrap();
+        let client = wire.aws(&ground.account).await.dynamodb();
+        let reader = DynamoReader::new(client, ground.output("EventStoreTable")).with_index(Some(SHARDS));
+        let history = History::new(reader, PageTokens::new(b"a key for this test"));
+        Self { wire, history, notes: Vec::new() }
+    }
+
+    /// Notes what was sent since the last note: so many queries, and nothing else, for so many read units.
+    fn note(&mut self, what: &str, queries: u64, read_units: f64) {
+        let mut traffic: BTreeMap<String, Traffic> = self.wire.take();
+        let used = traffic.remove("Query").unwrap_or_default();
+        assert!(traffic.is_empty(), "{what}: {traffic:?}");
+        self.notes.push(Note { what: what.to_owned(), used, expected: (queries, read_units) });
+    }
+
+    /// Shows the notes, and holds them against what was expected.
+    fn settle(&self) {
+        let mut table = format!("\n{:<52} {:>8} {:>12} {:>7}\n", "", "queries", "bytes read", "RU");
+        for Note { what, used, .. } in &self.notes {
+            let (queries, bytes, read_units) = (used.requests, used.response_bytes, used.read_units);
+            writeln!(table, "{what:<52} {queries:>8} {bytes:>12} {read_units:>7.1}").unwrap();
+        }
+        println!("{table}");
+        for Note { what, used, expected } in &self.notes {
+            assert_eq!((used.requests, used.read_units), *expected, "{what}: queries and read units");
+        }
+    }
+
+    async fn events(&self, id: &str, page_size: i32, order: SortOrder) -> usize {
+        let request = GetHistoryRequest {
+            aggregate: Some(Aggregate::UserId(id.to_owned())),
+            page_size,
+            order: order.into(),
+            ..Default::default()
+        };
+        self.history.get_history(Request::new(request)).await.unwrap().into_inner().events.len()
+    }
+
+    async fn version(&self, id: &str, as_of: AsOf) -> u64 {
+        let request = GetUserProfileAsOfRequest { user_id: id.to_owned(), as_of: Some(as_of) };
+        let reply = self.history.get_user_profile_as_of(Request::new(request)).await.unwrap();
+        reply.into_inner().user_profile.unwrap().version
+    }
+
+    async fn search(&self, request: SearchEventsRequest) -> (usize, String) {
+        let reply = self.history.search_events(Request::new(request)).await.unwrap().into_inner();
+        (reply.events.len(), reply.next_page_token)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_question_about_the_past_costs_what_the_architecture_says() {
+    let ground = Ground::new().await.unwrap();
+    let mut past = Past::of(&ground, &ground.aws().await);
+    let one = past.user(&[0]).await.id.to_string();
+    let long: Vec<i64> = (1..=3_000).collect();
+    let long = past.user(&long).await.id.to_string();
+    // More of them in each shard than a page holds.
+    for n in 0..440 {
+        past.user(&[10 * n]).await;
+    }
+    let mut metered = Metered::new(&ground).await;
+    for _ in 0..2 {
+        // The second time shows that nothing is kept from the first.
+        assert_eq!(metered.events(&one, 20, SortOrder::OldestFirst).await, 1);
+        metered.note("GetHistory, 1 event", 1, 1.0);
+    }
+    assert_eq!(metered.events(&long, 20, SortOrder::NewestFirst).await, 20);
+    metered.note("GetHistory, a page of 20", 1, 4.0);
+    assert_eq!(metered.events(&long, 100, SortOrder::OldestFirst).await, 100);
+    metered.note("GetHistory, a page of 100", 1, 16.0);
+
+    for (version, queries, read_units) in [(1, 1, 1.0), (100, 1, 16.0), (1_000, 1, 152.0), (3_000, 3, 456.0)]
+    {
+        assert_eq!(metered.version(&long, AsOf::Version(version)).await, version);
+        metered.note(&format!("GetUserProfileAsOf version {version}"), queries, read_units);
+    }
+    assert_eq!(metered.version(&long, AsOf::Time(time_to_proto(at(7)))).await, 7);
+    metered.note("GetUserProfileAsOf a time, of 3,000 events", 4, 457.0);
+
+    let search = SearchEventsRequest { event_type: "UserCreated".into(), ..Default::default() };
+    let (found, page_token) = metered.search(search.clone()).await;
+    assert_eq!(found, 20);
+    metered.note("SearchEvents, a page of 20", SHARDS.get().into(), 8.0);
+    assert_eq!(metered.search(SearchEventsRequest { page_token, ..search.clone() }).await.0, 20);
+    metered.note("SearchEvents, its next page", SHARDS.get().into(), 8.0);
+    let after = Some(ReadAfter { aggregate_id: one, version: 1 });
+    assert_eq!(metered.search(SearchEventsRequest { after, ..search.clone() }).await.0, 20);
+    metered.note("SearchEvents, a page of 20, with a token", u64::from(SHARDS.get()) + 1, 9.0);
+    assert_eq!(metered.search(SearchEventsRequest { page_size: 100, ..search }).await.0, 100);
+    metered.note("SearchEvents, a page of 100", SHARDS.get().into(), 32.0);
+    metered.settle();
+}
