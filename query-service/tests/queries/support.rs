@@ -70,6 +70,7 @@ pub(crate) struct Noted<T> {
     pub(crate) rows: T,
     gets: Arc<Mutex<Vec<Uuid>>>,
     requests: Arc<AtomicUsize>,
+    searches: Arc<AtomicUsize>,
     batches: Arc<Mutex<Vec<BatchReply>>>,
     /// What all requests for many rows fail with.
     failing: Arc<Mutex<Option<AwsError>>>,
@@ -100,6 +101,13 @@ impl<T> Noted<T> {
     /// How many requests there were for rows by their keys, be it one row or many.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many rows were read by their keys, and how often an index was; but for the rows that nobody has, by which a
+    /// server looks whether it can read at all.
+    pub(crate) fn reads(&self) -> usize {
+        let rows = self.gets.lock().unwrap().iter().filter(|id| !id.is_nil()).count();
+        rows + self.searches.load(Ordering::Relaxed)
     }
 
     /// Lets requests for many rows fail, or no longer.
@@ -169,6 +177,7 @@ impl ReadUsers for Noted<MemoryUsers> {
     }
 
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
+        self.searches.fetch_add(1, Ordering::Relaxed);
         self.rows.by_email(tenant, email).await
     }
 }
@@ -195,6 +204,7 @@ impl ReadOrders for Noted<MemoryOrders> {
         before: Option<&Position>,
         limit: u16,
     ) -> Result<ListPart, AwsError> {
+        self.searches.fetch_add(1, Ordering::Relaxed);
         self.rows.part(list, before, limit).await
     }
 }
