@@ -247,7 +247,7 @@ async fn lists_of_large_orders(metered: &mut Metered, bulk: &TenantId) {
     metered.page(bulk, Asked::OfUser(of_user), 100, "", 24).await;
     metered.note("GetOrdersByUser, a page of orders of 80 KB", &[("Query", 2)], 0.0);
     let in_status = GetOrdersByStatusRequest { status, ..Default::default() };
-    metered.page(bulk, Asked::InStatus(in_status), 100, "", 39).await;
+    metered.page(bulk, Asked::InStatus(in_status), 100, "", 38).await;
     metered.note("GetOrdersByStatus, a page of orders of 80 KB", &[("Query", QUERIES + 1)], 0.0);
 }
 

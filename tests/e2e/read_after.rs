@@ -3,7 +3,7 @@
 //!
 //! `query-service/tests/queries/lagging.rs` is the same with indexes that lag by as much as chance has it.
 
-use std::{env, time::Instant};
+use std::time::Instant;
 
 use futures::future::join_all;
 use millrace_domain::TenantId;
@@ -23,7 +23,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _}
 use tonic::{Code, Request};
 
 use crate::{
-    calls::{At, laptop, patient, user},
+    calls::{At, laptop, patient, seed, user},
     rows::as_tenant,
 };
 
@@ -214,8 +214,7 @@ impl Customer<'_> {
 }
 
 async fn never_stale(commands: usize) {
-    let seed = env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
+    let seed = seed();
     let world = World::new().await.unwrap();
     let start = Instant::now();
     let customers = (0..CUSTOMERS).map(async |number| {

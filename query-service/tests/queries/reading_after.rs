@@ -7,8 +7,8 @@ use millrace_domain::order::OrderStatus;
 use millrace_proto::{
     query::{
         BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetOrderRequest, GetOrdersByStatusRequest,
-        GetOrdersByUserRequest, GetUserByEmailRequest, GetUserProfileRequest, ReadAfter,
-        order_query_service_client::OrderQueryServiceClient,
+        GetOrdersByUserRequest, GetUserByEmailRequest, GetUserProfileRequest, ReadAfter, WatchOrderRequest,
+        WatchUserProfileRequest, order_query_service_client::OrderQueryServiceClient,
         order_query_service_server::OrderQueryService as _, user_query_service_server::UserQueryService as _,
     },
     types,
@@ -27,7 +27,7 @@ use crate::{
 type Query = fn(&World, &str, Option<ReadAfter>) -> BoxFuture<'static, Result<(), Status>>;
 
 /// A query of each kind, about user 1, whose address is `john@example.com`, and order 2.
-const QUERIES: [Query; 7] = [
+const QUERIES: [Query; 9] = [
     |world, tenant, after| {
         let request = of_tenant(tenant, GetUserProfileRequest { user_id: user_id(1).to_string(), after });
         let service = world.user_service();
@@ -65,6 +65,16 @@ const QUERIES: [Query; 7] = [
         let request = GetOrdersByStatusRequest { status, after, ..Default::default() };
         let (request, service) = (of_tenant(tenant, request), world.order_service());
         Box::pin(async move { service.get_orders_by_status(request).await.map(drop) })
+    },
+    |world, tenant, after| {
+        let request = WatchUserProfileRequest { user_id: user_id(1).to_string(), seen_version: 0, after };
+        let (request, service) = (of_tenant(tenant, request), world.user_service());
+        Box::pin(async move { service.watch_user_profile(request).await.map(drop) })
+    },
+    |world, tenant, after| {
+        let request = WatchOrderRequest { order_id: order_id(2).to_string(), seen_version: 0, after };
+        let (request, service) = (of_tenant(tenant, request), world.order_service());
+        Box::pin(async move { service.watch_order(request).await.map(drop) })
     },
 ];
 
