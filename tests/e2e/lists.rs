@@ -83,7 +83,7 @@ async fn a_tenant_with_2_000_orders_in_one_status_pages_through_all_of_them() {
     all_pages_of(2_000).await;
 }
 
-/// `cargo test --release -p millrace-tests --test e2e -- --ignored 20_000_orders --nocapture`
+/// `cargo test -p millrace-tests --test e2e -- --ignored 20_000_orders --nocapture`
 ///
 /// The emulator's queries take the longer the more a partition holds, so ten times the orders take a hundred times as
 /// long. `query-service/tests/queries/pages.rs` has 100,000, in memory.

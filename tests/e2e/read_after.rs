@@ -231,12 +231,12 @@ async fn never_stale(commands: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn eighty_commands_are_seen_at_once_by_every_query_that_could_show_them() {
-    never_stale(80).await;
+    Box::pin(never_stale(80)).await;
 }
 
 /// `cargo test -p millrace-tests --test e2e -- --ignored a_thousand_commands --nocapture`
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it takes minutes"]
 async fn a_thousand_commands_are_seen_at_once_by_every_query_that_could_show_them() {
-    never_stale(1_000).await;
+    Box::pin(never_stale(1_000)).await;
 }
