@@ -20,9 +20,8 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    list::MOST_BYTES,
-    orders::{page_size, token_length},
-    token::{PageTokens, Paged},
+    paging::{MOST_BYTES, page_size, reached},
+    token::PageTokens,
 };
 use query::{AsOf, Events, NOT_SET, direction};
 use recorded::recorded;
@@ -98,10 +97,10 @@ impl<E: ReadHistory> History<E> {
     ) -> Result<GetHistoryResponse, Failure> {
         let mut wrong = Violations::default();
         let aggregate = aggregate(&mut wrong, &call.tenant, request.aggregate);
-        let size = wrong.field("page_size", page_size(request.page_size));
+        let size = page_size(&mut wrong, request.page_size);
         let direction = wrong.field("order", direction(request.order));
         let query = aggregate.zip(direction).map(|(stream, direction)| Events { stream, direction });
-        let reached = self.reached(&mut wrong, call, query.as_ref(), &request.page_token);
+        let reached = reached(&mut wrong, &self.tokens, &call.tenant, query.as_ref(), &request.page_token);
         let (query, (size, reached)) = wrong.finish(query.zip(size.zip(reached)))?;
 
         let page = self.part(&query, reached, size).await?;
@@ -129,23 +128,6 @@ impl<E: ReadHistory> History<E> {
             versions = query.beyond(Some(last.version()));
         }
         Ok(page)
-    }
-
-    /// Where a query goes on by a page token: `None` in it at its beginning, where the token is empty.
-    fn reached<Q: Paged>(
-        &self,
-        wrong: &mut Violations,
-        call: &Call,
-        query: Option<&Q>,
-        token: &str,
-    ) -> Option<Option<Q::Place>> {
-        wrong.field("page_token", token_length(token))?;
-        match query {
-            // Without a query there is nothing that a token could be good for.
-            None => Some(None),
-            Some(_) if token.is_empty() => Some(None),
-            Some(query) => wrong.field("page_token", self.tokens.open(&call.tenant, query, token)).map(Some),
-        }
     }
 }
 

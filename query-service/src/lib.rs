@@ -8,11 +8,15 @@
 //! Questions about the past are answered from the event store ([`history`]), of which nothing but its reading half is
 //! within reach.
 
+mod attempts;
+mod batch;
 pub mod config;
 pub mod history;
 mod list;
 pub mod models;
 pub mod orders;
+mod paging;
+mod times;
 pub mod token;
 pub mod users;
 mod view;

@@ -3,14 +3,16 @@
 use futures::stream::BoxStream;
 use millrace_domain::{Email, UserId};
 use millrace_proto::query::{
-    GetUserByEmailRequest, GetUserByEmailResponse, GetUserProfileRequest, GetUserProfileResponse,
-    WatchUserProfileRequest, WatchUserProfileResponse, user_query_service_server::UserQueryService,
+    BatchGetUserProfilesRequest, BatchGetUserProfilesResponse, GetUserByEmailRequest, GetUserByEmailResponse,
+    GetUserProfileRequest, GetUserProfileResponse, UserProfile, WatchUserProfileRequest,
+    WatchUserProfileResponse, user_query_service_server::UserQueryService,
 };
-use millrace_read_models::{ReadOrders, ReadUsers, UserRow};
+use millrace_read_models::{Consistency, ReadOrders, ReadUsers, UserRow};
 use millrace_runtime::{Call, Failure, Violations};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    batch::{self, Batch},
     models::{After, Kind, Models, Row},
     view::user_profile,
     watch::{Hub, UserRows},
@@ -39,6 +41,19 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
         Ok(Response::new(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
+    }
+
+    async fn batch_get_user_profiles(
+        &self,
+        request: Request<BatchGetUserProfilesRequest>,
+    ) -> Result<Response<BatchGetUserProfilesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let Batch { found, missing, unanswered } = self.by_ids(&call, request.into_inner()).await?;
+        Ok(Response::new(BatchGetUserProfilesResponse {
+            user_profiles: found,
+            missing_user_ids: missing,
+            unanswered_user_ids: unanswered,
+        }))
     }
 
     async fn get_user_by_email(
@@ -78,6 +93,23 @@ impl<U: ReadUsers, O: ReadOrders> Users<U, O> {
             _ => self.models.users.get(&call.tenant, user_id).await?,
         };
         row.ok_or_else(|| Failure::NotFound { resource_type: "user", name: user_id.to_string() })
+    }
+
+    async fn by_ids(
+        &self,
+        call: &Call,
+        request: BatchGetUserProfilesRequest,
+    ) -> Result<Batch<UserProfile>, Failure> {
+        let mut wrong = Violations::default();
+        let ids: Option<Vec<UserId>> = batch::ids(&mut wrong, "user_ids", &request.user_ids);
+        let after = After::parse(&mut wrong, request.after);
+        let ids = wrong.finish(ids)?;
+
+        let known = self.awaited(call, after).await?.map(|row| (row.user_id, row));
+        let users = &self.models.users;
+        // As strongly as one user is read, so that a batch can take the place of many calls.
+        let ask = |keys: Vec<_>| async move { users.get_many(&keys, Consistency::Strong).await };
+        batch::read(call, &ids, known, ask, user_profile).await
     }
 
     async fn by_email(&self, call: &Call, request: GetUserByEmailRequest) -> Result<UserRow, Failure> {

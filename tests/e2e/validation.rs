@@ -25,7 +25,8 @@ struct Case {
     violations: BTreeSet<String>,
 }
 
-/// Writes out what the table abbreviates: `{"$repeat": [value, n]}`, a text or a list of one value n times over, and
+/// Writes out what the table abbreviates: `{"$repeat": [value, n]}`, a text, a list or a
+/// list of one value n times over, and
 /// `{"$join": [value, …]}`, texts or lists one after the other.
 fn expand(value: &Value) -> Value {
     match value {
@@ -33,9 +34,13 @@ fn expand(value: &Value) -> Value {
             (Some(repeat), _) => {
                 let times = usize::try_from(repeat[1].as_u64().unwrap()).unwrap();
                 let value = expand(&repeat[0]);
-                value
-                    .as_str()
-                    .map_or_else(|| vec![value.clone(); times].into(), |text| text.repeat(times).into())
+                match &value {
+                    Value::String(text) => text.repeat(times).into(),
+                    Value::Array(values) => vec![values.clone(); times].concat().into(),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+                        vec![value; times].into()
+                    }
+                }
             }
             (_, Some(parts)) => {
                 let parts: Vec<Value> = parts.as_array().unwrap().iter().map(expand).collect();

@@ -32,7 +32,7 @@ use tonic_health::pb::{
 
 type Server = (Channel, CancellationToken, JoinHandle<anyhow::Result<()>>);
 
-async fn start(world: &World) -> Server {
+pub(crate) async fn start(world: &World) -> Server {
     start_over(world, world.events.clone()).await
 }
 

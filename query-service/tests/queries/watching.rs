@@ -158,22 +158,26 @@ async fn all_who_watch_a_row_cost_one_reading_and_many_rows_one_request() {
     for id in (1..=100).chain([1; 50]) {
         all.push(watch(&service, order(id)).await);
     }
-    let before = world.orders.gets();
+    let before = world.orders.requests();
     sleep(PACE.fastest * 2).await;
-    assert_eq!(world.orders.gets() - before, 1, "for a hundred rows and a hundred and fifty who watch them");
+    assert_eq!(
+        world.orders.requests() - before,
+        1,
+        "for a hundred rows and a hundred and fifty who watch them"
+    );
 
     // A row that does not change is read ever less often.
     sleep(Duration::from_secs(60)).await;
-    let before = world.orders.gets();
+    let before = world.orders.requests();
     sleep(Duration::from_secs(60)).await;
-    let reads = world.orders.gets() - before;
+    let reads = world.orders.requests() - before;
     assert!((25..=30).contains(&reads), "every two seconds: {reads}");
 
     // Who leaves is not read for.
     drop(all);
-    let before = world.orders.gets();
+    let before = world.orders.requests();
     sleep(Duration::from_secs(60)).await;
-    assert!(world.orders.gets() - before <= 1);
+    assert!(world.orders.requests() - before <= 1);
 }
 
 #[tokio::test(start_paused = true)]
