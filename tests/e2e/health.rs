@@ -1,17 +1,8 @@
 //! Health and reflection from outside, of every deployable.
 
 use millrace_runtime::{LIVENESS, READINESS};
-use millrace_tests::{World, eventually};
-use tonic::transport::Channel;
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
-
-async fn status(channel: &Channel, service: &str) -> Option<ServingStatus> {
-    let request = HealthCheckRequest { service: service.to_owned() };
-    let reply = HealthClient::new(channel.clone()).check(request).await.ok()?;
-    Some(reply.into_inner().status())
-}
+use millrace_tests::{World, eventually, process::health};
+use tonic_health::pb::health_check_response::ServingStatus;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_deployable_tells_its_health_by_service_and_as_a_process() {
@@ -33,10 +24,10 @@ async fn every_deployable_tells_its_health_by_service_and_as_a_process() {
     ];
     for (channel, services) in deployables {
         for name in services.iter().chain(&["", LIVENESS, READINESS]) {
-            eventually(name, async || (status(channel, name).await? == ServingStatus::Serving).then_some(()))
+            eventually(name, async || (health(channel, name).await? == ServingStatus::Serving).then_some(()))
                 .await;
         }
-        assert_eq!(status(channel, "nobody.Service").await, None);
+        assert_eq!(health(channel, "nobody.Service").await, None);
     }
     world.end().await.unwrap();
 }

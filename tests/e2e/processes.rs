@@ -1,12 +1,6 @@
 //! The deployables as processes: what they say of a bad configuration, and how they end.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Stdio},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -15,124 +9,75 @@ use millrace_proto::{
     command::user_command_service_client::UserCommandServiceClient,
     query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
 };
-use millrace_tests::{Gate, Ground, eventually};
+use millrace_tests::{
+    Gate, Ground, eventually,
+    process::{Deployable, Process, health, log_folder},
+};
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tonic::{
-    Code,
-    transport::{Channel, Endpoint},
-};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic::Code;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::calls::{reason, user};
 
-const PROGRAMS: [&str; 3] = ["command-service", "projector", "query-service"];
-
-/// The path of a deployable's program, built the way this test was.
-pub(crate) fn program(name: &str) -> PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| {
-        // This test is <target>/<profile>/deps/e2e-…
-        let test = std::env::current_exe().unwrap();
-        let folder = test.ancestors().nth(2).unwrap().to_owned();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.args(PROGRAMS.iter().flat_map(|name| ["--package", name]));
-        build.arg("--target-dir").arg(folder.parent().unwrap());
-        if folder.ends_with("release") {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success(), "the programs are built");
-        folder
-    });
-    folder.join(name)
+/// The deployables of one test.
+struct Stage {
+    ground: Ground,
+    gate: Gate,
+    logs: std::path::PathBuf,
 }
 
-/// A deployable as a process; killed when it is dropped.
-struct Running {
-    child: Child,
-    address: String,
-    channel: Channel,
-}
+impl Stage {
+    async fn new(test: &str) -> Self {
+        let ground = Ground::new().await.unwrap();
+        let gate = Gate::before(ground.endpoint()).await.unwrap();
+        Self { ground, gate, logs: log_folder(test).unwrap() }
+    }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// Starts a deployable, and returns when it is ready.
+    async fn start(&self, deployable: Deployable) -> Process {
+        self.serve(deployable, self.ground.endpoint()).await
+    }
+
+    /// Starts a deployable behind the gate, and returns when it is ready.
+    async fn start_behind(&self, deployable: Deployable) -> Process {
+        self.serve(deployable, self.gate.url()).await
+    }
+
+    async fn serve(&self, deployable: Deployable, endpoint: &str) -> Process {
+        let mut command = deployable.command(&self.ground);
+        command.env("AWS_ENDPOINT_URL", endpoint);
+        let log = self.logs.join(format!("{}.log", deployable.name()));
+        let process = Process::start(command, &log).await.unwrap();
+        let serving = async || (health(process.channel(), "").await? == ServingStatus::Serving).then_some(());
+        eventually("SERVING", serving).await;
+        process
     }
 }
 
-fn command(ground: &Ground, name: &str) -> Command {
-    let mut command = Command::new(program(name));
-    command
-        .env_clear()
-        .envs(ground.env())
-        .env("GRPC_ADDR", "127.0.0.1:0")
-        .env("METRICS_ADDR", "127.0.0.1:0")
-        .env("LOG_FORMAT", "json")
-        .stdin(Stdio::null());
-    command
-}
-
-async fn start(ground: &Ground, name: &str) -> Running {
-    serve(command(ground, name)).await
-}
-
-async fn start_behind(ground: &Ground, gate: &Gate, name: &str) -> Running {
-    let mut command = command(ground, name);
-    command.env("AWS_ENDPOINT_URL", gate.url());
-    serve(command).await
-}
-
-async fn serve(mut command: Command) -> Running {
-    let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap());
-    let (found, address) = tokio::sync::oneshot::channel();
-    // Reads on for as long as the process writes, so that it never waits for a reader.
-    std::thread::spawn(move || {
-        let mut found = Some(found);
-        for line in lines.lines().map_while(Result::ok) {
-            let line: Value =
-                serde_json::from_str(&line).unwrap_or_else(|_| panic!("a log line is JSON: {line}"));
-            if let (Some(address), "serving") =
-                (line["grpc_addr"].as_str(), line["message"].as_str().unwrap_or(""))
-            {
-                found.take().map(|found| found.send(address.to_owned()));
-            }
-        }
-    });
-    let address = address.await.expect("it says where it serves");
-    let channel = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
-    eventually("SERVING", async || serving(&channel).await.then_some(())).await;
-    Running { child, address, channel }
-}
-
-async fn serving(channel: &Channel) -> bool {
-    let reply = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
-    reply.is_ok_and(|reply| reply.into_inner().status() == ServingStatus::Serving)
-}
-
 /// Tells a process to end, and waits until it takes no more connections: by then it has begun to.
-async fn begin_to_terminate(running: &Running) {
-    let id = running.child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
-    let refused = async || TcpStream::connect(&running.address).await.is_err().then_some(());
+async fn begin_to_terminate(running: &Process) {
+    running.terminate().unwrap();
+    let refused = async || TcpStream::connect(running.address()).await.is_err().then_some(());
     eventually("a closed port", refused).await;
 }
 
-/// Waits for the end of a process, and hands back its exit code.
-async fn end(mut running: Running) -> Option<i32> {
-    eventually("the end of the process", async || running.child.try_wait().unwrap()).await.code()
+/// Waits for the end of a process, and hands back its exit code. Whatever it has said was said as it is to be.
+async fn end(running: Process) -> Option<i32> {
+    let log = running.log().to_owned();
+    let code = running.end().await.unwrap();
+    for line in std::fs::read_to_string(log).unwrap().lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok(), "a log line is JSON: {line}");
+    }
+    code
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sigterm_commands_in_flight_are_stored_and_answered_and_leases_given_up() {
     const CALLS: usize = 8;
-    let ground = Ground::new().await.unwrap();
-    let gate = Gate::before(ground.endpoint()).await.unwrap();
-    let running = start_behind(&ground, &gate, "command-service").await;
+    let stage = Stage::new("sigterm-commands").await;
+    let (ground, gate) = (&stage.ground, &stage.gate);
+    let running = stage.start_behind(Deployable::CommandService).await;
     let dynamodb = ground.aws().await.dynamodb();
     let leases = async || {
         let scan = dynamodb.scan().table_name(ground.output("RelayLeaseTable")).consistent_read(true);
@@ -143,7 +88,7 @@ async fn on_sigterm_commands_in_flight_are_stored_and_answered_and_leases_given_
 
     gate.hold("TransactWriteItems");
     let calls = (0..CALLS).map(|n| {
-        let mut client = UserCommandServiceClient::new(running.channel.clone());
+        let mut client = UserCommandServiceClient::new(running.channel().clone());
         tokio::spawn(async move { client.create_user(user(&format!("u{n}@example.com"))).await })
     });
     let calls: Vec<_> = calls.collect();
@@ -165,15 +110,14 @@ async fn on_sigterm_commands_in_flight_are_stored_and_answered_and_leases_given_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sigterm_a_query_that_waits_is_answered_to_its_end() {
-    let ground = Ground::new().await.unwrap();
-    let gate = Gate::before(ground.endpoint()).await.unwrap();
-    let running = start_behind(&ground, &gate, "query-service").await;
-    let mut client = UserQueryServiceClient::new(running.channel.clone());
+    let stage = Stage::new("sigterm-query").await;
+    let running = stage.start_behind(Deployable::QueryService).await;
+    let mut client = UserQueryServiceClient::new(running.channel().clone());
     let nobody = uuid::Uuid::new_v4().to_string();
     let after = Some(ReadAfter { aggregate_id: nobody.clone(), version: 9 });
     let request = GetUserProfileRequest { user_id: nobody.clone(), after };
     let waiting = tokio::spawn(async move { client.get_user_profile(request).await });
-    gate.until_sent(&nobody).await;
+    stage.gate.until_sent(&nobody).await;
     begin_to_terminate(&running).await;
     assert!(!waiting.is_finished(), "it is still in flight");
     let status = waiting.await.unwrap().unwrap_err();
@@ -183,12 +127,12 @@ async fn on_sigterm_a_query_that_waits_is_answered_to_its_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sigterm_messages_in_flight_are_applied_and_deleted() {
-    let ground = Ground::new().await.unwrap();
-    let gate = Gate::before(ground.endpoint()).await.unwrap();
-    let running = start_behind(&ground, &gate, "projector").await;
+    let stage = Stage::new("sigterm-messages").await;
+    let (ground, gate) = (&stage.ground, &stage.gate);
+    let running = stage.start_behind(Deployable::Projector).await;
     gate.hold("UpdateItem");
-    let command_service = start(&ground, "command-service").await;
-    let mut client = UserCommandServiceClient::new(command_service.channel.clone());
+    let command_service = stage.start(Deployable::CommandService).await;
+    let mut client = UserCommandServiceClient::new(command_service.channel().clone());
     let created = client.create_user(user("john@example.com")).await.unwrap().into_inner();
     gate.until_held(1).await;
     begin_to_terminate(&running).await;
@@ -214,23 +158,27 @@ async fn on_sigterm_messages_in_flight_are_applied_and_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_is_told_whole_before_a_port_is_bound() {
     let ground = Ground::new().await.unwrap();
-    let run = |name: &str, variables: &[(&str, &str)]| {
-        let mut command = command(&ground, name);
+    let run = |deployable: Deployable, variables: &[(&str, &str)]| {
+        let mut command = deployable.command(&ground);
         command.env_remove("EVENT_STORE_TABLE").env_remove("ORDER_READ_MODEL_TABLE");
         let output = command.envs(variables.iter().copied()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    for name in PROGRAMS {
+    for deployable in Deployable::ALL {
+        let name = deployable.name();
         let bad = [
             ("INDEX_SHARDS", "0"),
             ("METRICS_ADDR", "nowhere"),
             ("LOG_FORMAT", "xml"),
             ("RUST_LOG", "a=loud"),
         ];
-        let (code, said) = run(name, &bad);
+        let (code, said) = run(deployable, &bad);
         assert_eq!(code, Some(2), "{name}: {said}");
-        let missing =
-            if name == "command-service" { "--event-store-table" } else { "--order-read-model-table" };
+        let missing = if deployable == Deployable::CommandService {
+            "--event-store-table"
+        } else {
+            "--order-read-model-table"
+        };
         for wrong in
             [missing, "--event-store-table", "--index-shards", "--metrics-addr", "--log-format", "RUST_LOG"]
         {

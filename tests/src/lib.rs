@@ -32,6 +32,8 @@ pub mod disturbed;
 mod gate;
 pub mod history;
 pub mod lives;
+pub mod metrics;
+pub mod process;
 mod wire;
 pub mod workload;
 

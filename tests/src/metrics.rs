@@ -1,0 +1,68 @@
+//! What a process counts, read from where it shows it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use anyhow::{Context as _, ensure};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::body::Bytes;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use tokio::time::timeout;
+
+/// The longest that a process may take to show its metrics.
+const METRICS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than they ever take, in bytes.
+const MOST: usize = 8 << 20;
+
+/// The value of every series, by its name and labels as they were shown.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    /// The metrics at an address, as host and port.
+    pub async fn of(address: &str) -> anyhow::Result<Self> {
+        let client: Client<HttpConnector, Empty<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+        let text = async {
+            let reply = client.get(format!("http://{address}/metrics").parse()?).await?;
+            ensure!(reply.status().is_success(), "the metrics are answered with {}", reply.status());
+            let body = Limited::new(reply.into_body(), MOST).collect().await;
+            let body = body.map_err(|error| anyhow::anyhow!("{error}"))?.to_bytes();
+            Ok(String::from_utf8(body.into())?)
+        };
+        Ok(Self::parse(&timeout(METRICS_PATIENCE, text).await.context("no metrics in time")??))
+    }
+
+    /// Reads Prometheus' text format, version 0.0.4. Millrace's own metrics have no times.
+    fn parse(text: &str) -> Self {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let series = lines.filter_map(|line| {
+            let (name, value) = line.rsplit_once(' ')?;
+            Some((name.to_owned(), value.parse().ok()?))
+        });
+        Self(series.collect())
+    }
+
+    /// The sum over all labels of a metric; 0 where there is none of that name.
+    pub fn sum(&self, name: &str) -> f64 {
+        let of_name = |series: &str| series.split('{').next() == Some(name);
+        self.0.iter().filter(|(series, _)| of_name(series)).map(|(_, value)| value).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn series_of_a_name_are_summed_up() {
+        let text = "# HELP calls_total Calls.\n# TYPE calls_total counter\ncalls_total{a=\"x y\"} 2\n\
+                    calls_total{a=\"{\"} 3\n\ncalls_total_of_another 100\nready 1\n";
+        let metrics = Metrics::parse(text);
+        assert_eq!(metrics.sum("calls_total"), 5.0);
+        assert_eq!(metrics.sum("ready"), 1.0);
+        assert_eq!(metrics.sum("calls"), 0.0);
+    }
+}
