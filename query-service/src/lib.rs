@@ -94,7 +94,9 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
         max_concurrent_calls,
         metrics: process.metrics,
     };
-    let watched = watch::show(places, most, process.shutdown.clone());
+    let (users, orders) = (user_hub.clone(), order_hub.clone());
+    let watched_rows = move || users.watched_rows() + orders.watched_rows();
+    let watched = watch::show(places, most, watched_rows, process.shutdown.clone());
     let (served, ..) = tokio::join!(
         serve(listeners, served, process.shutdown.clone()),
         user_hub.run(),

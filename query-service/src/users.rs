@@ -58,8 +58,9 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<Self::WatchUserProfileStream>, Status> {
         let call = Call::of(&request)?;
         let WatchUserProfileRequest { user_id, seen_version, after } = request.into_inner();
+        let place = self.watched.place()?;
         let row = self.by_id(&call, GetUserProfileRequest { user_id, after }).await?;
-        let watch = self.watched.watch((row.tenant.clone(), row.user_id), row)?;
+        let watch = self.watched.watch(place, (row.tenant.clone(), row.user_id), row);
         let message =
             |row: &UserRow| WatchUserProfileResponse { user_profile: Some(user_profile(row.clone())) };
         Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
