@@ -30,7 +30,7 @@ use millrace_runtime::{
     process::{self, Process},
     serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
 };
-use tonic::service::RoutesBuilder;
+use tonic::{codec::CompressionEncoding, service::RoutesBuilder};
 use uuid::Uuid;
 
 use crate::{
@@ -72,16 +72,17 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
     };
     let users = Handler::new(store.clone(), States::new(half), handling);
     let orders = Handler::new(store.clone(), States::new(half), handling);
+    // Clients compress by channel, not by call, so commands may be compressed as well. Their replies are too small for it.
+    let user_commands = UserCommandServiceServer::new(Users::new(users.clone()))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let order_commands = OrderCommandServiceServer::new(Orders::new(orders, users))
+        .max_decoding_message_size(MAX_REQUEST_BYTES)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
     let mut routes = RoutesBuilder::default();
-    routes
-        .add_service(
-            UserCommandServiceServer::new(Users::new(users.clone()))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
-        )
-        .add_service(
-            OrderCommandServiceServer::new(Orders::new(orders, users))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
-        );
+    routes.add_service(user_commands).add_service(order_commands);
     let served = Served {
         routes,
         names: &[USERS, ORDERS],

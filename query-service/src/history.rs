@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     list::MOST_BYTES,
     orders::{page_size, token_length},
+    reply::reply,
     token::{PageTokens, Paged},
 };
 use query::{AsOf, Events, NOT_SET, direction};
@@ -48,7 +49,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         request: Request<GetHistoryRequest>,
     ) -> Result<Response<GetHistoryResponse>, Status> {
         let call = Call::of(&request)?;
-        Ok(Response::new(self.of_aggregate(&call, request.into_inner()).await?))
+        Ok(reply(self.of_aggregate(&call, request.into_inner()).await?))
     }
 
     async fn get_user_profile_as_of(
@@ -63,7 +64,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         let (user_id, as_of) = wrong.finish(user_id.zip(as_of))?;
         let stream = StreamId { tenant: call.tenant, aggregate_type: User::TYPE, id: user_id.0 };
         let profile = past::as_of::<User, _>(&self.events, &stream, as_of).await?;
-        Ok(Response::new(GetUserProfileAsOfResponse { user_profile: Some(profile) }))
+        Ok(reply(GetUserProfileAsOfResponse { user_profile: Some(profile) }))
     }
 
     async fn get_order_as_of(
@@ -78,7 +79,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         let (order_id, as_of) = wrong.finish(order_id.zip(as_of))?;
         let stream = StreamId { tenant: call.tenant, aggregate_type: Order::TYPE, id: order_id.0 };
         let order = past::as_of::<Order, _>(&self.events, &stream, as_of).await?;
-        Ok(Response::new(GetOrderAsOfResponse { order: Some(order) }))
+        Ok(reply(GetOrderAsOfResponse { order: Some(order) }))
     }
 
     async fn search_events(
@@ -86,7 +87,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         request: Request<SearchEventsRequest>,
     ) -> Result<Response<SearchEventsResponse>, Status> {
         let call = Call::of(&request)?;
-        Ok(Response::new(self.search(&call, request.into_inner()).await?))
+        Ok(reply(self.search(&call, request.into_inner()).await?))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod history;
 mod list;
 pub mod models;
 pub mod orders;
+mod reply;
 pub mod token;
 pub mod users;
 mod view;
@@ -35,7 +36,10 @@ use millrace_runtime::{
     serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
 };
 use tokio::sync::Semaphore;
-use tonic::service::RoutesBuilder;
+use tonic::{
+    codec::CompressionEncoding::{Gzip, Zstd},
+    service::RoutesBuilder,
+};
 use uuid::Uuid;
 
 pub use config::Config;
@@ -106,6 +110,19 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     served
 }
 
+/// A service with bounded requests, which may be compressed, as its replies are where a caller asks for it. Generated
+/// services have these methods of the same names, and no trait.
+macro_rules! bounded {
+    ($service:expr) => {
+        $service
+            .max_decoding_message_size(MAX_REQUEST_BYTES)
+            .accept_compressed(Gzip)
+            .accept_compressed(Zstd)
+            .send_compressed(Gzip)
+            .send_compressed(Zstd)
+    };
+}
+
 /// The services over the read models and the event store.
 fn routes<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     models: &Models<U, O>,
@@ -118,10 +135,7 @@ fn routes<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     let orders = OrderQueryServiceServer::new(Orders::new(models.clone(), tokens.clone(), watched_orders));
     let history = HistoryServiceServer::new(History::new(events.clone(), tokens));
     let mut routes = RoutesBuilder::default();
-    routes
-        .add_service(users.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(orders.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(history.max_decoding_message_size(MAX_REQUEST_BYTES));
+    routes.add_service(bounded!(users)).add_service(bounded!(orders)).add_service(bounded!(history));
     routes
 }
 

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     list::{overlay, page},
     models::{After, Kind, Models, Row},
+    reply::reply,
     token::{List, PageTokens},
     view::order_summary,
     watch::{Hub, OrderRows},
@@ -54,7 +55,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<GetOrderResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
-        Ok(Response::new(GetOrderResponse { order: Some(order_summary(&row)) }))
+        Ok(reply(GetOrderResponse { order: Some(order_summary(&row)) }))
     }
 
     async fn get_orders_by_user(
@@ -67,7 +68,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
         let list = wrong.field("user_id", user_id.parse()).map(List::OfUser);
         let (orders, next_page_token) =
             self.page(&call, wrong, list, Paging { page_size, page_token, after }).await?;
-        Ok(Response::new(GetOrdersByUserResponse { orders, next_page_token }))
+        Ok(reply(GetOrdersByUserResponse { orders, next_page_token }))
     }
 
     async fn get_orders_by_status(
@@ -80,7 +81,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
         let list = wrong.field("status", status_from_proto(status)).map(List::InStatus);
         let (orders, next_page_token) =
             self.page(&call, wrong, list, Paging { page_size, page_token, after }).await?;
-        Ok(Response::new(GetOrdersByStatusResponse { orders, next_page_token }))
+        Ok(reply(GetOrdersByStatusResponse { orders, next_page_token }))
     }
 
     type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, Status>>;

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     models::{After, Kind, Models, Row},
+    reply::reply,
     view::user_profile,
     watch::{Hub, UserRows},
 };
@@ -38,7 +39,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<GetUserProfileResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
-        Ok(Response::new(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
+        Ok(reply(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
     }
 
     async fn get_user_by_email(
@@ -47,7 +48,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<GetUserByEmailResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_email(&call, request.into_inner()).await?;
-        Ok(Response::new(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
+        Ok(reply(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
     }
 
     type WatchUserProfileStream = BoxStream<'static, Result<WatchUserProfileResponse, Status>>;

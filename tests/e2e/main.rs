@@ -10,6 +10,8 @@ mod calls;
 mod commands;
 mod contention;
 mod costs;
+mod edge;
+mod encodings;
 mod health;
 mod history;
 mod history_costs;

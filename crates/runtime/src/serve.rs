@@ -1,6 +1,6 @@
 //! A deployable's ports: gRPC with health and reflection, and metrics.
 
-use std::{collections::HashSet, future::IntoFuture as _, net::SocketAddr, time::Duration};
+use std::{future::IntoFuture as _, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, routing::get};
@@ -16,7 +16,10 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{edge::EdgeLayer, health::Board};
+use crate::{
+    edge::{Answer, EdgeLayer, Methods},
+    health::Board,
+};
 
 /// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200
 /// four-byte characters, takes about 85 KB.
@@ -145,16 +148,16 @@ const SHOWN: [&[u8]; 2] = [millrace_proto::DESCRIPTORS, tonic_health::pb::FILE_D
 const REFLECTION: [&[u8]; 2] =
     [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
 
-/// The path of every call of every contract.
-fn methods() -> anyhow::Result<HashSet<String>> {
-    let mut methods = HashSet::new();
+/// Every call of every contract.
+fn methods() -> anyhow::Result<Methods> {
+    let mut methods = Methods::new();
     for contracts in SHOWN.into_iter().chain(REFLECTION) {
         for file in FileDescriptorSet::decode(contracts).context("reading a contract")?.file {
             for service in &file.service {
-                let calls = service.method.iter();
-                methods.extend(
-                    calls.map(|call| format!("/{}.{}/{}", file.package(), service.name(), call.name())),
-                );
+                methods.extend(service.method.iter().map(|call| {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), call.name());
+                    (path, if call.server_streaming() { Answer::Many } else { Answer::One })
+                }));
             }
         }
     }
@@ -259,14 +262,15 @@ mod tests {
     #[test]
     fn every_call_of_every_contract_is_known() {
         let methods = methods().unwrap();
-        for path in [
-            "/millrace.command.v1.UserCommandService/CreateUser",
-            "/millrace.query.v1.OrderQueryService/GetOrdersByStatus",
-            "/grpc.health.v1.Health/Check",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        for (path, answer) in [
+            ("/millrace.command.v1.UserCommandService/CreateUser", Answer::One),
+            ("/millrace.query.v1.OrderQueryService/GetOrdersByStatus", Answer::One),
+            ("/millrace.query.v1.OrderQueryService/WatchOrder", Answer::Many),
+            ("/grpc.health.v1.Health/Check", Answer::One),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Answer::Many),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Answer::Many),
         ] {
-            assert!(methods.contains(path), "{path}: {methods:?}");
+            assert_eq!(methods.get(path), Some(&answer), "{path}: {methods:?}");
         }
     }
 }
