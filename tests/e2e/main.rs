@@ -28,4 +28,5 @@ mod replica;
 mod requests;
 mod streams;
 mod validation;
+mod watchers;
 mod wire;
