@@ -26,11 +26,11 @@ use millrace_proto::command::{
     user_command_service_server::{SERVICE_NAME as USERS, UserCommandServiceServer},
 };
 use millrace_runtime::{
-    clock,
+    bounded, clock,
     process::{self, Process},
-    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
+    serve::{Listeners, Probe, Served, reachable, serve},
 };
-use tonic::{codec::CompressionEncoding, service::RoutesBuilder};
+use tonic::service::RoutesBuilder;
 use uuid::Uuid;
 
 use crate::{
@@ -72,17 +72,10 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
     };
     let users = Handler::new(store.clone(), States::new(half), handling);
     let orders = Handler::new(store.clone(), States::new(half), handling);
-    // Clients compress by channel, not by call, so commands may be compressed as well. Their replies are too small for it.
-    let user_commands = UserCommandServiceServer::new(Users::new(users.clone()))
-        .max_decoding_message_size(MAX_REQUEST_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Zstd);
-    let order_commands = OrderCommandServiceServer::new(Orders::new(orders, users))
-        .max_decoding_message_size(MAX_REQUEST_BYTES)
-        .accept_compressed(CompressionEncoding::Gzip)
-        .accept_compressed(CompressionEncoding::Zstd);
     let mut routes = RoutesBuilder::default();
-    routes.add_service(user_commands).add_service(order_commands);
+    routes
+        .add_service(bounded!(UserCommandServiceServer::new(Users::new(users.clone()))))
+        .add_service(bounded!(OrderCommandServiceServer::new(Orders::new(orders, users))));
     let served = Served {
         routes,
         names: &[USERS, ORDERS],

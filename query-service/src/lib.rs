@@ -32,8 +32,9 @@ use millrace_proto::query::{
 };
 use millrace_read_models::{DynamoOrders, DynamoUsers, ReadOrders, ReadUsers};
 use millrace_runtime::{
+    bounded,
     process::{self, Process},
-    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
+    serve::{Listeners, Probe, Served, reachable, serve},
 };
 use tokio::sync::Semaphore;
 use tonic::{
@@ -110,16 +111,10 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     served
 }
 
-/// A service with bounded requests, which may be compressed, as its replies are where a caller asks for it. Generated
-/// services have these methods of the same names, and no trait.
-macro_rules! bounded {
+/// A service whose replies are compressed where their caller asks for it, and they are [worth it](reply).
+macro_rules! compressing {
     ($service:expr) => {
-        $service
-            .max_decoding_message_size(MAX_REQUEST_BYTES)
-            .accept_compressed(Gzip)
-            .accept_compressed(Zstd)
-            .send_compressed(Gzip)
-            .send_compressed(Zstd)
+        bounded!($service).send_compressed(Gzip).send_compressed(Zstd)
     };
 }
 
@@ -135,7 +130,10 @@ fn routes<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     let orders = OrderQueryServiceServer::new(Orders::new(models.clone(), tokens.clone(), watched_orders));
     let history = HistoryServiceServer::new(History::new(events.clone(), tokens));
     let mut routes = RoutesBuilder::default();
-    routes.add_service(bounded!(users)).add_service(bounded!(orders)).add_service(bounded!(history));
+    routes
+        .add_service(compressing!(users))
+        .add_service(compressing!(orders))
+        .add_service(compressing!(history));
     routes
 }
 

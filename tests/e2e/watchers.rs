@@ -100,7 +100,7 @@ async fn five_hundred_watch_a_hundred_rows_at_the_price_of_a_hundred_rows() {
     println!("{WATCHERS} watchers: {grown} KiB, {:.1} each", f64_of(grown) / f64_of(499));
     assert!(grown < 64 * 1024, "{grown} KiB");
 
-    readings(&wire);
+    println!("to begin: {:?}", wire.take().get("GetItem"));
     let began = Instant::now();
     sleep(Duration::from_secs(5)).await;
     bounded("while nothing changes", readings(&wire), began.elapsed());

@@ -17,6 +17,7 @@ use tonic::{
 };
 
 use crate::{
+    bounded,
     edge::{Answer, EdgeLayer, Methods},
     health::Board,
 };
@@ -24,6 +25,19 @@ use crate::{
 /// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200
 /// four-byte characters, takes about 85 KB.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
+
+/// A generated service that reads requests of up to [`MAX_REQUEST_BYTES`], compressed or not: clients set compression by
+/// channel, so whoever compresses for one service does it for all. Generated services have these methods by the same
+/// names, and no trait.
+#[macro_export]
+macro_rules! bounded {
+    ($service:expr) => {
+        $service
+            .max_decoding_message_size($crate::serve::MAX_REQUEST_BYTES)
+            .accept_compressed(::tonic::codec::CompressionEncoding::Gzip)
+            .accept_compressed(::tonic::codec::CompressionEncoding::Zstd)
+    };
+}
 
 /// How often a process looks whether it can still do its work. While it starts, it looks sooner, and each time waits
 /// twice as long.
@@ -104,7 +118,7 @@ pub async fn serve(
     let grpc_addr = listeners.grpc.local_addr()?;
     let metrics_addr = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let (board, health) = Board::new(served.names).await;
-    served.routes.add_service(health);
+    served.routes.add_service(bounded!(health));
     add_reflection(&mut served.routes)?;
 
     let upkeep = keep_metrics_up(served.metrics.clone(), shutdown.clone());
@@ -170,8 +184,8 @@ fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
         let empty = tonic_reflection::server::Builder::configure();
         SHOWN.into_iter().fold(empty, |all, some| all.register_encoded_file_descriptor_set(some))
     };
-    routes.add_service(builder().build_v1()?);
-    routes.add_service(builder().build_v1alpha()?);
+    routes.add_service(bounded!(builder().build_v1()?));
+    routes.add_service(bounded!(builder().build_v1alpha()?));
     Ok(())
 }
 
