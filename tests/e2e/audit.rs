@@ -9,13 +9,12 @@ use std::{
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures::future::{join, join_all};
 use millrace_proto::types::OrderStatus;
-use millrace_tests::{Fault, Gate, Ground, PATIENCE, Throttling, Wire, World, eventually};
+use millrace_tests::{
+    Fault, Gate, Ground, PATIENCE, Throttling, Wire, World, eventually, process::Deployable,
+};
 use serde_json::Value;
 
-use crate::{
-    calls::{At, create_order, create_user, patient, set_status},
-    processes::program,
-};
+use crate::calls::{At, create_order, create_user, patient, set_status};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -34,9 +33,8 @@ pub(crate) struct Ended {
 
 /// A command of the projector's, about to be run.
 pub(crate) fn command(ground: &Ground, args: &[&str]) -> Command {
-    let mut command = Command::new(program("projector"));
-    command.args(args).env_clear().envs(ground.env()).stdin(Stdio::null());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = Deployable::Projector.command(ground);
+    command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 

@@ -17,7 +17,6 @@ use tonic::{
 };
 
 use crate::{
-    bounded,
     edge::{Answer, EdgeLayer, Methods},
     health::Board,
 };
