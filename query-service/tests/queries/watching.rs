@@ -114,10 +114,12 @@ async fn who_reads_slowly_gets_the_newest_state_and_none_in_between() {
     assert!(timeout(SOON, sent.next()).await.is_err());
 }
 
+type All = HashMap<Key<OrderId>, Result<u64, AwsError>>;
+
 /// Rows that are no more than their versions, and how many were asked for at a time.
 #[derive(Clone, Default)]
 struct Versions {
-    rows: Arc<Mutex<HashMap<Key<OrderId>, Result<u64, AwsError>>>>,
+    rows: Arc<Mutex<All>>,
     /// Rows that AWS has no time for.
     left: Arc<Mutex<Vec<Key<OrderId>>>>,
     readings: Arc<Mutex<Vec<usize>>>,
