@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     paging::{MOST_BYTES, page_size, reached},
+    reply::reply,
     token::PageTokens,
 };
 use query::{AsOf, Events, NOT_SET, direction};
@@ -47,7 +48,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         request: Request<GetHistoryRequest>,
     ) -> Result<Response<GetHistoryResponse>, Status> {
         let call = Call::of(&request)?;
-        Ok(Response::new(self.of_aggregate(&call, request.into_inner()).await?))
+        Ok(reply(self.of_aggregate(&call, request.into_inner()).await?))
     }
 
     async fn get_user_profile_as_of(
@@ -62,7 +63,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         let (user_id, as_of) = wrong.finish(user_id.zip(as_of))?;
         let stream = StreamId { tenant: call.tenant, aggregate_type: User::TYPE, id: user_id.0 };
         let profile = past::as_of::<User, _>(&self.events, &stream, as_of).await?;
-        Ok(Response::new(GetUserProfileAsOfResponse { user_profile: Some(profile) }))
+        Ok(reply(GetUserProfileAsOfResponse { user_profile: Some(profile) }))
     }
 
     async fn get_order_as_of(
@@ -77,7 +78,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         let (order_id, as_of) = wrong.finish(order_id.zip(as_of))?;
         let stream = StreamId { tenant: call.tenant, aggregate_type: Order::TYPE, id: order_id.0 };
         let order = past::as_of::<Order, _>(&self.events, &stream, as_of).await?;
-        Ok(Response::new(GetOrderAsOfResponse { order: Some(order) }))
+        Ok(reply(GetOrderAsOfResponse { order: Some(order) }))
     }
 
     async fn search_events(
@@ -85,7 +86,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         request: Request<SearchEventsRequest>,
     ) -> Result<Response<SearchEventsResponse>, Status> {
         let call = Call::of(&request)?;
-        Ok(Response::new(self.search(&call, request.into_inner()).await?))
+        Ok(reply(self.search(&call, request.into_inner()).await?))
     }
 }
 

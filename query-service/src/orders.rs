@@ -21,6 +21,7 @@ use crate::{
     list::{overlay, page},
     models::{After, Kind, Models, Row},
     paging::{page_size, reached},
+    reply::reply,
     times::range,
     token::PageTokens,
     view::order_summary,
@@ -50,7 +51,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<GetOrderResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
-        Ok(Response::new(GetOrderResponse { order: Some(order_summary(&row)) }))
+        Ok(reply(GetOrderResponse { order: Some(order_summary(&row)) }))
     }
 
     async fn batch_get_orders(
@@ -59,7 +60,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<BatchGetOrdersResponse>, Status> {
         let call = Call::of(&request)?;
         let Batch { found, missing, unanswered } = self.by_ids(&call, request.into_inner()).await?;
-        Ok(Response::new(BatchGetOrdersResponse {
+        Ok(reply(BatchGetOrdersResponse {
             orders: found,
             missing_order_ids: missing,
             unanswered_order_ids: unanswered,
@@ -87,7 +88,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
             after: request.after,
         };
         let (orders, next_page_token) = self.page(&call, wrong, among, paging).await?;
-        Ok(Response::new(GetOrdersByUserResponse { orders, next_page_token }))
+        Ok(reply(GetOrdersByUserResponse { orders, next_page_token }))
     }
 
     async fn get_orders_by_status(
@@ -106,7 +107,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
             after: request.after,
         };
         let (orders, next_page_token) = self.page(&call, wrong, among, paging).await?;
-        Ok(Response::new(GetOrdersByStatusResponse { orders, next_page_token }))
+        Ok(reply(GetOrdersByStatusResponse { orders, next_page_token }))
     }
 
     type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, Status>>;
@@ -117,8 +118,9 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let call = Call::of(&request)?;
         let WatchOrderRequest { order_id, seen_version, after } = request.into_inner();
+        let place = self.watched.place()?;
         let row = self.by_id(&call, GetOrderRequest { order_id, after }).await?;
-        let watch = self.watched.watch((row.tenant.clone(), row.order_id), row)?;
+        let watch = self.watched.watch(place, (row.tenant.clone(), row.order_id), row);
         let message = |row: &OrderRow| WatchOrderResponse { order: Some(order_summary(row)) };
         Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
     }

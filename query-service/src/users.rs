@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     batch::{self, Batch},
     models::{After, Kind, Models, Row},
+    reply::reply,
     view::user_profile,
     watch::{Hub, UserRows},
 };
@@ -40,7 +41,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<GetUserProfileResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
-        Ok(Response::new(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
+        Ok(reply(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
     }
 
     async fn batch_get_user_profiles(
@@ -49,7 +50,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<BatchGetUserProfilesResponse>, Status> {
         let call = Call::of(&request)?;
         let Batch { found, missing, unanswered } = self.by_ids(&call, request.into_inner()).await?;
-        Ok(Response::new(BatchGetUserProfilesResponse {
+        Ok(reply(BatchGetUserProfilesResponse {
             user_profiles: found,
             missing_user_ids: missing,
             unanswered_user_ids: unanswered,
@@ -62,7 +63,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<GetUserByEmailResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_email(&call, request.into_inner()).await?;
-        Ok(Response::new(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
+        Ok(reply(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
     }
 
     type WatchUserProfileStream = BoxStream<'static, Result<WatchUserProfileResponse, Status>>;
@@ -73,8 +74,9 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<Self::WatchUserProfileStream>, Status> {
         let call = Call::of(&request)?;
         let WatchUserProfileRequest { user_id, seen_version, after } = request.into_inner();
+        let place = self.watched.place()?;
         let row = self.by_id(&call, GetUserProfileRequest { user_id, after }).await?;
-        let watch = self.watched.watch((row.tenant.clone(), row.user_id), row)?;
+        let watch = self.watched.watch(place, (row.tenant.clone(), row.user_id), row);
         let message =
             |row: &UserRow| WatchUserProfileResponse { user_profile: Some(user_profile(row.clone())) };
         Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))

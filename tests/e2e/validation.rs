@@ -18,11 +18,13 @@ use tonic_types::StatusExt as _;
 
 const TABLE: &str = include_str!("../cases/validation.json");
 
-struct Case {
+pub(crate) struct Case {
     name: String,
-    rpc: String,
-    message: Bytes,
-    violations: BTreeSet<String>,
+    pub(crate) rpc: String,
+    pub(crate) message: Bytes,
+    pub(crate) violations: BTreeSet<String>,
+    /// Whether it carries a read-after token.
+    pub(crate) waits: bool,
 }
 
 /// Writes out what the table abbreviates: `{"$repeat": [value, n]}`, a text, a list or a
@@ -73,7 +75,7 @@ fn all_rpcs() -> BTreeSet<String> {
         .collect()
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let pool = DescriptorPool::decode(millrace_proto::DESCRIPTORS).unwrap();
     let rows: Vec<Value> = serde_json::from_str(TABLE).unwrap();
     let case = |row: &Value| {
@@ -87,6 +89,7 @@ fn cases() -> Vec<Case> {
             rpc: text("rpc"),
             message: message.encode_to_vec().into(),
             violations: violations.collect(),
+            waits: row["request"].get("after").is_some(),
         }
     };
     rows.iter().map(case).collect()
@@ -132,7 +135,7 @@ impl Decoder for Raw {
     }
 }
 
-async fn send(channel: &Channel, rpc: &str, message: Bytes) -> Result<(), Status> {
+pub(crate) async fn send(channel: &Channel, rpc: &str, message: Bytes) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
     let path = tonic::codegen::http::uri::PathAndQuery::from_str(&format!("/{rpc}")).unwrap();

@@ -17,3 +17,4 @@ mod server;
 mod support;
 mod users;
 mod watching;
+mod watching_connections;
