@@ -1,6 +1,7 @@
 // What the contracts promise, one fact after the other, each in a tenant of its own.
 
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { once } from "node:events";
 import { connect } from "node:http2";
 import { gunzipSync } from "node:zlib";
@@ -70,6 +71,13 @@ fact("every query shows what was commanded as soon as it is stored", async (addr
   const processing = { status: "ORDER_STATUS_PROCESSING", after: after(moved) };
   const inStatus = await tenant.summaries.GetOrdersByStatus(processing);
   assert.deepEqual([ofUser.orders, inStatus.orders], [[summary], [summary]]);
+  const nobody = randomUUID();
+  const orderIds = [nobody, order.aggregateId];
+  const orders = await tenant.summaries.BatchGetOrders({ orderIds, after: after(moved) });
+  assert.deepEqual([orders.orders, orders.missingOrderIds], [[summary], [nobody]]);
+  const userIds = [user.aggregateId, nobody];
+  const users = await tenant.profiles.BatchGetUserProfiles({ userIds, after: after(user) });
+  assert.deepEqual([users.userProfiles, users.missingUserIds], [[byId.userProfile], [nobody]]);
 
   const history = await tenant.history.GetHistory({ orderId: order.aggregateId });
   assert.deepEqual(history.events.map(({ payload }) => payload), ["orderCreated", "orderStatusUpdated"]);

@@ -31,6 +31,7 @@ from millrace.query.v1.history_service_pb2 import (
     SearchEventsRequest,
 )
 from millrace.query.v1.order_query_service_pb2 import (
+    BatchGetOrdersRequest,
     GetOrderRequest,
     GetOrdersByStatusRequest,
     GetOrdersByUserRequest,
@@ -38,6 +39,7 @@ from millrace.query.v1.order_query_service_pb2 import (
 )
 from millrace.query.v1.read_after_pb2 import ReadAfter
 from millrace.query.v1.user_query_service_pb2 import (
+    BatchGetUserProfilesRequest,
     GetUserByEmailRequest,
     GetUserProfileRequest,
     WatchUserProfileRequest,
@@ -207,6 +209,14 @@ def a_user_and_an_order_can_be_read_by_every_query_as_soon_as_they_are_stored(ad
     assert 0 < summary.created_at.ToNanoseconds() <= summary.updated_at.ToNanoseconds(), summary
     of_user = tenant.summaries.GetOrdersByUser(GetOrdersByUserRequest(user_id=user.aggregate_id, after=after(moved)))
     assert (list(of_user.orders), of_user.next_page_token) == ([summary], ""), of_user
+    orders = tenant.summaries.BatchGetOrders(
+        BatchGetOrdersRequest(order_ids=[NOBODY, order.aggregate_id], after=after(moved))
+    )
+    assert (list(orders.orders), list(orders.missing_order_ids)) == ([summary], [NOBODY]), orders
+    users = tenant.profiles.BatchGetUserProfiles(
+        BatchGetUserProfilesRequest(user_ids=[user.aggregate_id, NOBODY], after=after(user))
+    )
+    assert (list(users.user_profiles), list(users.missing_user_ids)) == ([profile], [NOBODY]), users
     for status, expected in ((PROCESSING, [summary]), (CREATED, [])):
         in_status = tenant.summaries.GetOrdersByStatus(GetOrdersByStatusRequest(status=status, after=after(moved)))
         assert (list(in_status.orders), in_status.next_page_token) == (expected, ""), in_status
