@@ -261,7 +261,7 @@ async fn stacks_with_other_prefixes_stand_side_by_side() {
             .unwrap();
     let differing: BTreeSet<&String> =
         second.outputs().keys().filter(|key| second.outputs()[*key] != first.stack.outputs()[*key]).collect();
-    let same = ["EventSource", "EventTypeIndex", "IndexShards"].map(str::to_owned);
+    let same = ["AwsRegion", "EventSource", "EventTypeIndex", "IndexShards"].map(str::to_owned);
     assert!(second.outputs().keys().all(|key| differing.contains(key) != same.contains(key)), "{second:?}");
 }
 
@@ -284,6 +284,7 @@ async fn the_environment_names_everything_that_the_deployables_need() {
     assert_eq!(
         names,
         [
+            "AWS_REGION",
             "EVENT_BUS_NAME",
             "EVENT_SOURCE",
             "EVENT_STORE_TABLE",
