@@ -16,6 +16,7 @@ mod history_costs;
 mod interleavings;
 mod kept_on_dynamodb;
 mod past;
+mod permissions;
 mod poison;
 mod processes;
 mod projection;

@@ -51,10 +51,10 @@ pub(crate) fn program(name: &str) -> PathBuf {
 }
 
 /// A deployable as a process; killed when it is dropped.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     address: String,
-    channel: Channel,
+    pub(crate) channel: Channel,
 }
 
 impl Drop for Running {
@@ -64,7 +64,8 @@ impl Drop for Running {
     }
 }
 
-fn command(ground: &Ground, name: &str) -> Command {
+/// A deployable's process on a ground, about to be started.
+pub(crate) fn command(ground: &Ground, name: &str) -> Command {
     let mut command = Command::new(program(name));
     command
         .env_clear()
@@ -86,7 +87,8 @@ async fn start_behind(ground: &Ground, gate: &Gate, name: &str) -> Running {
     serve(command).await
 }
 
-async fn serve(mut command: Command) -> Running {
+/// Starts a deployable's process, and waits until it is SERVING.
+pub(crate) async fn serve(mut command: Command) -> Running {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap());
     let (found, address) = tokio::sync::oneshot::channel();
@@ -115,7 +117,7 @@ async fn serving(channel: &Channel) -> bool {
 }
 
 /// Tells a process to end, and waits until it takes no more connections: by then it has begun to.
-async fn begin_to_terminate(running: &Running) {
+pub(crate) async fn begin_to_terminate(running: &Running) {
     let id = running.child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
     let refused = async || TcpStream::connect(&running.address).await.is_err().then_some(());
@@ -123,7 +125,7 @@ async fn begin_to_terminate(running: &Running) {
 }
 
 /// Waits for the end of a process, and hands back its exit code.
-async fn end(mut running: Running) -> Option<i32> {
+pub(crate) async fn end(mut running: Running) -> Option<i32> {
     eventually("the end of the process", async || running.child.try_wait().unwrap()).await.code()
 }
 

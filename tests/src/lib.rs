@@ -36,7 +36,7 @@ mod wire;
 pub mod workload;
 
 pub use gate::Gate;
-pub use wire::{Answer, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
+pub use wire::{Access, Answer, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
 
 /// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,7 +1,7 @@
 //! A wire between a deployable and its AWS: it meters what goes over it, and does to requests what networks do.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::pending,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,9 +29,11 @@ use millrace_local::Account;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+mod access;
 mod faults;
 mod meter;
 
+pub use access::Access;
 pub use faults::{Answer, Fault, FaultKind, Faults, Throttling};
 use meter::Bill;
 pub use meter::Traffic;
@@ -68,6 +70,7 @@ struct State {
     next: BTreeMap<String, VecDeque<(String, Fault)>>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
+    accesses: BTreeSet<Access>,
 }
 
 impl Wire {
@@ -112,6 +115,11 @@ impl Wire {
     /// The same, which then starts again from nothing.
     pub fn take(&self) -> BTreeMap<String, Traffic> {
         std::mem::take(&mut self.shared.state().traffic)
+    }
+
+    /// What was asked for over the wire, in all its life, as IAM would see it.
+    pub fn accesses(&self) -> BTreeSet<Access> {
+        self.shared.state().accesses.clone()
     }
 
     /// From now on requests meet these faults, and no earlier ones.
@@ -214,6 +222,7 @@ where
         let traffic = state.traffic.entry(operation.clone()).or_default();
         traffic.requests += 1;
         traffic.request_bytes += length(&call.body);
+        state.accesses.append(&mut access::asked(&call.service, &operation, &call.body));
         state.befalling(&operation, &call.body)
     };
     // A task of its own: this one ends when the client goes away.
