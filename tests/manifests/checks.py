@@ -10,7 +10,7 @@ import kubernetes_validate
 
 from programs import DEPLOYABLES, Programs
 
-# The oldest Kubernetes that the manifests are for (it has `lifecycle.preStop.sleep`), and the newest with a schema here.
+# The oldest Kubernetes that the manifests are for (it has `preStop.sleep`), and the newest that there is a schema of.
 VERSIONS = ("1.30", "1.37")
 # Kinds of other people's controllers, of which there is no schema here, with the fields that their `spec` must have.
 FOREIGN = {
@@ -25,7 +25,14 @@ DRAIN = 20
 LASTING = ("Deployment", "StatefulSet")
 # Volumes that the restricted profile allows (Kubernetes, "Pod Security Standards").
 VOLUMES = {
-    "configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret",
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
 }
 
 
@@ -137,7 +144,7 @@ def fits_its_schema(resources: list[dict]) -> Iterator[str]:
             yield f"{named(resource)}: no {', '.join(sorted(missing))}"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def misfits(text: str) -> tuple[str, ...]:
     """What is wrong with a resource, by its schemas, which take long to read."""
     resource, found = json.loads(text), []

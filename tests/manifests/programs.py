@@ -26,9 +26,9 @@ class Programs:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
+        self.help = functools.cache(self._help)
 
-    @functools.lru_cache(maxsize=None)
-    def help(self, program: str, command: str | None = None) -> str:
+    def _help(self, program: str, command: str | None = None) -> str:
         """What `--help` of a program, or of one of its commands, prints."""
         arguments = [str(self.directory / program), *([command] if command else []), "--help"]
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True, env={})

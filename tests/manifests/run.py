@@ -3,10 +3,10 @@
 
     python tests/manifests/run.py --programs target/release
 
-Every overlay is rendered by `kubectl kustomize` (of the kubectl beside this Python, else of that on the PATH), the one for
-EKS also with every component, and checked: `checks.py` says for what. Then each check is shown a manifest that is broken in
-its way, and has to find it (`broken.py`). `--programs` is the directory of the deployables, which are asked for the
-variables and flags that they know. Needs what .ci/requirements.txt names, and no cluster.
+Every overlay is rendered by `kubectl kustomize` (of the kubectl beside this Python, else of that on the PATH), the one
+for EKS also with every component, and checked: `checks.py` says for what. Then each check is shown a manifest that is
+broken in its way, and has to find it (`broken.py`). `--programs` is the directory of the deployables, which are asked
+for the variables and flags that they know. Needs what .ci/requirements.txt names, and no cluster.
 """
 
 import argparse

@@ -304,6 +304,59 @@ async fn the_environment_names_everything_that_the_deployables_need() {
     );
 }
 
+/// What the local stack leaves out, and a real account has.
+#[tokio::test]
+async fn with_an_oidc_provider_there_is_a_role_for_each_service_account() {
+    let config = test_account().await.unwrap().sdk_config().await;
+    let client = aws_sdk_cloudformation::Client::new(&config);
+    let parameters = [
+        ("DeployArchive", "false"),
+        ("DeployMathAlarms", "false"),
+        ("BillingMode", "PROVISIONED"),
+        ("AlarmTopicArn", "arn:aws:sns:eu-west-1:111122223333:on-call"),
+        (
+            "OidcProviderArn",
+            "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0123",
+        ),
+    ];
+    let parameters = parameters.map(|(key, value)| {
+        aws_sdk_cloudformation::types::Parameter::builder().parameter_key(key).parameter_value(value).build()
+    });
+    let created = client
+        .create_stack()
+        .stack_name("millrace")
+        .template_body(include_str!("../../../infra/template.yaml"))
+        .set_parameters(Some(parameters.into()))
+        .capabilities(aws_sdk_cloudformation::types::Capability::CapabilityNamedIam);
+    created.send().await.unwrap();
+
+    let deadline = Instant::now() + PATIENCE;
+    let stack = loop {
+        let described = client.describe_stacks().stack_name("millrace").send().await.unwrap();
+        let stack = described.stacks.unwrap().remove(0);
+        match stack.stack_status().unwrap().as_str() {
+            "CREATE_COMPLETE" => break stack,
+            status => assert!(status.ends_with("_IN_PROGRESS") && Instant::now() < deadline, "{stack:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    };
+    let outputs = stack.outputs().iter().map(|output| (output.output_key().unwrap(), output.output_value()));
+    let roles: BTreeMap<&str, &str> = outputs
+        .filter(|(key, _)| key.ends_with("RoleArn"))
+        .map(|(key, arn)| (key, arn.unwrap().rsplit('/').next().unwrap()))
+        .collect();
+    assert_eq!(
+        roles,
+        BTreeMap::from([
+            ("AuditRoleArn", "millrace-audit"),
+            ("CommandServiceRoleArn", "millrace-command-service"),
+            ("ProjectorRoleArn", "millrace-projector"),
+            ("QueryServiceRoleArn", "millrace-query-service"),
+            ("RedriveRoleArn", "millrace-redrive"),
+        ])
+    );
+}
+
 fn keys(schema: &[KeySchemaElement]) -> String {
     let keys: Vec<String> =
         schema.iter().map(|key| format!("{} {}", key.attribute_name(), key.key_type().as_str())).collect();
