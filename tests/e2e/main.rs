@@ -19,6 +19,7 @@ mod interleavings;
 mod kept_on_dynamodb;
 mod lists;
 mod past;
+mod permissions;
 mod poison;
 mod processes;
 mod projection;
