@@ -74,3 +74,44 @@ pub(crate) fn page(part: &ListPart, size: usize) -> (Vec<OrderSummary>, Option<P
     }
     (orders, part.end)
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::{
+        Money, TenantId, UserId,
+        order::{Basket, OrderItem, OrderStatus},
+    };
+    use millrace_read_models::Times;
+
+    use super::*;
+
+    fn row(version: u64, status: OrderStatus) -> OrderRow {
+        let item = OrderItem {
+            product: "laptop".to_owned().try_into().unwrap(),
+            quantity: 1.try_into().unwrap(),
+            price: Money::new("USD".parse().unwrap(), 1, 0).unwrap(),
+        };
+        OrderRow {
+            tenant: TenantId::default(),
+            order_id: OrderId(Uuid::from_u128(1)),
+            user_id: UserId(Uuid::from_u128(7)),
+            basket: Basket::new(vec![item]).unwrap(),
+            status,
+            created_at: Timestamp::from_unix_micros(5),
+            updated_at: Timestamp::from_unix_micros(5),
+            version,
+            provenance: None,
+        }
+    }
+
+    /// The index is read after the row, which may have changed in between.
+    #[test]
+    fn an_order_that_the_index_shows_newer_than_the_awaited_row_stays_as_the_index_has_it() {
+        let among = Among::User { user_id: UserId(Uuid::from_u128(7)), status: None };
+        let list = OrderList { tenant: TenantId::default(), among, created: Times::default() };
+        let (awaited, newer) = (row(2, OrderStatus::Processing), row(3, OrderStatus::Shipped));
+        let mut part = ListPart { rows: vec![newer.clone()], end: None };
+        overlay(&mut part, &list, None, awaited);
+        assert_eq!(part.rows, [newer]);
+    }
+}

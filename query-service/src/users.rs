@@ -154,3 +154,32 @@ fn overlay(indexed: Vec<UserRow>, certain: UserRow, email: &Email) -> Option<Use
     }
     indexed.into_iter().find(|row| row.user_id != certain.user_id)
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::{TenantId, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The index is read after the row, which may have changed in between.
+    #[test]
+    fn a_user_whom_the_index_shows_newer_than_the_awaited_row_is_shown_as_the_index_has_it() {
+        let email = |text: &str| Email::try_from(text.to_owned()).unwrap();
+        let row = |version, text| UserRow {
+            tenant: TenantId::default(),
+            user_id: UserId(Uuid::from_u128(1)),
+            email: email(text),
+            name: "John Doe".to_owned().try_into().unwrap(),
+            created_at: Timestamp::from_unix_micros(0),
+            updated_at: Timestamp::from_unix_micros(0),
+            version,
+            provenance: None,
+        };
+        let newer = row(3, "john@example.com");
+        for awaited in [row(2, "john@example.com"), row(2, "other@example.com")] {
+            let found = overlay(vec![newer.clone()], awaited, &email("john@example.com"));
+            assert_eq!(found, Some(newer.clone()));
+        }
+    }
+}

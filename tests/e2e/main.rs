@@ -17,6 +17,7 @@ mod history;
 mod history_costs;
 mod interleavings;
 mod kept_on_dynamodb;
+mod leases;
 mod lists;
 mod past;
 mod permissions;

@@ -10,7 +10,7 @@ use millrace_proto::query::{
     user_query_service_server::UserQueryService as _,
 };
 use prost::Message as _;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status};
 
 use crate::support::{BatchReply, World, after, bad_fields, basket, of_tenant, order_id, reason, user_id};
@@ -197,6 +197,16 @@ async fn what_aws_leaves_out_until_the_end_is_told_and_can_be_asked_for_again() 
     world.orders.next_batches(std::iter::repeat_with(throttled).take(100));
     let reply = orders(&world, &[2, 3], after(3, 1)).await.unwrap();
     assert_eq!(told(&reply), [vec![3], vec![], vec![2]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_known_is_told_though_the_request_for_the_rest_hangs() {
+    let world = with_orders([1, 2]).await;
+    world.orders.next_batches([BatchReply::Answered(1), BatchReply::Hangs]);
+    let start = Instant::now();
+    let reply = timeout(Duration::from_secs(60), orders(&world, &[1, 2], None)).await.expect("it ends");
+    assert_eq!(told(&reply.unwrap()), [vec![1], vec![], vec![2]]);
+    assert!((2_000..2_010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

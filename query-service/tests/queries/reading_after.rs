@@ -14,7 +14,7 @@ use millrace_proto::{
     types,
 };
 use proptest::prelude::*;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -105,6 +105,23 @@ async fn no_query_hangs_on_a_token_of_a_future_that_does_not_come() {
             let said = (status.code(), reason(&status));
             assert_eq!(said, (Code::Unavailable, Some("READ_MODEL_BEHIND".to_owned())), "{n} {token:?}");
             assert!(status.get_error_details().retry_info().is_some(), "{n} {token:?}");
+            assert!((2_000..2_010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_query_hangs_with_a_read_that_is_not_answered() {
+    for (n, query) in QUERIES.iter().enumerate() {
+        // The first read tells nothing; what was read tells that the row is older.
+        for (answered, said) in [(0, "STORAGE_UNREACHABLE"), (3, "READ_MODEL_BEHIND")] {
+            let world = world().await;
+            world.users.answer_only(answered);
+            world.orders.answer_only(answered);
+            let start = Instant::now();
+            let ended = timeout(Duration::from_secs(60), query(&world, "default", after(1, 2))).await;
+            let status = ended.expect("it ends").unwrap_err();
+            assert_eq!((status.code(), reason(&status).as_deref()), (Code::Unavailable, Some(said)), "{n}");
             assert!((2_000..2_010).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
         }
     }

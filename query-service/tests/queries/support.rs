@@ -74,6 +74,8 @@ pub(crate) struct Noted<T> {
     batches: Arc<Mutex<Vec<BatchReply>>>,
     /// What all requests for many rows fail with.
     failing: Arc<Mutex<Option<AwsError>>>,
+    /// How many reads of a row by its key are answered yet; all where it is `None`.
+    answered_yet: Arc<Mutex<Option<usize>>>,
 }
 
 /// What becomes of a request for many rows.
@@ -85,6 +87,8 @@ pub(crate) enum BatchReply {
     Unreadable(Uuid),
     /// It fails.
     Fails(AwsError),
+    /// It is never answered.
+    Hangs,
 }
 
 impl<T> Noted<T> {
@@ -113,6 +117,28 @@ impl<T> Noted<T> {
     /// Lets requests for many rows fail, or no longer.
     pub(crate) fn fail(&self, error: Option<AwsError>) {
         *self.failing.lock().unwrap() = error;
+    }
+
+    /// Lets only so many reads of a row by its key be answered, and no later one.
+    pub(crate) fn answer_only(&self, gets: usize) {
+        *self.answered_yet.lock().unwrap() = Some(gets);
+    }
+
+    /// Notes a read of a row by its key. Never ends where it is not to be answered.
+    async fn read(&self, id: Uuid) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.note(id);
+        let is_answered = match &mut *self.answered_yet.lock().unwrap() {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        };
+        if !is_answered {
+            std::future::pending().await
+        }
     }
 
     /// What becomes of the next requests for many rows, each in its turn, until none is left.
@@ -145,6 +171,7 @@ impl<T> Noted<T> {
         let answered = match &next {
             Some(BatchReply::Answered(count)) => *count,
             Some(BatchReply::Fails(error)) => return Err(error.clone()),
+            Some(BatchReply::Hangs) => std::future::pending().await,
             Some(BatchReply::Unreadable(_)) | None => keys.len(),
         };
         let (asked, left) = keys.split_at(answered.min(keys.len()));
@@ -162,8 +189,7 @@ impl<T> Noted<T> {
 
 impl ReadUsers for Noted<MemoryUsers> {
     async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.note(user_id.0);
+        self.read(user_id.0).await;
         self.rows.get(tenant, user_id).await
     }
 
@@ -184,8 +210,7 @@ impl ReadUsers for Noted<MemoryUsers> {
 
 impl ReadOrders for Noted<MemoryOrders> {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        self.note(order_id.0);
+        self.read(order_id.0).await;
         self.rows.get(tenant, order_id).await
     }
 

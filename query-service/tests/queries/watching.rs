@@ -246,6 +246,39 @@ async fn who_comes_to_a_row_that_could_not_be_read_for_long_is_not_told_of_what_
     assert_eq!(next_number(&mut sent).await, 3);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_reading_that_succeeds_with_news_begins_the_patience_anew() {
+    let rows = Versions::default();
+    let mut sent = begin(&rows.hub(1), key(1), 1);
+    assert_eq!(next_number(&mut sent).await, 1);
+    let unreachable = || Err(AwsError::Unreachable("a test says so".to_owned()));
+    rows.set(key(1), unreachable());
+    sleep(Duration::from_secs(9)).await;
+    rows.set(key(1), Ok(2));
+    assert_eq!(next_number(&mut sent).await, 2);
+    rows.set(key(1), unreachable());
+    assert!(timeout(Duration::from_secs(8), sent.next()).await.is_err(), "not before ten seconds");
+}
+
+/// Whoever comes to a row that has just changed makes it one that is read often, at whatever moment.
+#[tokio::test(start_paused = true)]
+async fn a_row_that_somebody_has_seen_change_is_read_often_from_then_on() {
+    for moment in 0..8 {
+        let rows = Versions::default();
+        let hub = rows.hub(2);
+        let mut sent = begin(&hub, key(1), 1);
+        assert_eq!(next_number(&mut sent).await, 1);
+        rows.set(key(1), Ok(1));
+        // Long enough that it is read every two seconds only.
+        sleep(Duration::from_secs(60) + PACE.fastest * moment).await;
+        let _other = begin(&hub, key(1), 2);
+        assert_eq!(next_number(&mut sent).await, 2);
+        rows.set(key(1), Ok(3));
+        let soon = timeout(PACE.fastest * 5 / 2, sent.next()).await.expect("it is read soon");
+        assert_eq!(soon.unwrap().unwrap(), 3);
+    }
+}
+
 #[tokio::test]
 async fn a_row_that_two_leave_at_the_same_moment_is_not_watched_any_more() {
     const ROUNDS: usize = 20_000;
