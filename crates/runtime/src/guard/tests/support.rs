@@ -22,8 +22,9 @@ use millrace_proto::{
         user_command_service_server::{self, UserCommandService, UserCommandServiceServer},
     },
     query::{
-        GetUserByEmailRequest, GetUserByEmailResponse, GetUserProfileRequest, GetUserProfileResponse,
-        UserProfile, WatchUserProfileRequest, WatchUserProfileResponse,
+        BatchGetUserProfilesRequest, BatchGetUserProfilesResponse, GetUserByEmailRequest,
+        GetUserByEmailResponse, GetUserProfileRequest, GetUserProfileResponse, UserProfile,
+        WatchUserProfileRequest, WatchUserProfileResponse,
         user_query_service_client::UserQueryServiceClient,
         user_query_service_server::{self, UserQueryService, UserQueryServiceServer},
     },
@@ -454,6 +455,13 @@ impl UserQueryService for Echo {
         &self,
         _: Request<GetUserByEmailRequest>,
     ) -> Result<Response<GetUserByEmailResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn batch_get_user_profiles(
+        &self,
+        _: Request<BatchGetUserProfilesRequest>,
+    ) -> Result<Response<BatchGetUserProfilesResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 
