@@ -7,6 +7,7 @@
 mod calls;
 mod commands;
 mod damage;
+mod identity;
 mod metadata;
 mod queries;
 mod queue;
@@ -28,14 +29,20 @@ macro_rules! targets {
 targets! {
     /// Metadata of calls, and the names of things.
     call_metadata: metadata::call_metadata;
+    /// Claims of tokens.
+    claims: identity::claims;
     /// Messages of commands.
     commands: commands::commands;
+    /// Sets of keys.
+    key_sets: identity::key_sets;
     /// Leases of the relay.
     leases: relay::leases;
     /// Messages of the queues.
     messages: queue::messages;
     /// Page tokens.
     page_tokens: queries::page_tokens;
+    /// Files of TLS.
+    pem_files: identity::pem_files;
     /// Messages of queries, their read-after tokens among them.
     queries: queries::queries;
     /// What SQS says of a queue, and of a message.
@@ -48,4 +55,6 @@ targets! {
     snapshots: stored::snapshots;
     /// Items of the event store.
     stored_items: stored::items;
+    /// Bearer tokens.
+    tokens: identity::tokens;
 }

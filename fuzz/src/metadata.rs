@@ -4,7 +4,7 @@ use std::{fmt::Display, str::FromStr};
 
 use millrace_domain::{AggregateType, CommandId, Email, Label, StreamId, TenantId, Timestamp, UserId};
 use millrace_read_models::Position;
-use millrace_runtime::{Call, Failure, TraceParent};
+use millrace_runtime::{Call, Failure, TraceParent, fuzzing};
 use tonic::{Request, metadata::MetadataValue};
 
 /// A header and a name of every kind. What is taken is bounded, and the same when it is written and read again; what joins
@@ -21,6 +21,8 @@ pub(crate) fn call_metadata(data: &[u8]) {
         Err(Failure::InvalidArgument(_)) => {}
         Err(other) => panic!("bad metadata is bad input: {other}"),
     }
+    // As long as eight digits of hours can be, and no longer.
+    assert!(fuzzing::patience(data).is_none_or(|patience| patience.as_secs() <= 99_999_999 * 3600));
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Some(trace) = assert_survives::<TraceParent>(text) {
         assert_eq!(trace.to_string(), text, "a traceparent has one form");
