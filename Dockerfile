@@ -5,10 +5,11 @@
 #   docker build --target query-service   --tag millrace/query-service:0.1.0 .
 #
 # `podman build` works as well. An image holds one program, the C library that it is linked with, the roots of trust for
-# TLS, and nothing else: no shell, no package manager, no user that may write.
+# TLS, and nothing else: no shell, no package manager, no user that may write. What the program is made of is said by
+# /sbom.cdx.json (CycloneDX), and of which packages of Debian the rest is by /base.cdx.json.
 #
 # Two stages can be replaced by what is there already (`--build-context`): `programs` by a directory with the three
-# programs, `base` by an image with glibc, libgcc_s and roots of trust. That is how .ci/run builds without a registry:
+# programs and their bills (`cargo run --locked --package millrace-sbom -- DIRECTORY`), `base` by an image with glibc, libgcc_s and roots of trust. That is how .ci/run builds without a registry:
 #
 #   podman build --target projector --build-context programs=target/release \
 #     --build-context base=container-image://localhost/millrace-base:ci .
@@ -43,7 +44,8 @@ COPY . .
 RUN find . -name '*.rs' -not -path './target/*' -exec touch {} + \
  && cargo build --release --locked --package command-service --package projector --package query-service \
  && mkdir /programs \
- && cp target/release/command-service target/release/projector target/release/query-service /programs/
+ && cp target/release/command-service target/release/projector target/release/query-service /programs/ \
+ && cargo run --release --locked --package millrace-sbom -- /programs
 
 FROM scratch AS programs
 COPY --from=compiled /programs /
@@ -60,6 +62,11 @@ RUN mkdir -p /base/etc/ssl/certs \
  && echo 'nonroot:x:65532:65532::/:/nonexistent' > /base/etc/passwd \
  && echo 'nonroot:x:65532:' > /base/etc/group \
  && echo 'hosts: files dns' > /base/etc/nsswitch.conf
+# Of which packages that is, in CycloneDX's JSON.
+RUN { printf '{"bomFormat":"CycloneDX","specVersion":"1.6","version":1,"components":[' \
+ && dpkg-query --show --showformat='{"type":"library","name":"${Package}","version":"${Version}","purl":"pkg:deb/debian/${Package}@${Version}?arch=${Architecture}"},' \
+      ca-certificates libc6 libgcc-s1 | sed 's/,$//' \
+ && echo ']}'; } > /base/base.cdx.json
 
 FROM scratch AS base
 COPY --from=debian /base /
@@ -81,6 +88,7 @@ FROM deployable AS command-service
 LABEL org.opencontainers.image.title="command-service" \
       org.opencontainers.image.description="Takes commands by gRPC, stores their events, and relays them to the bus."
 COPY --from=programs /command-service /command-service
+COPY --from=programs /command-service.cdx.json /sbom.cdx.json
 EXPOSE 50051
 ENTRYPOINT ["/command-service"]
 
@@ -88,6 +96,7 @@ FROM deployable AS projector
 LABEL org.opencontainers.image.title="projector" \
       org.opencontainers.image.description="Takes events from the queues and writes the read models; audits and redrives."
 COPY --from=programs /projector /projector
+COPY --from=programs /projector.cdx.json /sbom.cdx.json
 EXPOSE 50053
 ENTRYPOINT ["/projector"]
 
@@ -95,5 +104,6 @@ FROM deployable AS query-service
 LABEL org.opencontainers.image.title="query-service" \
       org.opencontainers.image.description="Answers queries by gRPC from the read models, and questions about the past."
 COPY --from=programs /query-service /query-service
+COPY --from=programs /query-service.cdx.json /sbom.cdx.json
 EXPOSE 50052
 ENTRYPOINT ["/query-service"]

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 scratch="$(mktemp -d)"
-cargo run --quiet > "$scratch/stack" 2> "$scratch/log" < /dev/null &
+cargo run --quiet --locked > "$scratch/stack" 2> "$scratch/log" < /dev/null &
 stack=$!
 finish() {
   local code=$?

@@ -68,6 +68,7 @@ class Podman:
         bare.mkdir()
         for name in DEPLOYABLES:
             shutil.copy2(programs / name, bare)
+            shutil.copy2(programs / f"{name}.cdx.json", bare)
         for name in DEPLOYABLES:
             self.run(
                 "build", "--quiet", "--target", name, "--tag", image(name),
@@ -110,6 +111,16 @@ class Podman:
         for shell in ("/bin/sh", "/bin/bash", "/busybox/sh"):
             tried = self.run("run", "--rm", *UNBOUND, "--entrypoint", shell, image(name), check=False)
             assert tried.returncode == 127, f"{shell} was run: {tried}"
+        told = self.file(name, "sbom.cdx.json")
+        assert told == (self.scratch / "programs" / f"{name}.cdx.json").read_bytes(), "it says what it is made of"
+
+    def file(self, name: str, path: str) -> bytes:
+        """A file of an image."""
+        container = self.run("create", *UNBOUND, image(name)).stdout.strip()
+        copy = self.scratch / f"{name}-{pathlib.PurePath(path).name}"
+        self.run("cp", f"{container}:/{path}", str(copy))
+        self.run("rm", container)
+        return copy.read_bytes()
 
     def close(self) -> None:
         """Ends what still runs, and forgets all of it."""

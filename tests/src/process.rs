@@ -70,7 +70,7 @@ fn programs() -> &'static Path {
         let test = env::current_exe().expect("a test knows its own program");
         let folder = test.ancestors().nth(2).expect("a test lies where cargo puts it").to_owned();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        build.args(["build", "--quiet", "--locked", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
         build.args(Deployable::ALL.iter().flat_map(|deployable| ["--package", deployable.name()]));
         build.arg("--target-dir").arg(folder.parent().expect("a profile's folder lies in the target's"));
         if folder.ends_with("release") {

@@ -147,7 +147,7 @@ fn caller_trace<B>(request: &Request<B>) -> TraceParent {
 }
 
 /// How long the caller waits: `grpc-timeout`, at most eight digits and a unit (gRPC over HTTP/2, "Requests").
-fn caller_patience<B>(request: &Request<B>) -> Option<Duration> {
+pub(crate) fn caller_patience<B>(request: &Request<B>) -> Option<Duration> {
     let text = request.headers().get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {

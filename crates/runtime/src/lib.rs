@@ -12,6 +12,8 @@ pub mod config;
 mod edge;
 pub mod failure;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod guard;
 mod health;
 pub mod identity;

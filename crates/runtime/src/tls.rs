@@ -96,6 +96,20 @@ impl Files {
     }
 }
 
+/// A configuration of files that hold this.
+#[cfg(fuzzing)]
+pub(crate) fn of_pem(
+    chain: &[u8],
+    key: &[u8],
+    client_authorities: Option<&[u8]>,
+) -> Result<ServerConfig, TlsError> {
+    let path = || PathBuf::from("fuzz");
+    let client_authorities = client_authorities.map(<[u8]>::to_vec);
+    let files =
+        Files { chain: path(), key: path(), client_authorities: client_authorities.is_some().then(path) };
+    files.configuration(&Contents { chain: chain.to_vec(), key: key.to_vec(), client_authorities })
+}
+
 fn certificates(path: &std::path::Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match certificates {

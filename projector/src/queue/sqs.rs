@@ -172,7 +172,7 @@ impl Queue for SqsQueue {
         let (queue, dead) =
             futures::future::try_join(self.counts(&self.url), self.counts(&self.dead_letter_url)).await?;
         let [waiting, hidden, delayed] = queue;
-        Ok(Depth { waiting: waiting + delayed, hidden, dead: dead.iter().sum() })
+        Ok(Depth { waiting: total([waiting, delayed]), hidden, dead: total(dead) })
     }
 
     async fn dead_letter(&self, message: &Message, cause: &Cause) -> Result<(), AwsError> {
@@ -229,6 +229,11 @@ impl SqsQueue {
         };
         per_entry(receipts.len(), reply.map(|reply| reply.failed))
     }
+}
+
+/// Counts of a queue together. AWS's numbers are no reason to panic, whatever they are.
+fn total<const N: usize>(counts: [u64; N]) -> u64 {
+    counts.into_iter().fold(0, u64::saturating_add)
 }
 
 /// Reads a message. One without a receipt could not be deleted; SQS sends none.
@@ -315,6 +320,12 @@ mod tests {
             let policy = format!("{{\"deadLetterTargetArn\":\"{arn}\",\"maxReceiveCount\":{count}}}");
             assert_eq!(parts(&policy), None, "{policy}");
         }
+    }
+
+    #[test]
+    fn counts_that_cannot_be_are_many() {
+        assert_eq!(total([1, 2, 3]), 6);
+        assert_eq!(total([u64::MAX, 1]), u64::MAX);
     }
 
     #[test]

@@ -106,6 +106,15 @@ mod tests {
     }
 
     #[test]
+    fn a_number_with_a_fraction_comes_back_exactly() {
+        let stream = any_stream();
+        for number in [5.000_999_999_999_999_4e32, 0.1 + 0.2, f64::MIN_POSITIVE, f64::MAX] {
+            let snapshot = Snapshot { stream: stream.clone(), version: 7, schema: 1, state: json!(number) };
+            assert_eq!(from_item(&stream, &to_item(&snapshot).unwrap()), Some(snapshot));
+        }
+    }
+
+    #[test]
     fn a_snapshot_that_cannot_be_read_is_none() {
         let stream = any_stream();
         let snapshot = Snapshot { stream: stream.clone(), version: 7, schema: 1, state: json!({"a": 1}) };

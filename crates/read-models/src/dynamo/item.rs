@@ -63,7 +63,7 @@ pub(super) fn plain(number: &str) -> Option<String> {
     };
     let (units, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     // DynamoDB's own bounds are 38 digits and exponents of -130 to 125.
-    if units.is_empty() || digits.len() > 200 || exponent.abs() > 200 {
+    if units.is_empty() || digits.len() > 200 || !(-200..=200).contains(&exponent) {
         return None;
     }
     let mut digits: String = [units, fraction].concat();
@@ -126,7 +126,9 @@ mod tests {
         ] {
             assert_eq!(plain(number).as_deref(), Some(expected), "{number}");
         }
-        for number in ["", ".", "-1", "1E", "E5", "1E999999999999", "1E9999", "1.2.3", "x", "９"] {
+        for number in
+            ["", ".", "-1", "1E", "E5", "1E999999999999", "1E9999", "1E-2147483648", "1.2.3", "x", "９"]
+        {
             assert_eq!(plain(number), None, "{number}");
         }
     }

@@ -6,7 +6,7 @@ use aws_sdk_sqs::types::{Message, MessageAttributeValue, MessageSystemAttributeN
 use millrace_aws::AwsError;
 use millrace_domain::Timestamp;
 
-use super::{MOST_MESSAGES, Receipt, SqsQueue, whole_seconds};
+use super::{MOST_MESSAGES, Receipt, SqsQueue, total, whole_seconds};
 use crate::redrive::letters::{DeadLetters, HIDDEN, Letter};
 
 impl DeadLetters for SqsQueue {
@@ -35,7 +35,7 @@ impl DeadLetters for SqsQueue {
     }
 
     async fn count(&self) -> Result<u64, AwsError> {
-        Ok(self.counts(&self.dead_letter_url).await?.iter().sum())
+        self.counts(&self.dead_letter_url).await.map(total)
     }
 
     async fn show(&self, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {

@@ -1,0 +1,132 @@
+//! What the queues bring.
+
+use arbitrary::{Arbitrary as _, Result, Unstructured};
+use millrace_domain::{order::OrderEvent, user::UserEvent};
+use millrace_proto::{
+    Envelope,
+    codec::{EventCodec, payload},
+};
+use millrace_read_models::Change as _;
+use projector::{
+    Orders, Projection, Users, bus,
+    queue::{MOST_MESSAGES, Queue as _, SqsQueue, Unusable},
+};
+use serde_json::json;
+
+use crate::{
+    damage::{SECRET, text},
+    stored::{assert_decodes, assert_silent},
+    wire::{Played, played, run},
+};
+
+/// The body of a message. It is an envelope or it is not: an envelope survives the bus, what it holds changes its own row
+/// from the version before to its own, and no failure quotes what was sent.
+pub(crate) fn messages(data: &[u8]) {
+    let body = String::from_utf8_lossy(data);
+    match bus::envelope(&body) {
+        Ok(envelope) => {
+            let sent = json!({ "detail": envelope }).to_string();
+            assert_eq!(bus::envelope(&sent).ok().as_ref(), Some(&envelope), "an envelope survives the bus");
+            assert!(envelope.version > 0, "versions begin with 1");
+            project::<Users>(&envelope);
+            project::<Orders>(&envelope);
+            let Some(data) = &envelope.event_data else { return };
+            assert_decodes::<UserEvent>(&envelope.event_type, envelope.schema_version, data);
+            assert_decodes::<OrderEvent>(&envelope.event_type, envelope.schema_version, data);
+            if let Err(error) =
+                payload(&envelope.aggregate_type, &envelope.event_type, envelope.schema_version, data)
+            {
+                assert!(!error.to_string().contains(SECRET), "an error quotes what was sent: {error}");
+            }
+        }
+        Err(failure) => assert!(!failure.to_string().contains(SECRET), "a failure quotes: {failure}"),
+    }
+}
+
+fn project<P: Projection>(envelope: &Envelope) {
+    let Some(data) = &envelope.event_data else { return };
+    let Ok(event) = P::Event::decode(&envelope.event_type, envelope.schema_version, data) else { return };
+    match P::change(envelope, event) {
+        Ok(change) => {
+            assert_eq!(
+                (change.from() + 1, change.to()),
+                (envelope.version, envelope.version),
+                "its own version"
+            );
+            let stream = change.stream();
+            assert_eq!(
+                (&stream.tenant, stream.id),
+                (&envelope.tenant_id, envelope.aggregate_id),
+                "its own row"
+            );
+        }
+        Err(failure) => assert!(!failure.to_string().contains(SECRET), "a failure quotes: {failure}"),
+    }
+}
+
+/// What SQS says of a queue, and the messages that it brings. A queue whose rules make no sense is refused, and what is
+/// received has a receipt and was received at least once.
+pub(crate) fn replies(data: &[u8]) -> Result<()> {
+    let u = &mut Unstructured::new(data);
+    let Played { wire, aws, .. } = played();
+    let policy = match u.int_in_range(0..=2)? {
+        0 => text(u)?,
+        1 => {
+            let count = if bool::arbitrary(u)? { json!(i64::arbitrary(u)?) } else { json!(text(u)?) };
+            json!({ "deadLetterTargetArn": arn(u)?, "maxReceiveCount": count }).to_string()
+        }
+        _ => r#"{"deadLetterTargetArn":"arn:aws:sqs:r:1:d","maxReceiveCount":"20"}"#.to_owned(),
+    };
+    let hidden = if bool::arbitrary(u)? { "30".to_owned() } else { count(u)? };
+    let mut message = json!({ "MessageId": "m", "ReceiptHandle": "r", "Body": text(u)?,
+        "Attributes": { "ApproximateReceiveCount": count(u)? } });
+    for name in ["MessageId", "ReceiptHandle", "Body", "Attributes"] {
+        if u.ratio(1, 8)? {
+            message.as_object_mut().map(|message| message.remove(name));
+        }
+    }
+    // SQS answers all questions at once here: each reads what it knows.
+    let reply = json!({
+        "Attributes": { "RedrivePolicy": policy, "VisibilityTimeout": hidden,
+            "ApproximateNumberOfMessages": count(u)?, "ApproximateNumberOfMessagesNotVisible": count(u)?,
+            "ApproximateNumberOfMessagesDelayed": "0" },
+        "QueueUrl": "http://localhost:1/1/d",
+        "Messages": [message],
+    });
+    wire.answer(&reply);
+    let queue = match run(SqsQueue::open(aws, "http://localhost:1/1/q".to_owned(), std::time::Duration::ZERO))
+    {
+        Ok(queue) => queue,
+        Err(Unusable::Aws(_, error)) => panic!("a reply is no failure of AWS's: {error}"),
+        Err(refused) => {
+            assert!(!refused.to_string().contains(SECRET), "a refusal quotes: {refused}");
+            return Ok(());
+        }
+    };
+    assert!(queue.rules().max_receives > 0, "a message is received at least once");
+    assert!(queue.rules().visibility.as_secs() >= 5, "there is time to work on a message");
+    if let Err(error) = run(queue.depth()) {
+        assert_silent(&error);
+    }
+    let received = run(queue.receive()).expect("messages");
+    assert!(received.len() <= usize::try_from(MOST_MESSAGES).unwrap_or(10));
+    assert_eq!(received.len(), usize::from(message.get("ReceiptHandle").is_some()), "no receipt, no message");
+    Ok(())
+}
+
+fn arn(u: &mut Unstructured<'_>) -> Result<String> {
+    let parts = (0..u.int_in_range(0..=7)?).map(|_| {
+        Ok(match u.int_in_range(0..=3)? {
+            0 => text(u)?,
+            1 => "arn".to_owned(),
+            2 => "sqs".to_owned(),
+            _ => "1".to_owned(),
+        })
+    });
+    Ok(parts.collect::<Result<Vec<_>>>()?.join(":"))
+}
+
+/// A number that SQS may say, or that it never does.
+fn count(u: &mut Unstructured<'_>) -> Result<String> {
+    if bool::arbitrary(u)? { Ok(u64::arbitrary(u)?.to_string()) } else { crate::damage::number(u) }
+}
