@@ -12,6 +12,7 @@ pub mod config;
 mod edge;
 pub mod failure;
 mod health;
+mod own_process;
 pub mod process;
 pub mod serve;
 pub mod telemetry;

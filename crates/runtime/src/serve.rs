@@ -19,6 +19,7 @@ use tonic::{
 use crate::{
     edge::{Answer, EdgeLayer, Methods},
     health::Board,
+    own_process,
 };
 
 /// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200
@@ -260,7 +261,12 @@ async fn serve_metrics(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let (Some(listener), Some(handle)) = (listener, handle) else { return Ok(()) };
-    let pages = Router::new().route("/metrics", get(move || async move { handle.render() }));
+    own_process::describe();
+    let page = move || async move {
+        own_process::tell();
+        handle.render()
+    };
+    let pages = Router::new().route("/metrics", get(page));
     let ended = axum::serve(listener, pages).into_future();
     match shutdown.run_until_cancelled(ended).await {
         Some(ended) => ended.context("serving metrics"),
