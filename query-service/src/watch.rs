@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use metrics::{Unit, describe_gauge, describe_histogram};
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use millrace_aws::AwsError;
 use millrace_domain::{OrderId, Timestamp, UserId};
@@ -401,6 +402,9 @@ pub async fn show(
     watched_rows: impl Fn() -> usize,
     ending: CancellationToken,
 ) {
+    describe_gauge!("watchers", "Watches under way.");
+    describe_gauge!("watched_rows", "Rows that watches are of.");
+    describe_histogram!("watch_lag_seconds", Unit::Seconds, "From a change's command to its sending to who watches.");
     let gauge = |name, value| metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
     let showing = async {
         loop {
