@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use millrace_proto::{
@@ -20,7 +21,7 @@ use millrace_tests::{
     metrics::Metrics,
     process::{Deployable, Process, log_folder},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use yaml_rust2::{Yaml, YamlLoader};
 
@@ -56,15 +57,60 @@ async fn serve() -> BTreeMap<Deployable, Served> {
         running.insert(deployable, ready(deployable.command(&ground), &log).await);
     }
     work(&running[&Deployable::CommandService], &running[&Deployable::QueryService]).await;
+    let guarded = Process::start(guarded(&ground, &logs), &logs.join("guarded.log")).await.unwrap();
+    let guarding = eventually("metrics of what guards", async || {
+        let metrics = by_name(&guarded.metrics().await.unwrap());
+        GUARDING.iter().all(|name| metrics.contains_key(*name)).then_some(metrics)
+    });
+    let guarding = guarding.await;
     let mut served = BTreeMap::new();
     for (deployable, process) in &running {
         let metrics = eventually("metrics of all work", async || {
             let metrics = by_name(&process.metrics().await.unwrap());
             LAST.iter().all(|(of, name)| of != deployable || metrics.contains_key(*name)).then_some(metrics)
         });
-        served.insert(*deployable, metrics.await);
+        let mut metrics = metrics.await;
+        // What guards the port is the same in all of them.
+        for name in GUARDING {
+            let unguarded = metrics.insert(name.to_owned(), guarding[name].clone());
+            assert_eq!(unguarded, None, "{name} where nothing guards");
+        }
+        served.insert(*deployable, metrics);
     }
     served
+}
+
+/// What is served where TLS is configured and callers are authenticated.
+const GUARDING: [&str; 6] = [
+    "callers_total",
+    "tls_handshakes_total",
+    "tls_reloads_total",
+    "tls_files_refused",
+    "jwks_reads_total",
+    "jwks_keys",
+];
+
+/// A process that is guarded by all that there is.
+fn guarded(ground: &Ground, folder: &Path) -> Command {
+    let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    // The public key of RFC 7517, appendix A.1.
+    let keys = json!({"keys": [{
+        "kty": "EC", "crv": "P-256", "kid": "1", "use": "sig", "alg": "ES256",
+        "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+        "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM",
+    }]});
+    let files = [
+        ("TLS_CERT_FILE", "tls.crt", certified.cert.pem()),
+        ("TLS_KEY_FILE", "tls.key", certified.signing_key.serialize_pem()),
+        ("JWT_JWKS_FILE", "jwks.json", keys.to_string()),
+    ];
+    let mut command = Deployable::QueryService.command(ground);
+    command.env("JWT_ISSUER", "https://issuer.example").env("JWT_AUDIENCE", "millrace");
+    for (variable, name, content) in files {
+        fs::write(folder.join(name), content).unwrap();
+        command.env(variable, folder.join(name));
+    }
+    command
 }
 
 /// What comes into being behind the answers.

@@ -80,7 +80,7 @@ def log_lines_are_said(of: Sources) -> Iterator[str]:
     commands = "\n".join(sources.blocks(of.runbook, ""))
     prose = re.sub(r"^```.*?^```$", "", of.runbook, flags=re.MULTILINE | re.DOTALL)
     asked = re.findall(r'\.message == "([^"]+)"', commands)
-    quoted = [text.replace("\n", " ") for text in re.findall(r"`([a-z][a-z, \n-]+ [a-z, \n]+)`", prose)]
+    quoted = [text.replace("\n", " ") for text in re.findall(r"`([a-z][a-z,;' \n-]+ [a-z,;' \n]+)`", prose)]
     for line in sorted({*asked, *quoted}):
         if f'"{line}"' not in of.code and line not in ("projector audit",):
             yield f"the runbook quotes {line!r}, which no log says"

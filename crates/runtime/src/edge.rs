@@ -18,7 +18,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
+use crate::{Failure, TraceParent, call::Deadline, identity::gate::Gate, trace::CURRENT};
 use meters::Meters;
 
 /// What a call is answered with.
@@ -49,16 +49,19 @@ pub(crate) struct EdgeLayer {
     slots: Arc<Semaphore>,
     methods: Arc<Methods>,
     meters: Arc<Meters>,
+    gate: Gate,
 }
 
 impl EdgeLayer {
     /// An edge that lets `calls` run at a time and sheds the rest. Logs and metrics name the calls in `methods`; any
-    /// other path is its caller's invention, of any number and content, and is called `unknown`.
-    pub(crate) fn new(calls: usize, methods: Methods) -> Self {
+    /// other path is its caller's invention, of any number and content, and is called `unknown`. The `gate` says who may
+    /// pass.
+    pub(crate) fn new(calls: usize, methods: Methods, gate: Gate) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
             meters: Arc::new(Meters::new(&methods)),
             methods: Arc::new(methods),
+            gate,
         }
     }
 }
@@ -72,17 +75,19 @@ impl<S> Layer<S> for EdgeLayer {
             slots: self.slots.clone(),
             methods: self.methods.clone(),
             meters: self.meters.clone(),
+            gate: self.gate.clone(),
         }
     }
 }
 
-/// The edge: trace, deadline, a bound on calls, panics contained, and the framework's own refusals translated.
+/// The edge: trace, deadline, a bound on calls, callers authenticated, panics contained, and the framework's own refusals translated.
 #[derive(Clone)]
 pub(crate) struct Edge<S> {
     inner: S,
     slots: Arc<Semaphore>,
     methods: Arc<Methods>,
     meters: Arc<Meters>,
+    gate: Gate,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -102,7 +107,7 @@ where
         // The clone takes the place of the service that was polled ready (see the documentation of `Service`).
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let slots = self.slots.clone();
+        let (slots, gate) = (self.slots.clone(), self.gate.clone());
         let started = Instant::now();
         let known = self.methods.get_key_value(request.uri().path());
         let method = known.map_or(UNKNOWN, |(path, _)| path.as_str()).to_owned();
@@ -126,9 +131,19 @@ where
             if matches!(slot, Some(Err(_))) {
                 return call.answer(Status::from(Failure::Overloaded).into_http());
             }
-            let answer = AssertUnwindSafe(inner.call(request)).catch_unwind();
+            let answer = async {
+                let admitted = gate.admit(&method, request.headers()).await?;
+                if let Some(identity) = admitted.identity {
+                    request.extensions_mut().insert(identity);
+                }
+                let _place = admitted.place;
+                let Ok(response) = inner.call(request).await;
+                Ok::<_, Failure>(translate(response))
+            };
+            let answer = AssertUnwindSafe(answer).catch_unwind();
             let response = match tokio::time::timeout_at(end, answer).await {
-                Ok(Ok(Ok(response))) => translate(response),
+                Ok(Ok(Ok(response))) => response,
+                Ok(Ok(Err(failure))) => Status::from(failure).into_http(),
                 Ok(Err(_)) => Status::from(Failure::Internal("a call panicked".to_owned())).into_http(),
                 Err(_) => Status::from(Failure::DeadlineExceeded).into_http(),
             };
@@ -193,6 +208,7 @@ mod tests {
         EdgeLayer::new(
             calls,
             HashMap::from([(PROBE.to_owned(), Answer::One), (STREAM.to_owned(), Answer::Many)]),
+            Gate::default(),
         )
     }
 
