@@ -202,6 +202,8 @@ impl From<Failure> for Failed {
 
 #[cfg(test)]
 mod tests {
+    use millrace_domain::Invalid;
+
     use super::*;
 
     #[test]

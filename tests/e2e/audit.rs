@@ -51,12 +51,7 @@ pub(crate) async fn ended(mut command: Command) -> Ended {
         .map(str::to_owned)
         .partition(|line| line.starts_with("SUMMARY") || line.starts_with("REQUESTS"));
     lines.sort();
-    Ended {
-        code: output.status.code(),
-        lines,
-        summary: summary.join("\n"),
-        said,
-    }
+    Ended { code: output.status.code(), lines, summary: summary.join("\n"), said }
 }
 
 async fn audit(ground: &Ground, args: &[&str]) -> Ended {

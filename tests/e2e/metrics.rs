@@ -23,6 +23,7 @@ use millrace_tests::{
 };
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::{
@@ -57,6 +58,11 @@ async fn serve() -> BTreeMap<Deployable, Served> {
         running.insert(deployable, ready(deployable.command(&ground), &log).await);
     }
     work(&running[&Deployable::CommandService], &running[&Deployable::QueryService]).await;
+    for process in running.values() {
+        let mut health = HealthClient::new(process.channel().clone());
+        let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        watched.message().await.unwrap().unwrap();
+    }
     let guarded = Process::start(guarded(&ground, &logs), &logs.join("guarded.log")).await.unwrap();
     let guarding = eventually("metrics of what guards", async || {
         let metrics = by_name(&guarded.metrics().await.unwrap());
@@ -114,7 +120,9 @@ fn guarded(ground: &Ground, folder: &Path) -> Command {
 }
 
 /// What comes into being behind the answers.
-const LAST: [(Deployable, &str); 5] = [
+const LAST: [(Deployable, &str); 7] = [
+    (Deployable::CommandService, "rpc_stream_seconds"),
+    (Deployable::Projector, "rpc_stream_seconds"),
     (Deployable::CommandService, "relay_lag_seconds"),
     (Deployable::CommandService, "relay_behind_seconds"),
     (Deployable::Projector, "projector_lag_seconds"),
@@ -212,7 +220,11 @@ async fn no_metric_has_more_series_than_it_should() {
         for (name, labels) in served {
             for (label, values) in labels {
                 let of = deployable.name();
-                assert!(values.len() <= 24, "{of}: {name} has {} values of {label}: {values:?}", values.len());
+                assert!(
+                    values.len() <= 24,
+                    "{of}: {name} has {} values of {label}: {values:?}",
+                    values.len()
+                );
             }
         }
     }

@@ -11,8 +11,8 @@ use serde_json::Value;
 const NAMES: [&str; 13] =
     ["Ann", "Anna", "Bob", "Cid", "Žofie", "名前", "Jack", "Jane", "John", "Doe", "Roe", "laptop", "pen"];
 
-/// The least length of what may be a token. A page token has 46 bytes at least, in base64; ids of all kinds are shorter,
-/// or are not mixed of upper case, lower case and digits.
+/// The least length of what may be a token. A page token has 46 bytes at least, in base64url; ids are shorter (a shard's has
+/// 37 letters), or are not mixed of upper case, lower case and digits.
 const TOKEN_LENGTH: usize = 40;
 
 /// Something that must not be there.
@@ -100,7 +100,7 @@ fn has_name(line: &str) -> bool {
 
 /// A credential by its scheme, or a long text of letters of both cases and digits.
 fn has_token(line: &str) -> bool {
-    let is_of_token = |letter: char| letter.is_ascii_alphanumeric() || "-_+/=".contains(letter);
+    let is_of_token = |letter: char| letter.is_ascii_alphanumeric() || "-_".contains(letter);
     let is_mixed = |word: &str| {
         word.len() >= TOKEN_LENGTH
             && word.chars().any(|letter| letter.is_ascii_uppercase())

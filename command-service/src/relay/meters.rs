@@ -22,17 +22,8 @@ const OVERSIZED: &str = "relay_oversized_total";
 /// into being with its first count.
 pub(super) fn begin() {
     describe();
-    let counters = [
-        PUBLISHED,
-        ENTRIES_FAILED,
-        TRIMMED,
-        REFILLS,
-        REFILLED,
-        UNDECODABLE,
-        SKIPPED,
-        LEASES_LOST,
-        OVERSIZED,
-    ];
+    let counters =
+        [PUBLISHED, ENTRIES_FAILED, TRIMMED, REFILLS, REFILLED, UNDECODABLE, SKIPPED, LEASES_LOST, OVERSIZED];
     for metric in counters {
         counter!(metric).absolute(0);
     }

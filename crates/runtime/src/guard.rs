@@ -269,7 +269,10 @@ impl Guard {
         describe_counter!("callers_total", "Calls whose caller was asked for a token, by what came of it.");
         describe_counter!("tls_handshakes_total", "Handshakes of TLS, by what came of them.");
         describe_counter!("tls_reloads_total", "Changes of the files of TLS, by what came of them.");
-        describe_gauge!("tls_files_refused", "1 while the newest files of TLS cannot be used. Alarm on this.");
+        describe_gauge!(
+            "tls_files_refused",
+            "1 while the newest files of TLS cannot be used. Alarm on this."
+        );
         describe_counter!("jwks_reads_total", "Looks at the issuer's keys, by what came of them.");
         describe_gauge!("jwks_keys", "Keys of the issuer that are known.");
         if self.tls.is_some() {

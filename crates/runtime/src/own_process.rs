@@ -117,7 +117,8 @@ mod tests {
         let shown = handle.render();
         let value = |name: &str| {
             let line = shown.lines().find(|line| line.starts_with(&format!("{name} ")));
-            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).unwrap_or_else(|| panic!("{shown}"))
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                .unwrap_or_else(|| panic!("{shown}"))
         };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
         assert!((now - 24.0 * 3600.0..=now + 1.0).contains(&value(STARTED)), "{shown}");

@@ -19,8 +19,8 @@ use crate::{
     guard::Guard,
     health::Board,
     identity::{Reflection, gate::Gate},
-    tls::{Tls, incoming::incoming},
     own_process,
+    tls::{Tls, incoming::incoming},
 };
 
 /// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200

@@ -102,9 +102,9 @@ impl Meter {
                 Answer::One => None,
                 Answer::Many => Some(metrics::histogram!(STREAMED, "method" => method.clone())),
             },
-            ended: CODES.map(|code| {
-                metrics::counter!(ENDED, "method" => method.clone(), "code" => format!("{code:?}"))
-            }),
+            ended: CODES.map(
+                |code| metrics::counter!(ENDED, "method" => method.clone(), "code" => format!("{code:?}")),
+            ),
         }
     }
 }
@@ -234,8 +234,7 @@ mod tests {
             let code = line.split("code=\"").nth(1).unwrap().split('"').next().unwrap();
             (code.to_owned(), value(line))
         });
-        let of =
-            |name: &str| shown.lines().filter(|line| line.starts_with(name)).map(value).sum::<u64>();
+        let of = |name: &str| shown.lines().filter(|line| line.starts_with(name)).map(value).sum::<u64>();
         (codes.collect(), of("rpc_seconds_count"), of("rpc_stream_seconds_count"))
     }
 
