@@ -55,7 +55,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// Serves commands, and relays events where the configuration says so, until the shutdown.
 pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Process) -> anyhow::Result<()> {
-    meters::describe();
+    meters::begin();
     let tables = Tables {
         events: config.event_store_table.clone(),
         unique_keys: config.unique_key_table.clone(),

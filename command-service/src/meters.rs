@@ -8,8 +8,24 @@ const CONFLICTS: &str = "command_conflicts_total";
 const SNAPSHOT_READS: &str = "snapshot_reads_total";
 const SNAPSHOT_WRITES: &str = "snapshot_writes_total";
 
-/// Tells the metrics' recorder what each of them means.
-pub(crate) fn describe() {
+/// Tells the metrics' recorder what each of them means, and lets them begin: Prometheus sees no increase of a counter that
+/// comes into being with its first count.
+pub(crate) fn begin() {
+    describe();
+    counter!(CONFLICTS).absolute(0);
+    let outcomes: [(&str, &[&'static str]); 3] = [
+        (STATE_CACHE, &["hit", "miss"]),
+        (SNAPSHOT_READS, &["read", "missing", "passed_over", "failed"]),
+        (SNAPSHOT_WRITES, &["written", "outrun", "left_out", "failed"]),
+    ];
+    for (metric, outcomes) in outcomes {
+        for outcome in outcomes {
+            counter!(metric, "outcome" => *outcome).absolute(0);
+        }
+    }
+}
+
+fn describe() {
     describe_counter!(STATE_CACHE, "States that were asked of the cache.");
     describe_counter!(CONFLICTS, "Appends that met an event of their version, one's own included.");
     describe_counter!(SNAPSHOT_READS, "Snapshots that were asked for.");

@@ -154,7 +154,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         config: RelayConfig,
         clock: impl Fn() -> Timestamp + Send + Sync + 'static,
     ) -> Self {
-        meters::describe();
+        meters::begin();
         let clock: Clock = Arc::new(clock);
         let publisher = Publisher { bus, config, clock: clock.clone() };
         let ports = Ports { stream, leases, refill, publisher, clock, refills: Refills::default() };

@@ -54,6 +54,28 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// All reasons, in a word each.
+    pub const REASONS: [&str; 18] = [
+        "not_json",
+        "not_a_bus_event",
+        "bad_envelope",
+        "other_kind",
+        "other_aggregate",
+        "misplaced",
+        "unknown_type",
+        "newer_schema",
+        "malformed",
+        "bad_field",
+        "not_stored",
+        "behind",
+        "panicked",
+        "contended",
+        "throttled",
+        "unreachable",
+        "refused",
+        "nonsense",
+    ];
+
     /// The reason in a word: the label `reason` of the metrics.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -175,5 +197,43 @@ impl From<Failure> for Failed {
     /// A failure of a message of which nothing is known.
     fn from(failure: Failure) -> Self {
         Self { failure, event: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::Invalid;
+
+    use super::*;
+
+    #[test]
+    fn every_reason_is_listed() {
+        let undecodable = [
+            DecodeError::UnknownType,
+            DecodeError::NewerSchema { found: 2, newest: 1 },
+            DecodeError::Malformed("x".to_owned()),
+            DecodeError::BadField { field: "x", reason: Invalid("y") },
+        ];
+        let aws = [AwsError::Throttled, AwsError::Unreachable, AwsError::Refused, AwsError::Nonsense];
+        let failures = [
+            Failure::NotJson,
+            Failure::NotABusEvent,
+            Failure::BadEnvelope("x"),
+            Failure::OtherKind,
+            Failure::OtherAggregate,
+            Failure::Misplaced,
+            Failure::NotStored,
+            Failure::Behind { version: 1, reason: Box::new(Failure::NotJson) },
+            Failure::Panicked,
+            Failure::Contended,
+        ];
+        let undecodable = undecodable.into_iter().map(Failure::Undecodable);
+        let aws = aws.into_iter().map(|kind| Failure::Aws(kind("x".to_owned())));
+        let found: Vec<_> =
+            failures.into_iter().chain(undecodable).chain(aws).map(|failure| failure.reason()).collect();
+        assert_eq!(found.len(), Failure::REASONS.len());
+        for reason in found {
+            assert!(Failure::REASONS.contains(&reason), "{reason}");
+        }
     }
 }

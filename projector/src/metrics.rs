@@ -2,7 +2,10 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
-use crate::queue::Depth;
+use crate::{Failure, queue::Depth};
+
+/// The calls to a queue.
+const CALLS: [&str; 5] = ["receive", "delete", "hide", "dead_letter", "depth"];
 
 /// Events that were written into their rows, whether a message or the event store brought them.
 pub const EVENTS_APPLIED: &str = "projector_events_applied_total";
@@ -37,6 +40,20 @@ pub fn describe() {
     describe_counter!(QUEUE_ERRORS, "Calls to the queue that failed.");
     describe_gauge!(QUEUE_MESSAGES, "Messages of the queue, about.");
     describe_gauge!(DEAD_LETTER_MESSAGES, "Messages of the dead-letter queue, about. Alarm on this.");
+}
+
+/// Lets the counters of a projection begin: Prometheus sees no increase of one that comes into being with its first count.
+pub(crate) fn begin(projection: &'static str) {
+    for metric in [EVENTS_APPLIED, DUPLICATES, GAPS_HEALED] {
+        counter!(metric, "projection" => projection).absolute(0);
+    }
+    for reason in Failure::REASONS {
+        counter!(FAILURES, "projection" => projection, "reason" => reason).absolute(0);
+        counter!(DEAD_LETTERS, "projection" => projection, "reason" => reason).absolute(0);
+    }
+    for call in CALLS {
+        counter!(QUEUE_ERRORS, "projection" => projection, "call" => call).absolute(0);
+    }
 }
 
 /// Adds to a counter of a projection.

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Condition, Consumer, Projection, Projector, Settings,
     backoff::Backoff,
+    metrics,
     queue::{SqsQueue, Unusable},
 };
 
@@ -56,6 +57,7 @@ impl Projections {
         queue_url: String,
         rows: W,
     ) -> Self {
+        metrics::begin(P::NAME);
         let (condition, observer) = watch::channel(Condition::default());
         let projector = Projector::<P, _, _>::new(rows, self.events.clone(), clock::now);
         let (aws, wait, settings, stop) = (self.aws.clone(), self.wait, self.settings, self.stop.clone());

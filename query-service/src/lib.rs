@@ -92,6 +92,7 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     max_concurrent_calls: u32,
     process: Process,
 ) -> anyhow::Result<()> {
+    models::describe();
     let Watching { pace, most } = watching;
     let (places, ending) = (Arc::new(Semaphore::new(most)), &process.shutdown);
     let user_hub = Hub::new(UserRows(models.users.clone()), pace, places.clone(), ending.clone());

@@ -10,6 +10,14 @@ use uuid::Uuid;
 
 use crate::attempts::Attempts;
 
+/// How long queries with a token waited.
+const READ_AFTER: &str = "read_after_seconds";
+
+/// Tells the metrics' recorder what is measured.
+pub(crate) fn describe() {
+    metrics::describe_histogram!(READ_AFTER, metrics::Unit::Seconds, "How long queries with a token waited.");
+}
+
 /// What an answer must not be older than: an aggregate, of either kind, at a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct After {
@@ -98,7 +106,7 @@ impl<U: ReadUsers, O: ReadOrders> Models<U, O> {
     pub async fn caught_up(&self, call: &Call, after: After, about: Kind) -> Result<Row, Failure> {
         let start = Instant::now();
         let row = self.wait(call, after, about).await;
-        metrics::histogram!("read_after_seconds").record(start.elapsed().as_secs_f64());
+        metrics::histogram!(READ_AFTER).record(start.elapsed().as_secs_f64());
         row
     }
 

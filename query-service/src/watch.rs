@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream, stream::BoxStream};
+use metrics::{Unit, describe_gauge, describe_histogram};
 use millrace_aws::AwsError;
 use millrace_domain::{OrderId, Timestamp, UserId};
 use millrace_read_models::{Consistency, Key, MOST_ROWS, Many, OrderRow, ReadOrders, ReadUsers, UserRow};
@@ -405,6 +406,13 @@ pub async fn show(
     watched_rows: impl Fn() -> usize,
     ending: CancellationToken,
 ) {
+    describe_gauge!("watchers", "Watches under way.");
+    describe_gauge!("watched_rows", "Rows that watches are of.");
+    describe_histogram!(
+        "watch_lag_seconds",
+        Unit::Seconds,
+        "From a change's command to its sending to who watches."
+    );
     let gauge = |name, value| metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
     let showing = async {
         loop {

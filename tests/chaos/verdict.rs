@@ -8,6 +8,7 @@ use aws_sdk_sqs::types::QueueAttributeName::{
 use millrace_tests::{
     Ground, PATIENCE,
     load::Errand,
+    scan::assert_known,
     truth::{ReadModel, Truth, differences, keys},
 };
 use tokio::time::{Instant, sleep};
@@ -20,6 +21,7 @@ const CONVERGENCE: Duration = PATIENCE.saturating_mul(2);
 pub(crate) async fn judge(ground: &Ground, errands: &[Errand]) -> Truth {
     let truth = at_rest(ground).await;
     truth.check_errands(errands).unwrap();
+    assert_known(truth.streams().values().flatten());
     assert_eq!(truth.holders().unwrap(), keys(ground).await.unwrap(), "I6: who holds which address");
     converge(ground, &truth).await;
     assert_eq!(Truth::read(ground).await.unwrap(), truth, "nothing was added meanwhile");

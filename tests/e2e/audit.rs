@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures::future::{join, join_all};
 use millrace_proto::types::OrderStatus;
 use millrace_tests::{
-    Fault, Gate, Ground, PATIENCE, Throttling, Wire, World, eventually, process::Deployable,
+    Fault, Gate, Ground, PATIENCE, Throttling, Wire, World, eventually, process::Deployable, scan::scan,
 };
 use serde_json::Value;
 
@@ -42,17 +42,16 @@ pub(crate) fn command(ground: &Ground, args: &[&str]) -> Command {
 pub(crate) async fn ended(mut command: Command) -> Ended {
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    for words in [&text, &said] {
+        assert_eq!(scan(words), [], "a report names no person and no secret");
+    }
     let (summary, mut lines): (Vec<String>, Vec<String>) = text
         .lines()
         .map(str::to_owned)
         .partition(|line| line.starts_with("SUMMARY") || line.starts_with("REQUESTS"));
     lines.sort();
-    Ended {
-        code: output.status.code(),
-        lines,
-        summary: summary.join("\n"),
-        said: String::from_utf8(output.stderr).unwrap(),
-    }
+    Ended { code: output.status.code(), lines, summary: summary.join("\n"), said }
 }
 
 async fn audit(ground: &Ground, args: &[&str]) -> Ended {

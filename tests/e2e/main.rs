@@ -20,6 +20,7 @@ mod interleavings;
 mod kept_on_dynamodb;
 mod leases;
 mod lists;
+mod metrics;
 mod past;
 mod permissions;
 mod poison;

@@ -36,7 +36,9 @@ pub mod history;
 pub mod lives;
 pub mod load;
 pub mod metrics;
+mod overheard;
 pub mod process;
+pub mod scan;
 pub mod truth;
 mod wire;
 pub mod workload;
@@ -148,6 +150,7 @@ impl World {
     }
 
     async fn with(ground: Ground, command_aws: Aws) -> anyhow::Result<Self> {
+        overheard::listen();
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let (projector_aws, query_aws) = (ground.aws().await, ground.aws().await);
@@ -224,6 +227,15 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// However a test ends that has not failed, what was said until then is looked at.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            overheard::assert_discreet();
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub const LIFE: [OrderStatus; 5] = [
 
 /// A user's name at a version.
 pub fn name(version: u64) -> Label {
-    Label::try_from(format!("name {version}")).unwrap()
+    Label::try_from(format!("Ann {version}")).unwrap()
 }
 
 /// The event of a user's version.

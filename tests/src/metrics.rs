@@ -1,6 +1,11 @@
 //! What a process counts, read from where it shows it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    io::{self, Read as _, Write as _},
+    net::TcpStream,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -13,6 +18,9 @@ use tokio::time::timeout;
 
 /// The longest that a process may take to show its metrics.
 const METRICS_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same where nobody may wait long: before a process is killed.
+const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// More than they ever take, in bytes.
 const MOST: usize = 8 << 20;
@@ -35,6 +43,18 @@ impl Metrics {
         Ok(Self::parse(&timeout(METRICS_PATIENCE, text).await.context("no metrics in time")??))
     }
 
+    /// What is shown at an address, read without waiting for anything else in this process.
+    pub fn text_now(address: &str) -> io::Result<String> {
+        let address = address.parse().map_err(io::Error::other)?;
+        let mut connection = TcpStream::connect_timeout(&address, IMPATIENCE)?;
+        connection.set_read_timeout(Some(IMPATIENCE))?;
+        // HTTP/1.0: the answer ends with the connection.
+        connection.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        connection.take(MOST as u64).read_to_string(&mut text)?;
+        Ok(text)
+    }
+
     /// Reads Prometheus' text format, version 0.0.4. Millrace's own metrics have no times.
     fn parse(text: &str) -> Self {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -43,6 +63,17 @@ impl Metrics {
             Some((name.to_owned(), value.parse().ok()?))
         });
         Self(series.collect())
+    }
+
+    /// Every series: its name, and its labels.
+    pub fn series(&self) -> impl Iterator<Item = (&str, BTreeMap<&str, &str>)> {
+        self.0.keys().map(|series| {
+            let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+            // No value of ours has what would have to be escaped.
+            let labels = labels.trim_end_matches('}').split("\",");
+            let labels = labels.filter_map(|label| label.split_once("=\""));
+            (name, labels.map(|(name, value)| (name, value.trim_end_matches('"'))).collect())
+        })
     }
 
     /// The sum over all labels of a metric; 0 where there is none of that name.
@@ -64,5 +95,13 @@ mod tests {
         assert_eq!(metrics.sum("calls_total"), 5.0);
         assert_eq!(metrics.sum("ready"), 1.0);
         assert_eq!(metrics.sum("calls"), 0.0);
+    }
+
+    #[test]
+    fn a_series_has_a_name_and_labels() {
+        let metrics = Metrics::parse("calls_total{method=\"/a/B\",code=\"Ok\"} 2\nready 1\n");
+        let series: Vec<_> = metrics.series().collect();
+        assert_eq!(series[0], ("calls_total", BTreeMap::from([("method", "/a/B"), ("code", "Ok")])));
+        assert_eq!(series[1], ("ready", BTreeMap::new()));
     }
 }

@@ -18,7 +18,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{Ground, PATIENCE, metrics::Metrics};
+use crate::{Ground, PATIENCE, metrics::Metrics, scan::assert_clean};
 
 /// How soon is seen what a process says or does.
 const POLL: Duration = Duration::from_millis(10);
@@ -57,6 +57,8 @@ impl Deployable {
             .env("GRPC_ADDR", "127.0.0.1:0")
             .env("METRICS_ADDR", "127.0.0.1:0")
             .env("LOG_FORMAT", "json")
+            // As talkative as can be: whatever it may ever log, it is to log now (see `Process::inspect`).
+            .env("RUST_LOG", "trace")
             .stdin(Stdio::null());
         command
     }
@@ -93,6 +95,9 @@ pub fn log_folder(test: &str) -> anyhow::Result<PathBuf> {
 }
 
 /// A deployable that runs. Killed when this is dropped.
+///
+/// At its end, however that comes about, what it has said is looked at: all of its log, and its metrics where it still shows
+/// them. The test fails where personal data or a secret is there, or where there is no log.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -157,12 +162,13 @@ impl Process {
     }
 
     /// Ends it in the middle of whatever it does (SIGKILL). It is gone when this returns.
-    pub fn kill(mut self) {
-        kill(&mut self.child);
+    pub fn kill(self) {
+        drop(self);
     }
 
     /// Tells it to end (SIGTERM).
     pub fn terminate(&self) -> anyhow::Result<()> {
+        self.inspect_metrics();
         let told = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
         ensure!(told.success(), "it cannot be told to end: {told}");
         Ok(())
@@ -181,9 +187,32 @@ impl Process {
     }
 }
 
+impl Process {
+    /// Looks at its metrics, if it shows any: in the middle of things it may not.
+    fn inspect_metrics(&self) {
+        if let Ok(metrics) = Metrics::text_now(&self.metrics_address) {
+            assert_clean(&format!("the metrics of what logs to {}", self.log.display()), &metrics);
+        }
+    }
+
+    /// Looks at its log.
+    fn inspect_log(&self) {
+        let log = fs::read(&self.log).unwrap_or_default();
+        assert_clean(&self.log.display().to_string(), &String::from_utf8_lossy(&log));
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
+        // A test that has failed already has something else to say.
+        if std::thread::panicking() {
+            return kill(&mut self.child);
+        }
+        if matches!(self.ended(), Ok(None)) {
+            self.inspect_metrics();
+        }
         kill(&mut self.child);
+        self.inspect_log();
     }
 }
 

@@ -18,8 +18,21 @@ const LEASES_HELD: &str = "relay_leases_held";
 const LEASES_LOST: &str = "relay_leases_lost_total";
 const OVERSIZED: &str = "relay_oversized_total";
 
-/// Tells the recorder what each metric means.
-pub(super) fn describe() {
+/// Tells the recorder what each metric means, and lets all counters begin: Prometheus sees no increase of one that comes
+/// into being with its first count.
+pub(super) fn begin() {
+    describe();
+    let counters =
+        [PUBLISHED, ENTRIES_FAILED, TRIMMED, REFILLS, REFILLED, UNDECODABLE, SKIPPED, LEASES_LOST, OVERSIZED];
+    for metric in counters {
+        counter!(metric).absolute(0);
+    }
+    for called in [Called::Stream, Called::Leases, Called::Table] {
+        counter!(CALLS_FAILED, "called" => called.label()).absolute(0);
+    }
+}
+
+fn describe() {
     describe_counter!(PUBLISHED, "Events that the bus accepted, repeats included.");
     describe_counter!(
         ENTRIES_FAILED,
@@ -62,13 +75,18 @@ pub(super) enum Called {
     Table,
 }
 
+impl Called {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Stream => "stream",
+            Self::Leases => "leases",
+            Self::Table => "table",
+        }
+    }
+}
+
 pub(super) fn call_failed(called: Called) {
-    let called = match called {
-        Called::Stream => "stream",
-        Called::Leases => "leases",
-        Called::Table => "table",
-    };
-    counter!(CALLS_FAILED, "called" => called).increment(1);
+    counter!(CALLS_FAILED, "called" => called.label()).increment(1);
 }
 
 pub(super) fn entry_failed() {

@@ -1,11 +1,12 @@
 //! How Millrace speaks to AWS.
 //!
 //! One place for what every client has in common: time-outs and retries ([`Aws`]), what a failed call means
-//! ([`AwsError`]), how many requests were sent ([`Requests`]), and what reading whole
+//! ([`AwsError`]), how many requests were sent and how they ended ([`Requests`]), and what reading whole
 //! tables needs ([`Segment`]).
 
 mod connect;
 mod error;
+mod outcome;
 mod requests;
 mod scan;
 

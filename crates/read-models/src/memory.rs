@@ -274,7 +274,7 @@ impl ReadOrders for MemoryOrders {
         });
         let mut part = ListPart::default();
         for (row, looked_at) in entries.zip(0..) {
-            if looked_at == most || part.rows.len() == limit.into() {
+            if looked_at == most || part.rows.len() == usize::from(limit) {
                 return Ok(part);
             }
             part.end = Some(row.position());

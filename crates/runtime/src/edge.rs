@@ -1,5 +1,7 @@
 //! What happens to every call before it reaches its service, and to every reply on the way out.
 
+pub(crate) mod meters;
+
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -17,6 +19,7 @@ use tower::{Layer, Service};
 use tracing::Instrument as _;
 
 use crate::{Failure, TraceParent, call::Deadline, identity::gate::Gate, trace::CURRENT};
+use meters::Meters;
 
 /// What a call is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +48,7 @@ const LONGEST_STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub(crate) struct EdgeLayer {
     slots: Arc<Semaphore>,
     methods: Arc<Methods>,
+    meters: Arc<Meters>,
     gate: Gate,
 }
 
@@ -55,6 +59,7 @@ impl EdgeLayer {
     pub(crate) fn new(calls: usize, methods: Methods, gate: Gate) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
+            meters: Arc::new(Meters::new(&methods)),
             methods: Arc::new(methods),
             gate,
         }
@@ -65,7 +70,13 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, slots: self.slots.clone(), methods: self.methods.clone(), gate: self.gate.clone() }
+        Edge {
+            inner,
+            slots: self.slots.clone(),
+            methods: self.methods.clone(),
+            meters: self.meters.clone(),
+            gate: self.gate.clone(),
+        }
     }
 }
 
@@ -75,6 +86,7 @@ pub(crate) struct Edge<S> {
     inner: S,
     slots: Arc<Semaphore>,
     methods: Arc<Methods>,
+    meters: Arc<Meters>,
     gate: Gate,
 }
 
@@ -104,6 +116,7 @@ where
             // as the states of a row are: that would cost time and save nothing.
             request.headers_mut().remove("grpc-accept-encoding");
         }
+        let call = self.meters.begin(&method, started);
         let trace = caller_trace(&request);
         let patience = caller_patience(&request);
         let end = started + patience.unwrap_or(LONGEST_CALL).min(LONGEST_CALL);
@@ -116,7 +129,7 @@ where
             // Probes must be answered when the process is busy: that is when they matter.
             let slot = if method.starts_with("/grpc.health.") { None } else { Some(slots.try_acquire()) };
             if matches!(slot, Some(Err(_))) {
-                return record(&method, started, Status::from(Failure::Overloaded).into_http());
+                return call.answer(Status::from(Failure::Overloaded).into_http());
             }
             let answer = async {
                 let admitted = gate.admit(&method, request.headers()).await?;
@@ -134,7 +147,7 @@ where
                 Ok(Err(_)) => Status::from(Failure::Internal("a call panicked".to_owned())).into_http(),
                 Err(_) => Status::from(Failure::DeadlineExceeded).into_http(),
             };
-            record(&method, started, response)
+            call.answer(response)
         };
         CURRENT.scope(trace, served.instrument(span)).map(Ok).boxed()
     }
@@ -177,15 +190,6 @@ fn translate(response: Response<Body>) -> Response<Body> {
     } else {
         response
     }
-}
-
-/// Counts a call and its time.
-fn record(method: &str, started: Instant, response: Response<Body>) -> Response<Body> {
-    let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
-    let (method, code) = (method.to_owned(), format!("{code:?}"));
-    metrics::histogram!("rpc_seconds", "method" => method.clone()).record(started.elapsed().as_secs_f64());
-    metrics::counter!("rpc_total", "method" => method, "code" => code).increment(1);
-    response
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use anyhow::Context as _;
 use clap::{Args, builder::RangedU64ValueParser};
 use http::Uri;
 use jsonwebtoken::Algorithm;
+use metrics::{describe_counter, describe_gauge};
 use millrace_domain::TenantId;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::non_empty,
     identity::{
-        Reflection, Rules,
+        Reflection, Refusal, Rules,
         fetch::{Source, keys_url},
         gate::{Callers, Gate},
         keys::is_asymmetric,
@@ -243,6 +244,7 @@ impl Guard {
 
     /// Keeps certificates and keys up to date until the shutdown.
     pub(crate) async fn keep(&self, shutdown: CancellationToken) {
+        self.begin_counting();
         let tls = async {
             if let Some(tls) = &self.tls {
                 tls.keep(shutdown.clone()).await;
@@ -254,6 +256,34 @@ impl Guard {
             }
         };
         tokio::join!(tls, keys);
+    }
+
+    /// Lets the counters of what is configured begin: Prometheus sees no increase of one that comes into being with its
+    /// first count.
+    fn begin_counting(&self) {
+        let begin = |metric: &'static str, outcomes: &[&'static str]| {
+            for outcome in outcomes {
+                metrics::counter!(metric, "outcome" => *outcome).absolute(0);
+            }
+        };
+        describe_counter!("callers_total", "Calls whose caller was asked for a token, by what came of it.");
+        describe_counter!("tls_handshakes_total", "Handshakes of TLS, by what came of them.");
+        describe_counter!("tls_reloads_total", "Changes of the files of TLS, by what came of them.");
+        describe_gauge!(
+            "tls_files_refused",
+            "1 while the newest files of TLS cannot be used. Alarm on this."
+        );
+        describe_counter!("jwks_reads_total", "Looks at the issuer's keys, by what came of them.");
+        describe_gauge!("jwks_keys", "Keys of the issuer that are known.");
+        if self.tls.is_some() {
+            begin("tls_handshakes_total", &["done", "failed", "too_slow"]);
+            begin("tls_reloads_total", &["taken_up", "refused"]);
+        }
+        if self.gate.0.is_some() {
+            begin("jwks_reads_total", &["read", "failed"]);
+            begin("callers_total", &["admitted", "bad_tenant"]);
+            begin("callers_total", &Refusal::OUTCOMES);
+        }
     }
 
     /// Says loudly what is open that others can reach.

@@ -26,6 +26,7 @@ impl Board {
         let (reporter, server) = health_reporter();
         let names = ["", READINESS].into_iter().chain(services.iter().copied()).collect();
         let board = Self { reporter, names };
+        metrics::describe_gauge!("ready", "1 while readiness is SERVING.");
         board.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         board.ready(false).await;
         (board, server)

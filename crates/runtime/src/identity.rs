@@ -77,6 +77,25 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All names among the outcomes in the metrics.
+    pub(crate) const OUTCOMES: [&str; 15] = [
+        "no_token",
+        "malformed",
+        "too_large",
+        "algorithm",
+        "unknown_key",
+        "signature",
+        "expired",
+        "not_yet_valid",
+        "issuer",
+        "audience",
+        "no_scope",
+        "no_tenant",
+        "other_tenant",
+        "not_open",
+        "no_keys",
+    ];
+
     /// Its name among the outcomes in the metrics.
     pub(crate) fn outcome(self) -> &'static str {
         match self {

@@ -17,6 +17,7 @@ pub mod fuzzing;
 pub mod guard;
 mod health;
 pub mod identity;
+mod own_process;
 pub mod process;
 pub mod serve;
 pub mod telemetry;

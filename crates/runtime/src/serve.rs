@@ -19,6 +19,7 @@ use crate::{
     guard::Guard,
     health::Board,
     identity::{Reflection, gate::Gate},
+    own_process,
     tls::{Tls, incoming::incoming},
 };
 
@@ -324,7 +325,12 @@ async fn serve_metrics(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let (Some(listener), Some(handle)) = (listener, handle) else { return Ok(()) };
-    let pages = Router::new().route("/metrics", get(move || async move { handle.render() }));
+    own_process::describe();
+    let page = move || async move {
+        own_process::tell();
+        handle.render()
+    };
+    let pages = Router::new().route("/metrics", get(page));
     let ended = axum::serve(listener, pages).into_future();
     match shutdown.run_until_cancelled(ended).await {
         Some(ended) => ended.context("serving metrics"),

@@ -5,7 +5,9 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::describe_gauge;
+pub use metrics_exporter_prometheus::PrometheusHandle;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter,
@@ -14,6 +16,8 @@ use tracing_subscriber::{
     layer::SubscriberExt as _,
     util::SubscriberInitExt as _,
 };
+
+use crate::edge::meters::STREAMED;
 
 /// How log lines are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -27,6 +31,9 @@ pub enum LogFormat {
 /// Bounds of the histograms of durations, in seconds.
 const SECONDS: [f64; 15] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0, 300.0];
+
+/// Bounds of the histogram of whole streams, in seconds: a watch may last for hours.
+const STREAM_SECONDS: [f64; 9] = [0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0, 86_400.0];
 
 /// What `RUST_LOG` asks to be logged; `info` where it is unset.
 pub(crate) fn filter() -> Result<EnvFilter, String> {
@@ -53,11 +60,35 @@ pub(crate) fn harmless() -> tracing_subscriber::filter::FilterFn {
 /// Starts logging to standard output and collecting metrics, once a process; a later call changes nothing.
 pub fn init(format: Option<LogFormat>) -> anyhow::Result<Option<PrometheusHandle>> {
     log_to(io::stdout, io::stdout().is_terminal(), format)?;
-    let recorder = PrometheusBuilder::new()
-        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
-        .build_recorder();
+    collect()
+}
+
+/// Logs all that may be logged, whatever its level, and collects metrics: for tests that hold what a process says against
+/// what it must not say. `writer` gets a JSON object with each writing.
+pub fn overhear<W>(writer: W) -> anyhow::Result<Option<PrometheusHandle>>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    log_some(EnvFilter::new("trace"), writer, false, LogFormat::Json);
+    collect()
+}
+
+/// Collects metrics; none are returned where something else collects them already.
+fn collect() -> anyhow::Result<Option<PrometheusHandle>> {
+    let recorder = recorder()?;
     let handle = recorder.handle();
-    Ok(metrics::set_global_recorder(recorder).is_ok().then_some(handle))
+    let is_first = metrics::set_global_recorder(recorder).is_ok();
+    describe_gauge!("millrace_build_info", "The release that runs, as the label `version`; always 1.");
+    metrics::gauge!("millrace_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    Ok(is_first.then_some(handle))
+}
+
+/// A recorder of metrics with Millrace's histograms.
+fn recorder() -> anyhow::Result<PrometheusRecorder> {
+    Ok(PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Full(STREAMED.to_owned()), &STREAM_SECONDS)?
+        .build_recorder())
 }
 
 /// Starts logging to standard error, for a command whose standard output is its result. Once a process; a later call
@@ -72,7 +103,14 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let format = format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
-    let filter = filter().map_err(anyhow::Error::msg)?;
+    log_some(filter().map_err(anyhow::Error::msg)?, writer, terminal, format);
+    Ok(())
+}
+
+fn log_some<W>(filter: EnvFilter, writer: W, terminal: bool, format: LogFormat)
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
     let lines = tracing_subscriber::registry().with(filter).with(filter_fn(is_harmless));
     let layer = fmt::layer().with_writer(writer);
     // A subscriber that is set already belongs to a test: it stays.
@@ -80,7 +118,6 @@ where
         LogFormat::Json => lines.with(layer.json().flatten_event(true)).try_init(),
         LogFormat::Text => lines.with(layer.with_ansi(terminal)).try_init(),
     };
-    Ok(())
 }
 
 #[cfg(test)]
