@@ -1,0 +1,25 @@
+//! What the benchmark can be told.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Measures what commands cost with Millrace, against the least that could work and against its peers, on the local AWS.
+///
+/// Nobody else should use the machine meanwhile. It takes up to 15 minutes on two cores.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "bench")]
+pub(crate) struct Options {
+    /// Counts requests, units and allocations, holds them against what they were, and nothing else: for continuous
+    /// integration. Takes less than a minute, and fails where a count is higher.
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Where results are written [default: bench/results/<today>].
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) out: Option<PathBuf>,
+
+    /// How long each run is, as a part of what is usual: for a first look.
+    #[arg(long, value_name = "PART", default_value_t = 1.0)]
+    pub(crate) length: f64,
+}

@@ -1,0 +1,65 @@
+//! The guard against getting worse: counts that do not depend on the machine, each with the most that it may be.
+
+use std::sync::Arc;
+
+use anyhow::bail;
+
+use crate::{
+    allocations,
+    contender::Kind,
+    costs::{self, Bill, Cost},
+    null::Null,
+    site::Site,
+};
+
+/// The most allocations of a command of Millrace's: what was counted, and a little for another release of the SDK.
+const ALLOCATIONS: f64 = 1_000.0;
+
+/// The most of Millrace's allocations for one of the floor's, whatever the SDK needs.
+const OF_FLOOR: f64 = 2.0;
+
+/// What a command of Millrace's may cost: events, cold or warm, requests, read units, write units. Warm ones have their
+/// share of a snapshot every 80 events.
+const MOST: [(u64, bool, f64, f64, f64); 6] = [
+    (1, true, 2.0, 1.0, 2.0),
+    (1, false, 1.0, 0.0, 2.0),
+    (100, true, 2.0, 17.0, 2.0),
+    (100, false, 1.0125, 0.0, 2.25),
+    (1_000, true, 3.0, 19.0, 2.0),
+    (1_000, false, 1.0125, 0.0, 2.25),
+];
+
+/// Counts, and fails where a count is higher than it may be.
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let site = Arc::new(Site::new(true).await?);
+    let mut wrong = Vec::new();
+    let mut tell = |what: String, counted: f64, most: f64| {
+        let verdict = if counted <= most { "ok" } else { "TOO MUCH" };
+        println!("{what:<60} {counted:>10.3}  at most {most:>10.3}  {verdict}");
+        if counted > most {
+            wrong.push(format!("{what}: {counted:.3}, at most {most:.3}"));
+        }
+    };
+    for length in [1, 100, 1_000] {
+        for Cost { cold, bill, .. } in costs::count(&site, Kind::Millrace, length).await? {
+            let Bill { requests, read_units, write_units, .. } = bill.map_err(anyhow::Error::msg)?;
+            for (events, is_cold, most_requests, most_read, most_written) in MOST {
+                if (events, is_cold) == (length, cold) {
+                    let of = format!("{events} events, {}", if cold { "cold" } else { "warm" });
+                    tell(format!("requests of a command on {of}"), requests, most_requests);
+                    tell(format!("read units of a command on {of}"), read_units, most_read);
+                    tell(format!("write units of a command on {of}"), write_units, most_written);
+                }
+            }
+        }
+    }
+    let null = Null::start()?;
+    let floor = allocations::count(&site, Kind::Floor, null.url()).await?;
+    let ours = allocations::count(&site, Kind::Millrace, null.url()).await?;
+    tell("allocations of a warm command".to_owned(), ours.count, ALLOCATIONS);
+    tell("allocations, as a multiple of the floor's".to_owned(), ours.count / floor.count, OF_FLOOR);
+    if !wrong.is_empty() {
+        bail!("commands cost more than they did:\n{}", wrong.join("\n"));
+    }
+    Ok(())
+}

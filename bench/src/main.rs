@@ -1,0 +1,62 @@
+//! What a command costs: Millrace against the least that could work, and against its peers.
+//!
+//! `cargo run --release --manifest-path bench/Cargo.toml` measures everything on the local AWS, prints tables, and writes
+//! them with charts under `bench/results`. `--quick` only counts, for continuous integration.
+
+mod allocations;
+mod budgets;
+mod cli;
+mod contender;
+mod costs;
+mod guard;
+mod load;
+mod machine;
+mod null;
+mod path;
+mod prices;
+mod process;
+mod rebuild;
+mod report;
+mod results;
+mod run;
+mod site;
+mod speeds;
+mod user;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let role = args.nth(1).unwrap_or_default();
+    // Other processes of a run are this program under another name.
+    let as_role = |name: &str| -> Vec<OsString> {
+        [name.into()].into_iter().chain(std::env::args_os().skip(2)).collect()
+    };
+    match role.to_str().unwrap_or_default() {
+        "command-service" => return command_service::main(as_role("command-service")),
+        "query-service" => return query_service::main(as_role("query-service")),
+        "projector" => return projector::main(as_role("projector")),
+        _ => {}
+    }
+    match measured(role == null::ROLE) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measured(is_null: bool) -> anyhow::Result<()> {
+    if is_null {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(null::serve());
+    }
+    let options = cli::Options::parse();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async move {
+        if options.quick { guard::run().await } else { Box::pin(run::all(&options)).await }
+    })
+}
