@@ -1,8 +1,11 @@
 //! What all aggregates share: the trait that one implements, and [`Root`], which folds a stream into its present state
 //! and decides what a command adds to it.
 
-use std::collections::VecDeque;
+mod remembered;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use remembered::Remembered;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{AggregateType, CommandDigest, CommandId, EventId, Timestamp};
@@ -90,8 +93,23 @@ pub struct Receipt {
 #[serde(from = "Answer", into = "Answer")]
 struct Answered {
     command_id: CommandId,
+    /// What tells most other ids apart without a look at their text, which stands elsewhere in memory.
+    mark: u64,
     digest: CommandDigest,
     receipt: Receipt,
+}
+
+impl Answered {
+    fn new(command_id: CommandId, digest: CommandDigest, receipt: Receipt) -> Self {
+        Self { mark: mark(&command_id), command_id, digest, receipt }
+    }
+}
+
+/// Equal ids have equal marks. Nothing rests on others having other ones, and none is stored.
+fn mark(command_id: &CommandId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    command_id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// [`Answered`] in a snapshot, of which 128 of these are nearly all: without names, half the size.
@@ -99,12 +117,12 @@ type Answer = (CommandId, CommandDigest, u64, EventId);
 
 impl From<Answer> for Answered {
     fn from((command_id, digest, version, event_id): Answer) -> Self {
-        Self { command_id, digest, receipt: Receipt { version, event_id } }
+        Self::new(command_id, digest, Receipt { version, event_id })
     }
 }
 
 impl From<Answered> for Answer {
-    fn from(Answered { command_id, digest, receipt }: Answered) -> Self {
+    fn from(Answered { command_id, mark: _, digest, receipt }: Answered) -> Self {
         (command_id, digest, receipt.version, receipt.event_id)
     }
 }
@@ -141,13 +159,13 @@ pub enum Refused<R> {
 pub struct Root<A> {
     state: Option<A>,
     version: u64,
-    answered: VecDeque<Answered>,
+    answered: Remembered,
 }
 
 impl<A> Default for Root<A> {
     /// The root of an empty stream.
     fn default() -> Self {
-        Self { state: None, version: 0, answered: VecDeque::new() }
+        Self { state: None, version: 0, answered: Remembered::default() }
     }
 }
 
@@ -164,7 +182,7 @@ impl<A: Aggregate> Root<A> {
 
     /// The id of the last event; `None` before the first.
     pub fn last_event(&self) -> Option<EventId> {
-        self.answered.back().map(|last| last.receipt.event_id)
+        self.answered.last().map(|last| last.receipt.event_id)
     }
 
     /// About how many bytes of memory the commands take that the root remembers, which is what makes one large.
@@ -172,7 +190,7 @@ impl<A: Aggregate> Root<A> {
         // The text of an id stands on the heap, behind two counts.
         let bytes =
             |a: &Answered| size_of::<Answered>() + 2 * size_of::<usize>() + a.command_id.as_str().len();
-        self.answered.iter().map(bytes).sum()
+        self.answered.held().map(bytes).sum()
     }
 
     /// The root after one more event, which must be the next one.
@@ -182,17 +200,14 @@ impl<A: Aggregate> Root<A> {
         }
         let state = A::evolve(self.state, &recorded.event)?;
         let receipt = Receipt { version: recorded.version, event_id: recorded.event_id };
-        match self.answered.back_mut() {
+        match self.answered.last_mut() {
             // A command's events follow each other; the last one is its result.
             Some(last) if last.command_id == recorded.command_id => last.receipt = receipt,
-            _ => self.answered.push_back(Answered {
-                command_id: recorded.command_id.clone(),
-                digest: recorded.command_digest,
+            _ => self.answered.push(Answered::new(
+                recorded.command_id.clone(),
+                recorded.command_digest,
                 receipt,
-            }),
-        }
-        if self.answered.len() > REMEMBERED_COMMANDS {
-            self.answered.pop_front();
+            )),
         }
         Ok(Self { state: Some(state), version: recorded.version, answered: self.answered })
     }
@@ -208,7 +223,9 @@ impl<A: Aggregate> Root<A> {
         command: &A::Command,
         at: Timestamp,
     ) -> Result<Decision<A::Event>, Refused<A::Refusal>> {
-        if let Some(earlier) = self.answered.iter().rev().find(|a| a.command_id == *command_id) {
+        let mark = mark(command_id);
+        let is_it = |earlier: &&Answered| earlier.mark == mark && earlier.command_id == *command_id;
+        if let Some(earlier) = self.answered.newest_first().find(is_it) {
             return if earlier.digest == digest {
                 Ok(Decision::Replay(earlier.receipt))
             } else {
