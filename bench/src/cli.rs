@@ -15,6 +15,11 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// Measures only what the code is capable of on an endpoint that answers at once, and prints it: to try a change out,
+    /// or under a profiler. With --length it takes as long as it has to.
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) ceiling: bool,
+
     /// Where results are written [default: bench/results/<today>].
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,

@@ -57,6 +57,10 @@ fn measured(is_null: bool) -> anyhow::Result<()> {
     let options = cli::Options::parse();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async move {
-        if options.quick { guard::run().await } else { Box::pin(run::all(&options)).await }
+        match () {
+            () if options.quick => guard::run().await,
+            () if options.ceiling => Box::pin(run::ceiling(&options)).await,
+            () => Box::pin(run::all(&options)).await,
+        }
     })
 }

@@ -7,7 +7,7 @@ use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::Context as _;
 pub(crate) use chart::Chart;
-use table::Table;
+pub(crate) use table::Table;
 
 use crate::{
     contender::Kind,
@@ -15,7 +15,7 @@ use crate::{
     load::{Latency, Speed},
     path::Lag,
     results::Results,
-    speeds::{AT_ONE, OVER_GRPC},
+    speeds::{AT_ONE, Ceiling, OVER_GRPC},
 };
 
 /// Writes all that is told into a folder.
@@ -51,7 +51,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         ("Commands a second on the local AWS", SPEEDS, speeds(results)),
         ("How long an answer takes", LATENCIES, latencies(results)),
         ("Sixteen clients on one aggregate", CONTENTION, contention(results)),
-        ("The ceiling of the code", CEILINGS, ceilings(results)),
+        ("The ceiling of the code", CEILINGS, ceilings(&results.ceilings)),
         ("Queries by key", QUERIES, queries(results)),
         ("From a reply until it can be read", LAGS, lags(results)),
         ("Rebuilding", REBUILD, rebuild(results)),
@@ -169,10 +169,11 @@ fn contention(results: &Results) -> Table {
     table
 }
 
-fn ceilings(results: &Results) -> Table {
+/// What contenders are capable of.
+pub(crate) fn ceilings(all: &[Ceiling]) -> Table {
     let columns = ["allocations", "bytes allocated", "memory, MiB"];
     let mut table = Table::new(&[&["contender"], &OF_SPEED[..], &columns].concat());
-    for ceiling in &results.ceilings {
+    for ceiling in all {
         let mut row = vec![ceiling.contender.clone()];
         row.extend(speed(&ceiling.speed));
         let (count, bytes) = ceiling.allocations.map_or(("–".to_owned(), "–".to_owned()), |of| {
@@ -238,7 +239,8 @@ fn processes(results: &Results) -> Table {
 
 /// Dollars by contender and length: a warm command of those that keep something in memory or in snapshots.
 fn dollars(results: &Results) -> Chart {
-    let mut chart = Chart::new("Dollars for a million commands, by events of the aggregate", "$");
+    let mut chart =
+        Chart::new("Dollars for a million commands, by events of the aggregate", "$").cut_beyond(5.0);
     for kind in Kind::ALL {
         let bars = LENGTHS.map(|length| {
             let bill = results.bill(kind.name(), length, false);

@@ -51,7 +51,7 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let queries_on_null =
         speeds::queries(&site, null.url(), ROUNDS, run.time(1.0), &|words| run.step(words)).await?;
     let started = process::measure(&site, &|words| run.step(words)).await?;
-    let [idle, loaded, lags @ ..] = run.path().await?;
+    let [idle, loaded, lags @ ..] = Box::pin(run.path()).await?;
     let rebuild = rebuild::measure(run.users_to_rebuild(), 50, &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
     let mut results = Results {
@@ -82,6 +82,16 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let folder = folder(options);
     report::write(&results, &folder)?;
     println!("Written to {}.", folder.display());
+    Ok(())
+}
+
+/// Measures what the code is capable of, and tells it.
+pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
+    let run = Run::new(options);
+    let site = Arc::new(Site::new(true).await?);
+    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(2.0), &|words| run.step(words)).await?;
+    run.bar.finish_and_clear();
+    println!("{}", report::ceilings(&ceilings));
     Ok(())
 }
 
@@ -165,7 +175,7 @@ impl Run {
 
     /// The idle path, the loaded one, and the path at each rate.
     async fn path(&self) -> anyhow::Result<[Lag; 5]> {
-        let path = Path::new(64).await?;
+        let path = Box::pin(Path::new(64)).await?;
         self.step("the whole path, one command after the other");
         let idle = path.idle(100).await?;
         let [slow, middle, fast] = RATES;

@@ -18,6 +18,8 @@ const OTHERS: &str = "#64748b";
 pub(crate) struct Chart {
     title: String,
     unit: &'static str,
+    /// The longest bar that is drawn whole.
+    longest: f64,
     groups: Vec<Group>,
 }
 
@@ -31,7 +33,12 @@ struct Group {
 impl Chart {
     /// An empty one.
     pub(crate) fn new(title: &str, unit: &'static str) -> Self {
-        Self { title: title.to_owned(), unit, groups: Vec::new() }
+        Self { title: title.to_owned(), unit, longest: f64::INFINITY, groups: Vec::new() }
+    }
+
+    /// Cuts what is longer off, and shows that it did: one bar is not to make the others too short to be told apart.
+    pub(crate) fn cut_beyond(self, longest: f64) -> Self {
+        Self { longest, ..self }
     }
 
     /// Adds a group.
@@ -44,7 +51,7 @@ impl Chart {
         let bars = self.groups.iter().map(|group| crate::load::as_f64(group.bars.len() as u64) * BAR + GAP);
         let height = TOP + bars.sum::<f64>() + GAP;
         let values = self.groups.iter().flat_map(|group| group.bars.iter().filter_map(|(_, value)| *value));
-        let most = values.fold(f64::MIN_POSITIVE, f64::max);
+        let most = values.fold(f64::MIN_POSITIVE, f64::max).min(self.longest);
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" viewBox=\"0 0 {WIDTH} \
              {height}\" font-family=\"system-ui, sans-serif\" font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" \
@@ -74,15 +81,21 @@ impl Chart {
             "<text x=\"{about_x}\" y=\"{line}\" text-anchor=\"end\" fill=\"#475569\">{about}</text>"
         );
         let (length, told) = match value {
-            Some((value, part)) => (part * LONGEST, self.told(value)),
+            Some((value, part)) => (part.min(1.0) * LONGEST, self.told(value)),
             None => (0.0, "fails".to_owned()),
         };
+        let is_cut = value.is_some_and(|(_, part)| part > 1.0);
         let (thick, end) = (BAR - 2.0, LEFT + length + 6.0);
         let _ = writeln!(
             svg,
             "<rect x=\"{LEFT}\" y=\"{y}\" width=\"{length:.1}\" height=\"{thick}\" fill=\"{colour}\"/>\n<text \
              x=\"{end:.1}\" y=\"{line}\">{told}</text>"
         );
+        if is_cut {
+            let (gap, bottom) = (LEFT + length - 24.0, y + thick);
+            let _ =
+                writeln!(svg, "<path d=\"M{gap} {bottom} l6 -{thick} h5 l-6 {thick} z\" fill=\"#ffffff\"/>");
+        }
     }
 
     fn told(&self, value: f64) -> String {
@@ -110,5 +123,8 @@ mod tests {
         let svg = chart.svg();
         assert!(svg.contains("a &lt; b") && svg.contains("fails"));
         assert!(svg.contains("width=\"400.0\"") && svg.contains("width=\"200.0\""));
+        let svg = chart.cut_beyond(1.0).svg();
+        assert_eq!(svg.matches("width=\"400.0\"").count(), 2);
+        assert_eq!(svg.matches("<path").count(), 1, "one is cut");
     }
 }

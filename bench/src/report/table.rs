@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A table.
-pub(super) struct Table {
+pub(crate) struct Table {
     columns: usize,
     rows: Vec<Vec<String>>,
 }
