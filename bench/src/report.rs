@@ -46,8 +46,9 @@ pub(crate) fn markdown(results: &Results) -> String {
         machine.load_before,
     );
     for (title, words, table) in [
+        ("In short", SHORT, short(results)),
         ("Budgets", "", budgets(results)),
-        ("What a command costs", COSTS, costs(results)),
+        (COSTS_TITLE, COSTS, costs(results)),
         ("Commands a second on the local AWS", SPEEDS, speeds(results)),
         ("How long an answer takes", LATENCIES, latencies(results)),
         ("Sixteen clients on one aggregate", CONTENTION, contention(results)),
@@ -58,6 +59,9 @@ pub(crate) fn markdown(results: &Results) -> String {
         ("Processes", "", processes(results)),
     ] {
         let _ = write!(text, "\n## {title}\n\n{words}{table}");
+        if title == COSTS_TITLE {
+            text += &failures(results);
+        }
     }
     text += "\n## Where a peer is ahead\n\nTheirs against Millrace's, at so many events.\n\n";
     if results.ahead.is_empty() {
@@ -70,6 +74,9 @@ pub(crate) fn markdown(results: &Results) -> String {
     text
 }
 
+const SHORT: &str = "A warm command on a user of 100 events, and its price on one of 10,000; what one core carries out on an endpoint \
+                     that answers at once. RU and WU are DynamoDB's read and write units.\n\n";
+const COSTS_TITLE: &str = "What a command costs";
 const COSTS: &str = "Renaming a user: averages over one period of snapshots. The floor and the recipe's item have no more \
                      than they need. RU and WU are DynamoDB's read and write units; the recipe and Millrace pay 1 WU for \
                      an index by event type, which the others do not have.\n\n";
@@ -85,9 +92,40 @@ const CEILINGS: &str = "64 clients on an endpoint that answers at once, a proces
 const QUERIES: &str = "16 clients; the floor is GetItem by the SDK as it comes.\n\n";
 const LAGS: &str = "All three deployables on one machine with the emulator. Relay and projector: requests an event; \
                     while there are few, polls have the greater part in them, which are of time (locally a shard is read \
-                    50 times a second). The last row's worst is how long after the last reply all could be read.\n\n";
+                    50 times a second). The emulator looks ten times a second whether a queue has something for one who waits, \
+                    which is most of the lag. The last row's worst is how long after the last reply all could be read.\n\n";
 const REBUILD: &str = "`projector audit --repair` on empty read models against four readers who scan the events and do \
                        nothing with them.\n\n";
+
+/// A line for each contender: what README shows.
+fn short(results: &Results) -> Table {
+    let mut table = Table::new(&[
+        "",
+        "requests",
+        "RU",
+        "WU",
+        "$ a million",
+        "on 10,000 events",
+        "commands/s a core",
+        "allocations",
+    ]);
+    let kinds = Kind::ALL.map(|kind| (kind.name(), kind.name()));
+    for (name, counted_as) in kinds.into_iter().chain([(OVER_GRPC, Kind::Millrace.name())]) {
+        let mut row = vec![name.to_owned()];
+        if let Some(bill) = results.bill(counted_as, 100, false) {
+            let units = [bill.requests, bill.read_units, bill.write_units, bill.dollars_a_million];
+            row.extend(units.map(|number| format!("{number:.2}")));
+        }
+        let long = results.bill(counted_as, 10_000, false);
+        row.push(long.map_or("fails".to_owned(), |bill| format!("{:.2}", bill.dollars_a_million)));
+        let ceiling = results.ceiling(name);
+        row.push(ceiling.map_or("–".to_owned(), |ceiling| format!("{:.0}", ceiling.speed.per_core())));
+        let allocations = ceiling.and_then(|ceiling| ceiling.allocations);
+        row.push(allocations.map_or("–".to_owned(), |of| format!("{:.0}", of.count)));
+        table.row(row);
+    }
+    table
+}
 
 fn budgets(results: &Results) -> Table {
     let mut table = Table::new(&["what", "budget", "measured", "ratio", "met"]);
@@ -119,11 +157,20 @@ fn costs(results: &Results) -> Table {
                 format!("{:.2}", bill.write_units),
                 format!("{:.2}", bill.dollars_a_million),
             ]),
-            Err(reason) => row.push(format!("fails: {reason}")),
+            Err(_) => row.extend(["fails", "–", "–", "–", "–"].map(str::to_owned)),
         }
         table.row(row);
     }
     table
+}
+
+/// Why some commands could not be counted.
+fn failures(results: &Results) -> String {
+    let failed = results.costs.iter().filter(|cost| cost.cold).filter_map(|cost| {
+        let reason = cost.bill.as_ref().err()?;
+        Some(format!("\n{} on {} events: {reason}.\n", cost.contender, cost.length))
+    });
+    failed.collect()
 }
 
 fn speed(speed: &Speed) -> [String; 4] {
