@@ -81,7 +81,7 @@ const COSTS: &str = "Renaming a user: averages over one period of snapshots. The
                      than they need. RU and WU are DynamoDB's read and write units; the recipe and Millrace pay 1 WU for \
                      an index by event type, which the others do not have.\n\n";
 const SPEEDS: &str = "The emulator has one processor and is the bottleneck; what carries over are ratios, and processor \
-                      time. Medians of several rounds.\n\n";
+                      time. Each one's best of five rounds, since whatever else runs only takes away.\n\n";
 const LATENCIES: &str = "By the clock, 64 users in turn, each answer's time counted from when its call was due, in \
                          milliseconds.\n\n";
 const CONTENTION: &str = "Each client asks again as soon as it has its answer. Refused are commands whose caller would have \

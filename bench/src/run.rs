@@ -23,8 +23,8 @@ use crate::{
     user::today,
 };
 
-/// How many runs of a contender there are, of which the median is told.
-const ROUNDS: usize = 3;
+/// How many rounds there are, of which each contender's best is told.
+const ROUNDS: usize = 5;
 
 /// How many clients there are at a time, each with an aggregate of its own.
 const CLIENTS: [usize; 3] = [1, 16, 64];
@@ -44,10 +44,10 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let site = Arc::new(Site::new(true).await?);
     let (speeds, latencies) = run.speeds(&site).await?;
     let contention = run.contention(&site).await?;
-    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(2.0), &|words| run.step(words)).await?;
+    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
     let null = Null::start()?;
     let direct = site.ground.endpoint();
-    let queries = speeds::queries(&site, direct, ROUNDS, run.time(2.0), &|words| run.step(words)).await?;
+    let queries = speeds::queries(&site, direct, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
     let queries_on_null =
         speeds::queries(&site, null.url(), ROUNDS, run.time(1.0), &|words| run.step(words)).await?;
     let started = process::measure(&site, &|words| run.step(words)).await?;
@@ -89,7 +89,7 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
 pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
     let run = Run::new(options);
     let site = Arc::new(Site::new(true).await?);
-    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(2.0), &|words| run.step(words)).await?;
+    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
     println!("{}", report::ceilings(&ceilings));
     Ok(())
@@ -156,7 +156,7 @@ impl Run {
         let mut measured = Vec::new();
         for clients in CLIENTS {
             let step = |words: &str| self.step(words);
-            measured.extend(speeds::rounds(&all, clients, ROUNDS, self.time(2.0), &step).await?);
+            measured.extend(speeds::rounds(&all, clients, ROUNDS, self.time(1.5), &step).await?);
         }
         let step = |words: &str| self.step(words);
         let latencies = speeds::latencies(&all, RATE, self.time(6.0), &step).await?;
