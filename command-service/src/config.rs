@@ -118,3 +118,35 @@ impl Configured for Config {
 fn at_least_one(text: &str) -> Result<NonZeroU64, String> {
     text.parse().map_err(|_| "must be a whole number, at least 1".to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::relay::RelayConfig;
+
+    /// What is told where nothing is said, whatever the environment of the test says.
+    fn default_of(variable: &str) -> u64 {
+        let command = Config::command();
+        let argument =
+            command.get_arguments().find(|argument| argument.get_env().is_some_and(|env| env == variable));
+        argument.unwrap().get_default_values()[0].to_str().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn the_relay_does_by_default_what_it_is_documented_to_do() {
+        let relay = RelayConfig::new("a", "millrace");
+        let told = ["RELAY_POLL_MS", "RELAY_IDLE_POLL_MS", "RELAY_DISCOVERY_MS"].map(default_of);
+        let documented = [relay.poll_interval, relay.idle_poll_interval, relay.discovery_interval];
+        assert_eq!(told.map(Duration::from_millis), documented);
+        assert_eq!(relay.balance_interval, relay.discovery_interval / 4);
+        assert_eq!(Duration::from_secs(default_of("RELAY_TRUST_SECONDS")), relay.trust_horizon);
+    }
+
+    #[test]
+    fn a_shard_is_read_four_times_a_second_at_most() {
+        // DynamoDB takes five, and one of them may be a repeated attempt.
+        assert!(default_of("RELAY_POLL_MS") >= 250);
+    }
+}

@@ -26,9 +26,9 @@ use millrace_proto::command::{
     user_command_service_server::{SERVICE_NAME as USERS, UserCommandServiceServer},
 };
 use millrace_runtime::{
-    clock,
+    bounded, clock,
     process::{self, Process},
-    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
+    serve::{Listeners, Probe, Served, reachable, serve},
 };
 use tonic::service::RoutesBuilder;
 use uuid::Uuid;
@@ -74,14 +74,8 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
     let orders = Handler::new(store.clone(), States::new(half), handling);
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(
-            UserCommandServiceServer::new(Users::new(users.clone()))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
-        )
-        .add_service(
-            OrderCommandServiceServer::new(Orders::new(orders, users))
-                .max_decoding_message_size(MAX_REQUEST_BYTES),
-        );
+        .add_service(bounded!(UserCommandServiceServer::new(Users::new(users.clone()))))
+        .add_service(bounded!(OrderCommandServiceServer::new(Orders::new(orders, users))));
     let served = Served {
         routes,
         names: &[USERS, ORDERS],

@@ -90,6 +90,8 @@ pub struct Relay<S, L, B, R> {
     listing: Option<Listing>,
     /// Of looking at the world.
     trouble: Trouble,
+    /// For how long a shard has been nobody's, when the world was last looked at.
+    unread: Duration,
 }
 
 /// What shards the stream had.
@@ -126,6 +128,14 @@ struct Workers {
     readers: HashMap<ShardId, Reading>,
 }
 
+/// How the reading of a shard came to its end.
+enum Ended {
+    /// The shard ended, its lease was lost, or it was told to.
+    AsItShould,
+    /// By a defect.
+    Panicked,
+}
+
 /// A shard that is being read.
 struct Reading {
     stop: CancellationToken,
@@ -154,6 +164,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             sightings: Sightings::new(),
             listing: None,
             trouble: Trouble::default(),
+            unread: Duration::ZERO,
         }
     }
 
@@ -167,11 +178,15 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
                 // In this order, here and elsewhere, so that a simulation takes the same course each time.
                 biased;
                 () = shutdown.cancelled() => {}
-                () = self.workers.ended() => {
-                    // A finished shard has children; they are to follow at once.
-                    self.listing = None;
-                    sleep(BREATH).await;
-                }
+                ended = self.workers.ended() => match ended {
+                    Ended::AsItShould => {
+                        // A finished shard has children; they are to follow at once.
+                        self.listing = None;
+                        sleep(BREATH).await;
+                    }
+                    // It is free to be taken, and would end so again.
+                    Ended::Panicked => shutdown.run_until_cancelled(sleep(balance_interval)).await.unwrap_or_default(),
+                },
                 () = sleep(balance_interval) => {}
             }
         }
@@ -201,12 +216,15 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             () = cut => {}
         }
         meters::leases_held(self.workers.readers.len());
-        // Who cannot see the leases holds none after a while, and would otherwise seem to have nothing left to do.
-        meters::behind(self.workers.behind((self.ports.clock)()).max(self.trouble.lasted()));
+        // Who cannot see the leases, or cannot take one, has none after a while, and would otherwise seem to have nothing
+        // left to do.
+        let behind = self.workers.behind((self.ports.clock)());
+        meters::behind(behind.max(self.trouble.lasted()).max(self.unread));
     }
 
     async fn balance(&mut self, shutdown: &CancellationToken) -> Result<(), AwsError> {
         let plan = self.plan().await?;
+        self.unread = plan.unread;
         for claim in plan.claims {
             if shutdown.is_cancelled() {
                 return Ok(());
@@ -335,18 +353,19 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 
 impl Workers {
     /// Waits until the next shard is no longer read; for ever if there is none.
-    async fn ended(&mut self) {
-        let id = match self.tasks.join_next_with_id().await {
+    async fn ended(&mut self) -> Ended {
+        let (id, ended) = match self.tasks.join_next_with_id().await {
             None => return std::future::pending().await,
-            Some(Ok((id, ()))) => id,
+            Some(Ok((id, ()))) => (id, Ended::AsItShould),
             Some(Err(failure)) => {
                 error!(%failure, "the reading of a shard was cut off");
-                failure.id()
+                (failure.id(), Ended::Panicked)
             }
         };
         if let Some(shard) = self.shards.remove(&id) {
             self.readers.remove(&shard);
         }
+        ended
     }
 
     fn stop(&self, shard: &ShardId) {

@@ -36,6 +36,9 @@ use crate::{
 /// After how many receivings in a row that brought nothing new a queue counts as seen through.
 const IN_VAIN: u32 = 2;
 
+/// How often letters that were counted and not met are counted again before they are believed in.
+const COUNTS: u32 = 5;
+
 /// How many letters are left alone at most, since each is remembered until the end. SQS hides 120,000 at a time (SQS
 /// Developer Guide, "Amazon SQS message quotas").
 const MOST_LEFT: usize = 20_000;
@@ -71,11 +74,14 @@ pub(crate) struct Tally {
     pub(crate) failed: u64,
     /// Those that were not asked for: of another reason, or another projection.
     pub(crate) others: u64,
-    /// Those that were sent to the dead letters after the run began.
+    /// Those that were sent to the dead letters after the run began: they failed again, or others did.
     pub(crate) newer: u64,
+    /// Those that were there at the end and had not been met, as far as the queue can tell: hidden by somebody else, or
+    /// come later.
+    pub(crate) unseen: u64,
     /// How many of those that were asked for there were of each reason and number of attempts.
     pub(crate) reasons: BTreeMap<(String, Option<u32>), u64>,
-    /// Whether everything was looked at that was there at the beginning and asked for.
+    /// Whether the queue was seen through, or as many were sent as were asked for.
     pub(crate) complete: bool,
 }
 
@@ -134,14 +140,32 @@ impl<D: DeadLetters> Redrive<'_, D> {
             }
         }
         memory.tally.complete = true;
+        if !self.is_enough(memory) {
+            memory.tally.unseen = self.count_unseen(memory).await?;
+        }
         Ok(())
+    }
+
+    /// How many letters the queue has that were not met. Its counts lag, so they are asked for until they agree, or often
+    /// enough.
+    async fn count_unseen(&self, memory: &Memory) -> Result<u64, Halt> {
+        let met = u64::try_from(memory.left.len() + memory.undeleted.len()).unwrap_or(u64::MAX);
+        let mut counts = 0;
+        loop {
+            let count = self.pace.call("counting dead letters", || self.letters.count()).await?;
+            counts += 1;
+            if count <= met || counts == COUNTS {
+                return Ok(count.saturating_sub(met));
+            }
+            self.pace.pause(counts).await?;
+        }
     }
 
     fn is_enough(&self, memory: &Memory) -> bool {
         self.selection.max.is_some_and(|max| memory.tally.sent + memory.tally.failed >= max)
     }
 
-    /// Those that are to be sent; and whether any was met that was not known and was there at the beginning.
+    /// Those that are to be sent; and whether any was met that was not known.
     fn choose(&self, letters: Vec<Letter>, memory: &mut Memory) -> (Vec<Letter>, bool) {
         let (mut chosen, mut news) = (Vec::new(), false);
         for letter in letters {
@@ -151,12 +175,13 @@ impl<D: DeadLetters> Redrive<'_, D> {
             }
             let known = memory.left.insert(letter.id.clone(), letter.receipt.clone()).is_some();
             let newer = letter.sent_at.is_some_and(|sent_at| sent_at > self.began);
-            if known || newer {
-                memory.tally.newer += u64::from(!known);
+            if known {
                 continue;
             }
             news = true;
-            if !self.is_asked_for(&letter) {
+            if newer {
+                memory.tally.newer += 1;
+            } else if !self.is_asked_for(&letter) {
                 memory.tally.others += 1;
             } else if self.is_room_for(chosen.len(), memory) {
                 memory.tally.meet(&letter);
@@ -235,9 +260,10 @@ impl Tally {
         *self.reasons.entry(kind).or_default() += 1;
     }
 
-    /// Whether nothing is left that was to be sent.
+    /// Whether nothing is left that was to be sent, as far as is known: one that is newer than the run, or was not met, may
+    /// be one of those.
     pub(crate) fn is_done(&self) -> bool {
-        self.complete && self.failed == 0 && self.undeleted == 0
+        self.complete && [self.failed, self.undeleted, self.newer, self.unseen].iter().all(|left| *left == 0)
     }
 
     /// What a report says of it: a line for each reason, and one of all.
@@ -247,12 +273,12 @@ impl Tally {
             let reason = serde_json::Value::from(reason.as_str());
             format!("REASON projection={projection} count={count} attempts={attempts} reason={reason}")
         });
-        let Self { sent, undeleted, failed, others, newer, complete, reasons: _ } = self;
+        let Self { sent, undeleted, failed, others, newer, unseen, complete, reasons: _ } = self;
         let complete = if *complete { "yes" } else { "no" };
         let verb = if dry_run { "would_send" } else { "sent" };
         let summary = format!(
             "SUMMARY projection={projection} complete={complete} {verb}={sent} failed={failed} \
-             undeleted={undeleted} others={others} newer={newer}"
+             undeleted={undeleted} others={others} newer={newer} unseen={unseen}"
         );
         reasons.chain([summary]).collect()
     }

@@ -20,9 +20,9 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    list::MOST_BYTES,
-    orders::{page_size, token_length},
-    token::{PageTokens, Paged},
+    paging::{MOST_BYTES, page_size, reached},
+    reply::reply,
+    token::PageTokens,
 };
 use query::{AsOf, Events, NOT_SET, direction};
 use recorded::recorded;
@@ -48,7 +48,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         request: Request<GetHistoryRequest>,
     ) -> Result<Response<GetHistoryResponse>, Status> {
         let call = Call::of(&request)?;
-        Ok(Response::new(self.of_aggregate(&call, request.into_inner()).await?))
+        Ok(reply(self.of_aggregate(&call, request.into_inner()).await?))
     }
 
     async fn get_user_profile_as_of(
@@ -63,7 +63,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         let (user_id, as_of) = wrong.finish(user_id.zip(as_of))?;
         let stream = StreamId { tenant: call.tenant, aggregate_type: User::TYPE, id: user_id.0 };
         let profile = past::as_of::<User, _>(&self.events, &stream, as_of).await?;
-        Ok(Response::new(GetUserProfileAsOfResponse { user_profile: Some(profile) }))
+        Ok(reply(GetUserProfileAsOfResponse { user_profile: Some(profile) }))
     }
 
     async fn get_order_as_of(
@@ -78,7 +78,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         let (order_id, as_of) = wrong.finish(order_id.zip(as_of))?;
         let stream = StreamId { tenant: call.tenant, aggregate_type: Order::TYPE, id: order_id.0 };
         let order = past::as_of::<Order, _>(&self.events, &stream, as_of).await?;
-        Ok(Response::new(GetOrderAsOfResponse { order: Some(order) }))
+        Ok(reply(GetOrderAsOfResponse { order: Some(order) }))
     }
 
     async fn search_events(
@@ -86,7 +86,7 @@ impl<E: ReadHistory> HistoryService for History<E> {
         request: Request<SearchEventsRequest>,
     ) -> Result<Response<SearchEventsResponse>, Status> {
         let call = Call::of(&request)?;
-        Ok(Response::new(self.search(&call, request.into_inner()).await?))
+        Ok(reply(self.search(&call, request.into_inner()).await?))
     }
 }
 
@@ -98,10 +98,10 @@ impl<E: ReadHistory> History<E> {
     ) -> Result<GetHistoryResponse, Failure> {
         let mut wrong = Violations::default();
         let aggregate = aggregate(&mut wrong, &call.tenant, request.aggregate);
-        let size = wrong.field("page_size", page_size(request.page_size));
+        let size = page_size(&mut wrong, request.page_size);
         let direction = wrong.field("order", direction(request.order));
         let query = aggregate.zip(direction).map(|(stream, direction)| Events { stream, direction });
-        let reached = self.reached(&mut wrong, call, query.as_ref(), &request.page_token);
+        let reached = reached(&mut wrong, &self.tokens, &call.tenant, query.as_ref(), &request.page_token);
         let (query, (size, reached)) = wrong.finish(query.zip(size.zip(reached)))?;
 
         let page = self.part(&query, reached, size).await?;
@@ -129,23 +129,6 @@ impl<E: ReadHistory> History<E> {
             versions = query.beyond(Some(last.version()));
         }
         Ok(page)
-    }
-
-    /// Where a query goes on by a page token: `None` in it at its beginning, where the token is empty.
-    fn reached<Q: Paged>(
-        &self,
-        wrong: &mut Violations,
-        call: &Call,
-        query: Option<&Q>,
-        token: &str,
-    ) -> Option<Option<Q::Place>> {
-        wrong.field("page_token", token_length(token))?;
-        match query {
-            // Without a query there is nothing that a token could be good for.
-            None => Some(None),
-            Some(_) if token.is_empty() => Some(None),
-            Some(query) => wrong.field("page_token", self.tokens.open(&call.tenant, query, token)).map(Some),
-        }
     }
 }
 

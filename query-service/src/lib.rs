@@ -8,11 +8,16 @@
 //! Questions about the past are answered from the event store ([`history`]), of which nothing but its reading half is
 //! within reach.
 
+mod attempts;
+mod batch;
 pub mod config;
 pub mod history;
 mod list;
 pub mod models;
 pub mod orders;
+mod paging;
+mod reply;
+mod times;
 pub mod token;
 pub mod users;
 mod view;
@@ -31,11 +36,15 @@ use millrace_proto::query::{
 };
 use millrace_read_models::{DynamoOrders, DynamoUsers, ReadOrders, ReadUsers};
 use millrace_runtime::{
+    bounded,
     process::{self, Process},
-    serve::{Listeners, MAX_REQUEST_BYTES, Probe, Served, reachable, serve},
+    serve::{Listeners, Probe, Served, reachable, serve},
 };
 use tokio::sync::Semaphore;
-use tonic::service::RoutesBuilder;
+use tonic::{
+    codec::CompressionEncoding::{Gzip, Zstd},
+    service::RoutesBuilder,
+};
 use uuid::Uuid;
 
 pub use config::Config;
@@ -94,7 +103,9 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
         max_concurrent_calls,
         metrics: process.metrics,
     };
-    let watched = watch::show(places, most, process.shutdown.clone());
+    let (users, orders) = (user_hub.clone(), order_hub.clone());
+    let watched_rows = move || users.watched_rows() + orders.watched_rows();
+    let watched = watch::show(places, most, watched_rows, process.shutdown.clone());
     let (served, ..) = tokio::join!(
         serve(listeners, served, process.shutdown.clone()),
         user_hub.run(),
@@ -102,6 +113,13 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
         watched
     );
     served
+}
+
+/// A service whose replies are compressed where their caller asks for it, and they are [worth it](reply).
+macro_rules! compressing {
+    ($service:expr) => {
+        bounded!($service).send_compressed(Gzip).send_compressed(Zstd)
+    };
 }
 
 /// The services over the read models and the event store.
@@ -117,9 +135,9 @@ fn routes<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     let history = HistoryServiceServer::new(History::new(events.clone(), tokens));
     let mut routes = RoutesBuilder::default();
     routes
-        .add_service(users.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(orders.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(history.max_decoding_message_size(MAX_REQUEST_BYTES));
+        .add_service(compressing!(users))
+        .add_service(compressing!(orders))
+        .add_service(compressing!(history));
     routes
 }
 

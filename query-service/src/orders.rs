@@ -1,35 +1,32 @@
 //! `OrderQueryService`.
 
 use futures::stream::BoxStream;
-use millrace_domain::{Invalid, OrderId};
+use millrace_domain::OrderId;
 use millrace_proto::{
+    Timestamp,
     codec::status_from_proto,
     query::{
-        GetOrderRequest, GetOrderResponse, GetOrdersByStatusRequest, GetOrdersByStatusResponse,
-        GetOrdersByUserRequest, GetOrdersByUserResponse, OrderSummary, ReadAfter, WatchOrderRequest,
-        WatchOrderResponse, order_query_service_server::OrderQueryService,
+        BatchGetOrdersRequest, BatchGetOrdersResponse, GetOrderRequest, GetOrderResponse,
+        GetOrdersByStatusRequest, GetOrdersByStatusResponse, GetOrdersByUserRequest, GetOrdersByUserResponse,
+        OrderSummary, ReadAfter, WatchOrderRequest, WatchOrderResponse,
+        order_query_service_server::OrderQueryService,
     },
 };
-use millrace_read_models::{OrderRow, Position, ReadOrders, ReadUsers};
+use millrace_read_models::{Among, Consistency, OrderList, OrderRow, ReadOrders, ReadUsers};
 use millrace_runtime::{Call, Failure, Violations};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    batch::{self, Batch},
     list::{overlay, page},
     models::{After, Kind, Models, Row},
-    token::{List, PageTokens},
+    paging::{page_size, reached},
+    reply::reply,
+    times::range,
+    token::PageTokens,
     view::order_summary,
     watch::{Hub, OrderRows},
 };
-
-/// How many orders a page holds where the request does not say.
-const PAGE_SIZE: u16 = 20;
-
-/// The most orders that a page holds.
-const MOST_ON_PAGE: u16 = 100;
-
-/// The longest page token that is looked at, in characters.
-const MOST_TOKEN_CHARS: usize = 1024;
 
 /// Answers queries about orders.
 #[derive(Debug)]
@@ -54,7 +51,20 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<GetOrderResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
-        Ok(Response::new(GetOrderResponse { order: Some(order_summary(&row)) }))
+        Ok(reply(GetOrderResponse { order: Some(order_summary(&row)) }))
+    }
+
+    async fn batch_get_orders(
+        &self,
+        request: Request<BatchGetOrdersRequest>,
+    ) -> Result<Response<BatchGetOrdersResponse>, Status> {
+        let call = Call::of(&request)?;
+        let Batch { found, missing, unanswered } = self.by_ids(&call, request.into_inner()).await?;
+        Ok(reply(BatchGetOrdersResponse {
+            orders: found,
+            missing_order_ids: missing,
+            unanswered_order_ids: unanswered,
+        }))
     }
 
     async fn get_orders_by_user(
@@ -62,12 +72,23 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
         request: Request<GetOrdersByUserRequest>,
     ) -> Result<Response<GetOrdersByUserResponse>, Status> {
         let call = Call::of(&request)?;
-        let GetOrdersByUserRequest { user_id, page_size, page_token, after } = request.into_inner();
+        let request = request.into_inner();
         let mut wrong = Violations::default();
-        let list = wrong.field("user_id", user_id.parse()).map(List::OfUser);
-        let (orders, next_page_token) =
-            self.page(&call, wrong, list, Paging { page_size, page_token, after }).await?;
-        Ok(Response::new(GetOrdersByUserResponse { orders, next_page_token }))
+        let user_id = wrong.field("user_id", request.user_id.parse());
+        let status = match request.status {
+            0 => Some(None),
+            number => wrong.field("status", status_from_proto(number)).map(Some),
+        };
+        let among = user_id.zip(status).map(|(user_id, status)| Among::User { user_id, status });
+        let paging = Paging {
+            created_since: request.created_since,
+            created_before: request.created_before,
+            page_size: request.page_size,
+            page_token: request.page_token,
+            after: request.after,
+        };
+        let (orders, next_page_token) = self.page(&call, wrong, among, paging).await?;
+        Ok(reply(GetOrdersByUserResponse { orders, next_page_token }))
     }
 
     async fn get_orders_by_status(
@@ -75,12 +96,18 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
         request: Request<GetOrdersByStatusRequest>,
     ) -> Result<Response<GetOrdersByStatusResponse>, Status> {
         let call = Call::of(&request)?;
-        let GetOrdersByStatusRequest { status, page_size, page_token, after } = request.into_inner();
+        let request = request.into_inner();
         let mut wrong = Violations::default();
-        let list = wrong.field("status", status_from_proto(status)).map(List::InStatus);
-        let (orders, next_page_token) =
-            self.page(&call, wrong, list, Paging { page_size, page_token, after }).await?;
-        Ok(Response::new(GetOrdersByStatusResponse { orders, next_page_token }))
+        let among = wrong.field("status", status_from_proto(request.status)).map(Among::Status);
+        let paging = Paging {
+            created_since: request.created_since,
+            created_before: request.created_before,
+            page_size: request.page_size,
+            page_token: request.page_token,
+            after: request.after,
+        };
+        let (orders, next_page_token) = self.page(&call, wrong, among, paging).await?;
+        Ok(reply(GetOrdersByStatusResponse { orders, next_page_token }))
     }
 
     type WatchOrderStream = BoxStream<'static, Result<WatchOrderResponse, Status>>;
@@ -91,8 +118,9 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let call = Call::of(&request)?;
         let WatchOrderRequest { order_id, seen_version, after } = request.into_inner();
+        let place = self.watched.place()?;
         let row = self.by_id(&call, GetOrderRequest { order_id, after }).await?;
-        let watch = self.watched.watch((row.tenant.clone(), row.order_id), row)?;
+        let watch = self.watched.watch(place, (row.tenant.clone(), row.order_id), row);
         let message = |row: &OrderRow| WatchOrderResponse { order: Some(order_summary(row)) };
         Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
     }
@@ -100,6 +128,8 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
 
 /// The fields that both lists' requests have.
 struct Paging {
+    created_since: Option<Timestamp>,
+    created_before: Option<Timestamp>,
     page_size: i32,
     page_token: String,
     after: Option<ReadAfter>,
@@ -119,40 +149,50 @@ impl<U: ReadUsers, O: ReadOrders> Orders<U, O> {
         row.ok_or_else(|| Failure::NotFound { resource_type: "order", name: order_id.to_string() })
     }
 
+    async fn by_ids(
+        &self,
+        call: &Call,
+        request: BatchGetOrdersRequest,
+    ) -> Result<Batch<OrderSummary>, Failure> {
+        let mut wrong = Violations::default();
+        let ids: Option<Vec<OrderId>> = batch::ids(&mut wrong, "order_ids", &request.order_ids);
+        let after = After::parse(&mut wrong, request.after);
+        let ids = wrong.finish(ids)?;
+
+        let known = self.awaited(call, after).await?.map(|row| (row.order_id, row));
+        let orders = &self.models.orders;
+        // As strongly as one order is read, so that a batch can take the place of many calls.
+        let ask = |keys: Vec<_>| async move { orders.get_many(&keys, Consistency::Strong).await };
+        batch::read(call, &ids, known, ask, |row| order_summary(&row)).await
+    }
+
     /// A page of a list, and the token of the next one, empty where there is none. `wrong` has what was wrong with the
     /// request so far.
     async fn page(
         &self,
         call: &Call,
         mut wrong: Violations,
-        list: Option<List>,
+        among: Option<Among>,
         paging: Paging,
     ) -> Result<(Vec<OrderSummary>, String), Failure> {
-        let size = wrong.field("page_size", page_size(paging.page_size));
-        let before = match list {
-            // Without a list there is nothing that a token could be good for, so only its length is looked at.
-            None => wrong.field("page_token", token_length(&paging.page_token)).map(|()| None),
-            Some(list) => wrong.field("page_token", self.before(call, &list, &paging.page_token)),
-        };
+        let (since, before) = (paging.created_since, paging.created_before);
+        let created = range(&mut wrong, ("created_since", since), ("created_before", before));
+        let size = page_size(&mut wrong, paging.page_size);
+        let list = among.zip(created);
+        let list = list.map(|(among, created)| OrderList { tenant: call.tenant.clone(), among, created });
+        let before = reached(&mut wrong, &self.tokens, &call.tenant, list.as_ref(), &paging.page_token);
         let after = After::parse(&mut wrong, paging.after);
         let (list, (size, before)) = wrong.finish(list.zip(size.zip(before)))?;
 
         let awaited = self.awaited(call, after).await?;
         // One more than fits shows whether there is a next page; another one replaces what the overlay may take away.
         let limit = size + 1 + u16::from(awaited.is_some());
-        let mut rows = match list {
-            List::OfUser(user_id) => {
-                self.models.orders.by_user(&call.tenant, user_id, before.as_ref(), limit).await?
-            }
-            List::InStatus(status) => {
-                self.models.orders.by_status(&call.tenant, status, before.as_ref(), limit).await?
-            }
-        };
+        let mut part = self.models.orders.part(&list, before.as_ref(), limit).await?;
         if let Some(awaited) = awaited {
-            overlay(&mut rows, &list, before.as_ref(), awaited);
+            overlay(&mut part, &list, before.as_ref(), awaited);
         }
-        let (orders, next) = page(&rows, size.into());
-        let next = next.map(|position| self.tokens.seal(&call.tenant, &list, &position));
+        let (orders, next) = page(&part, size.into());
+        let next = next.map(|position| self.tokens.seal(&list.tenant, &list, &position));
         Ok((orders, next.unwrap_or_default()))
     }
 
@@ -163,27 +203,5 @@ impl<U: ReadUsers, O: ReadOrders> Orders<U, O> {
             Row::Order(row) => Ok(Some(row)),
             Row::User(_) => Ok(None),
         }
-    }
-
-    /// Where a list goes on by a page token; at its beginning where the token is empty.
-    fn before(&self, call: &Call, list: &List, token: &str) -> Result<Option<Position>, Invalid> {
-        token_length(token)?;
-        if token.is_empty() { Ok(None) } else { self.tokens.open(&call.tenant, list, token).map(Some) }
-    }
-}
-
-pub(crate) fn page_size(size: i32) -> Result<u16, Invalid> {
-    match u16::try_from(size) {
-        Ok(0) => Ok(PAGE_SIZE),
-        Ok(size @ 1..=MOST_ON_PAGE) => Ok(size),
-        Ok(_) | Err(_) => Err(Invalid("must be 1 to 100, or 0 for 20")),
-    }
-}
-
-pub(crate) fn token_length(token: &str) -> Result<(), Invalid> {
-    if token.chars().count() > MOST_TOKEN_CHARS {
-        Err(Invalid("must be at most 1024 characters"))
-    } else {
-        Ok(())
     }
 }

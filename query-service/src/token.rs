@@ -4,10 +4,8 @@ use std::fmt;
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use millrace_domain::{Invalid, OrderId, TenantId, Timestamp, UserId, order::OrderStatus};
-use millrace_read_models::{OrderRow, Position};
+use millrace_domain::{Invalid, TenantId};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
 /// The form of a token: this byte, the place, the seal; in base64url without padding.
 const FORM: u8 = 2;
@@ -27,48 +25,6 @@ pub trait Paged {
 
     /// The place in bytes, if there is one.
     fn read(bytes: &[u8]) -> Option<Self::Place>;
-}
-
-/// A list of orders that somebody pages through.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum List {
-    /// The orders of a user.
-    OfUser(UserId),
-    /// The orders in a status.
-    InStatus(OrderStatus),
-}
-
-impl List {
-    /// Whether an order of the list's tenant is on it.
-    pub fn holds(&self, row: &OrderRow) -> bool {
-        match self {
-            Self::OfUser(user_id) => row.user_id == *user_id,
-            Self::InStatus(status) => row.status == *status,
-        }
-    }
-}
-
-impl Paged for List {
-    type Place = Position;
-
-    fn identity(&self) -> Vec<Vec<u8>> {
-        match self {
-            Self::OfUser(user_id) => vec![b"orders of user".to_vec(), user_id.0.as_bytes().to_vec()],
-            Self::InStatus(status) => vec![b"orders in status".to_vec(), status.as_str().into()],
-        }
-    }
-
-    fn write(position: &Position) -> Vec<u8> {
-        [&position.created_at.unix_micros().to_be_bytes()[..], position.order_id.0.as_bytes()].concat()
-    }
-
-    fn read(bytes: &[u8]) -> Option<Position> {
-        let (time, id) = bytes.split_first_chunk()?;
-        Some(Position {
-            created_at: Timestamp::from_unix_micros(i64::from_be_bytes(*time)),
-            order_id: OrderId(Uuid::from_slice(id).ok()?),
-        })
-    }
 }
 
 /// Makes and reads page tokens.
@@ -137,7 +93,10 @@ impl PageTokens {
 
 #[cfg(test)]
 mod tests {
+    use millrace_domain::{OrderId, Timestamp, UserId, order::OrderStatus};
+    use millrace_read_models::{Among, OrderList, Position, Times};
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     use super::*;
 
@@ -145,58 +104,86 @@ mod tests {
         PageTokens::of_table("orders")
     }
 
-    fn position() -> Position {
-        Position {
-            created_at: Timestamp::from_unix_micros(1_767_225_600_000_000),
-            order_id: OrderId(Uuid::from_u128(7)),
-        }
+    fn at(micros: i64) -> Timestamp {
+        Timestamp::from_unix_micros(1_767_225_600_000_000 + micros)
     }
 
-    const OF_USER: List = List::OfUser(UserId(Uuid::from_u128(1)));
+    fn position() -> Position {
+        Position { created_at: at(0), order_id: OrderId(Uuid::from_u128(7)) }
+    }
+
+    fn list(among: Among, since: Option<i64>, before: Option<i64>) -> OrderList {
+        let created = Times { since: since.map(at), before: before.map(at) };
+        OrderList { tenant: TenantId::default(), among, created }
+    }
+
+    const JOHN: UserId = UserId(Uuid::from_u128(1));
+
+    fn of_user() -> OrderList {
+        list(Among::User { user_id: JOHN, status: None }, None, None)
+    }
 
     #[test]
     fn a_token_is_good_for_its_own_list_only() {
+        let among = |id, status| Among::User { user_id: UserId(Uuid::from_u128(id)), status };
+        let created = Some(OrderStatus::Created);
+        let amongs = [
+            among(1, None),
+            among(2, None),
+            among(1, created),
+            among(1, Some(OrderStatus::Shipped)),
+            Among::Status(OrderStatus::Created),
+            Among::Status(OrderStatus::Shipped),
+        ];
+        let times = [(None, None), (Some(0), None), (None, Some(0)), (Some(0), Some(1)), (Some(1), Some(2))];
+        let lists = amongs.iter().flat_map(|among| times.map(|(since, before)| list(*among, since, before)));
+        let lists: Vec<_> = lists.collect();
         let tenant = TenantId::default();
-        let token = tokens().seal(&tenant, &OF_USER, &position());
-        assert_eq!(tokens().open(&tenant, &OF_USER, &token), Ok(position()));
-        for list in [List::OfUser(UserId(Uuid::from_u128(2))), List::InStatus(OrderStatus::Created)] {
-            assert!(tokens().open(&tenant, &list, &token).is_err(), "{list:?}");
+        for own in &lists {
+            let token = tokens().seal(&tenant, own, &position());
+            for list in &lists {
+                assert_eq!(
+                    tokens().open(&tenant, list, &token).ok(),
+                    (list == own).then(position),
+                    "{list:?}"
+                );
+            }
+            for other in ["other", "another"] {
+                assert!(tokens().open(&other.parse().unwrap(), own, &token).is_err(), "{other}");
+            }
+            assert!(PageTokens::of_table("order").open(&tenant, own, &token).is_err());
+            assert!(PageTokens::new(b"secret").open(&tenant, own, &token).is_err());
         }
-        for other in ["other", "another"] {
-            assert!(tokens().open(&other.parse().unwrap(), &OF_USER, &token).is_err(), "{other}");
-        }
-        assert!(PageTokens::of_table("order").open(&tenant, &OF_USER, &token).is_err());
-        assert!(PageTokens::new(b"secret").open(&tenant, &OF_USER, &token).is_err());
     }
 
     #[test]
     fn a_changed_token_is_refused_at_every_bit_and_every_length() {
         let tenant = TenantId::default();
-        let token = tokens().seal(&tenant, &OF_USER, &position());
+        let token = tokens().seal(&tenant, &of_user(), &position());
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(&token).unwrap();
         for bit in 0..bytes.len() * 8 {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let changed = BASE64_URL_SAFE_NO_PAD.encode(changed);
-            assert!(tokens().open(&tenant, &OF_USER, &changed).is_err(), "bit {bit}");
+            assert!(tokens().open(&tenant, &of_user(), &changed).is_err(), "bit {bit}");
         }
         for len in 0..token.len() {
-            assert!(tokens().open(&tenant, &OF_USER, &token[..len]).is_err(), "{len} characters");
+            assert!(tokens().open(&tenant, &of_user(), &token[..len]).is_err(), "{len} characters");
         }
         for longer in
             [format!("{token}A"), format!("{token}="), format!("{token}{token}"), format!(" {token}")]
         {
-            assert!(tokens().open(&tenant, &OF_USER, &longer).is_err(), "{longer}");
+            assert!(tokens().open(&tenant, &of_user(), &longer).is_err(), "{longer}");
         }
     }
 
     #[test]
     fn a_token_of_another_form_is_refused_even_with_a_seal() {
         for form in [FORM - 1, FORM + 1] {
-            let body = [vec![form], List::write(&position())].concat();
-            let seal = tokens().sealing(&TenantId::default(), &OF_USER, &body).finalize().into_bytes();
+            let body = [vec![form], OrderList::write(&position())].concat();
+            let seal = tokens().sealing(&TenantId::default(), &of_user(), &body).finalize().into_bytes();
             let token = BASE64_URL_SAFE_NO_PAD.encode([&body[..], &seal].concat());
-            assert!(tokens().open(&TenantId::default(), &OF_USER, &token).is_err());
+            assert!(tokens().open(&TenantId::default(), &of_user(), &token).is_err());
         }
     }
 
@@ -232,21 +219,21 @@ mod tests {
     #[test]
     fn a_token_fits_its_field() {
         let tenant = "x".repeat(64).parse().unwrap();
-        assert!(tokens().seal(&tenant, &OF_USER, &position()).len() <= 1024);
+        assert!(tokens().seal(&tenant, &of_user(), &position()).len() <= 1024);
     }
 
     proptest! {
         #[test]
-        fn every_position_survives_its_token(micros in 0..253_402_300_799_999_999_i64, id in any::<u128>()) {
+        fn every_position_survives_its_token(micros in 0..253_402_300_799_000_000_i64, id in any::<u128>()) {
             let position =
                 Position { created_at: Timestamp::from_unix_micros(micros), order_id: OrderId(Uuid::from_u128(id)) };
-            let token = tokens().seal(&TenantId::default(), &OF_USER, &position);
-            prop_assert_eq!(tokens().open(&TenantId::default(), &OF_USER, &token), Ok(position));
+            let token = tokens().seal(&TenantId::default(), &of_user(), &position);
+            prop_assert_eq!(tokens().open(&TenantId::default(), &of_user(), &token), Ok(position));
         }
 
         #[test]
         fn no_text_is_a_token(text in ".{0,100}") {
-            prop_assert!(tokens().open(&TenantId::default(), &OF_USER, &text).is_err());
+            prop_assert!(tokens().open(&TenantId::default(), &of_user(), &text).is_err());
         }
     }
 }

@@ -3,15 +3,18 @@
 use futures::stream::BoxStream;
 use millrace_domain::{Email, UserId};
 use millrace_proto::query::{
-    GetUserByEmailRequest, GetUserByEmailResponse, GetUserProfileRequest, GetUserProfileResponse,
-    WatchUserProfileRequest, WatchUserProfileResponse, user_query_service_server::UserQueryService,
+    BatchGetUserProfilesRequest, BatchGetUserProfilesResponse, GetUserByEmailRequest, GetUserByEmailResponse,
+    GetUserProfileRequest, GetUserProfileResponse, UserProfile, WatchUserProfileRequest,
+    WatchUserProfileResponse, user_query_service_server::UserQueryService,
 };
-use millrace_read_models::{ReadOrders, ReadUsers, UserRow};
+use millrace_read_models::{Consistency, ReadOrders, ReadUsers, UserRow};
 use millrace_runtime::{Call, Failure, Violations};
 use tonic::{Request, Response, Status};
 
 use crate::{
+    batch::{self, Batch},
     models::{After, Kind, Models, Row},
+    reply::reply,
     view::user_profile,
     watch::{Hub, UserRows},
 };
@@ -38,7 +41,20 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<GetUserProfileResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_id(&call, request.into_inner()).await?;
-        Ok(Response::new(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
+        Ok(reply(GetUserProfileResponse { user_profile: Some(user_profile(row)) }))
+    }
+
+    async fn batch_get_user_profiles(
+        &self,
+        request: Request<BatchGetUserProfilesRequest>,
+    ) -> Result<Response<BatchGetUserProfilesResponse>, Status> {
+        let call = Call::of(&request)?;
+        let Batch { found, missing, unanswered } = self.by_ids(&call, request.into_inner()).await?;
+        Ok(reply(BatchGetUserProfilesResponse {
+            user_profiles: found,
+            missing_user_ids: missing,
+            unanswered_user_ids: unanswered,
+        }))
     }
 
     async fn get_user_by_email(
@@ -47,7 +63,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<GetUserByEmailResponse>, Status> {
         let call = Call::of(&request)?;
         let row = self.by_email(&call, request.into_inner()).await?;
-        Ok(Response::new(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
+        Ok(reply(GetUserByEmailResponse { user_profile: Some(user_profile(row)) }))
     }
 
     type WatchUserProfileStream = BoxStream<'static, Result<WatchUserProfileResponse, Status>>;
@@ -58,8 +74,9 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<Self::WatchUserProfileStream>, Status> {
         let call = Call::of(&request)?;
         let WatchUserProfileRequest { user_id, seen_version, after } = request.into_inner();
+        let place = self.watched.place()?;
         let row = self.by_id(&call, GetUserProfileRequest { user_id, after }).await?;
-        let watch = self.watched.watch((row.tenant.clone(), row.user_id), row)?;
+        let watch = self.watched.watch(place, (row.tenant.clone(), row.user_id), row);
         let message =
             |row: &UserRow| WatchUserProfileResponse { user_profile: Some(user_profile(row.clone())) };
         Ok(Response::new(watch.messages(seen_version, call.end_of_stream, message)))
@@ -78,6 +95,23 @@ impl<U: ReadUsers, O: ReadOrders> Users<U, O> {
             _ => self.models.users.get(&call.tenant, user_id).await?,
         };
         row.ok_or_else(|| Failure::NotFound { resource_type: "user", name: user_id.to_string() })
+    }
+
+    async fn by_ids(
+        &self,
+        call: &Call,
+        request: BatchGetUserProfilesRequest,
+    ) -> Result<Batch<UserProfile>, Failure> {
+        let mut wrong = Violations::default();
+        let ids: Option<Vec<UserId>> = batch::ids(&mut wrong, "user_ids", &request.user_ids);
+        let after = After::parse(&mut wrong, request.after);
+        let ids = wrong.finish(ids)?;
+
+        let known = self.awaited(call, after).await?.map(|row| (row.user_id, row));
+        let users = &self.models.users;
+        // As strongly as one user is read, so that a batch can take the place of many calls.
+        let ask = |keys: Vec<_>| async move { users.get_many(&keys, Consistency::Strong).await };
+        batch::read(call, &ids, known, ask, user_profile).await
     }
 
     async fn by_email(&self, call: &Call, request: GetUserByEmailRequest) -> Result<UserRow, Failure> {
@@ -119,4 +153,33 @@ fn overlay(indexed: Vec<UserRow>, certain: UserRow, email: &Email) -> Option<Use
         return Some(certain);
     }
     indexed.into_iter().find(|row| row.user_id != certain.user_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_domain::{TenantId, Timestamp};
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The index is read after the row, which may have changed in between.
+    #[test]
+    fn a_user_whom_the_index_shows_newer_than_the_awaited_row_is_shown_as_the_index_has_it() {
+        let email = |text: &str| Email::try_from(text.to_owned()).unwrap();
+        let row = |version, text| UserRow {
+            tenant: TenantId::default(),
+            user_id: UserId(Uuid::from_u128(1)),
+            email: email(text),
+            name: "John Doe".to_owned().try_into().unwrap(),
+            created_at: Timestamp::from_unix_micros(0),
+            updated_at: Timestamp::from_unix_micros(0),
+            version,
+            provenance: None,
+        };
+        let newer = row(3, "john@example.com");
+        for awaited in [row(2, "john@example.com"), row(2, "other@example.com")] {
+            let found = overlay(vec![newer.clone()], awaited, &email("john@example.com"));
+            assert_eq!(found, Some(newer.clone()));
+        }
+    }
 }

@@ -108,6 +108,12 @@ pub struct Watching {
     pub most: usize,
 }
 
+/// A place to watch from, until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
 /// The rows of one kind that are watched in this process. Clones are the same.
 pub struct Hub<R: Rows>(Arc<Inner<R>>);
 
@@ -128,6 +134,8 @@ type AllWatched<R> = HashMap<Key<<R as Rows>::Id>, Watched<<R as Rows>::Row>>;
 struct Watched<T> {
     /// The newest state that was read, or why none could be read for long.
     state: watch::Sender<Result<Arc<T>, AwsError>>,
+    /// How many watch it. Counted under the lock: the receivers of the state come and go outside of it.
+    watchers: usize,
     interval: Duration,
     due: Instant,
     failing_since: Option<Instant>,
@@ -153,22 +161,30 @@ impl<R: Rows> Hub<R> {
         Self(Arc::new(Inner { rows, pace, places, ending, watched, joined: Notify::new() }))
     }
 
-    /// Begins to watch a row, which was just read. Fails with [`Failure::Overloaded`] where there is no place left.
-    pub fn watch(&self, key: Key<R::Id>, row: R::Row) -> Result<Watch<R>, Failure> {
-        let place = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| Failure::Overloaded)?;
+    /// A place to watch from. Fails with [`Failure::Overloaded`] where there is none left: so that nothing is read for
+    /// who cannot watch, it is taken before the row is read.
+    pub fn place(&self) -> Result<Place, Failure> {
+        let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| Failure::Overloaded)?;
+        Ok(Place { _permit: permit })
+    }
+
+    /// Begins to watch a row, which was just read.
+    pub fn watch(&self, place: Place, key: Key<R::Id>, row: R::Row) -> Watch<R> {
+        let (row, pace) = (Arc::new(row), self.0.pace);
+        let began_at = R::version(&row);
         let mut watched = self.look();
-        let row = Arc::new(row);
-        let entry = watched.entry(key.clone()).or_insert_with(|| Watched {
-            state: watch::Sender::new(Ok(Arc::clone(&row))),
-            interval: self.0.pace.fastest,
-            due: Instant::now() + self.0.pace.fastest,
-            failing_since: None,
-        });
-        entry.offer::<R>(row);
+        let entry = watched.entry(key.clone()).or_insert_with(|| Watched::of(Arc::clone(&row), pace));
+        entry.watchers += 1;
+        entry.joined::<R>(row, pace);
         let states = entry.state.subscribe();
         drop(watched);
         self.0.joined.notify_one();
-        Ok(Watch { hub: self.clone(), key, states, _place: place })
+        Watch { hub: self.clone(), key, states, began_at, _place: place }
+    }
+
+    /// How many rows are watched, by however many.
+    pub fn watched_rows(&self) -> usize {
+        self.look().len()
     }
 
     /// Reads what is watched until the process is to end.
@@ -204,23 +220,28 @@ impl<R: Rows> Hub<R> {
             Err(error) => {
                 for key in keys {
                     if let Some(row) = watched.get_mut(key) {
-                        row.failed(&error);
+                        row.failed(&error, self.0.pace);
                     }
                 }
                 return;
             }
         };
         let mut unchanged: Vec<_> = keys.iter().filter(|key| !many.left.contains(key)).collect();
+        for key in &many.left {
+            if let Some(row) = watched.get_mut(key) {
+                row.failed(&AwsError::Throttled("a row was left out of many".to_owned()), self.0.pace);
+            }
+        }
         for (key, row) in many.found {
             unchanged.retain(|other| **other != key);
             match (watched.get_mut(&key), row) {
                 (Some(there), Ok(row)) => there.read::<R>(row, self.0.pace),
-                (Some(there), Err(error)) => there.failed(&error),
+                (Some(there), Err(error)) => there.failed(&error, self.0.pace),
                 // Nobody watches it any more.
                 (None, _) => {}
             }
         }
-        // What has no row any more keeps the state that it had, in case it comes back. What was left is due still.
+        // What has no row any more keeps the state that it had, in case it comes back.
         for key in unchanged {
             if let Some(row) = watched.get_mut(key) {
                 row.rest(self.0.pace);
@@ -235,6 +256,25 @@ impl<R: Rows> Hub<R> {
 }
 
 impl<T: Send + Sync + 'static> Watched<T> {
+    fn of(row: Arc<T>, pace: Pace) -> Self {
+        Self {
+            state: watch::Sender::new(Ok(row)),
+            watchers: 0,
+            interval: pace.fastest,
+            due: Instant::now() + pace.fastest,
+            failing_since: None,
+        }
+    }
+
+    /// Somebody comes to watch it, who has just read it.
+    fn joined<R: Rows<Row = T>>(&mut self, row: Arc<T>, pace: Pace) {
+        self.failing_since = None;
+        if self.offer::<R>(row) {
+            self.interval = pace.fastest;
+            self.due = self.due.min(Instant::now() + self.interval);
+        }
+    }
+
     /// Takes a state if it is newer than what is there; says whether it was.
     fn offer<R: Rows<Row = T>>(&self, row: Arc<T>) -> bool {
         self.state.send_if_modified(|state| {
@@ -261,17 +301,22 @@ impl<T: Send + Sync + 'static> Watched<T> {
 
     /// It has not changed.
     fn rest(&mut self, pace: Pace) {
-        self.interval = (self.interval + self.interval / 8).min(pace.slowest.max(pace.fastest));
-        self.due = Instant::now() + self.interval;
+        self.put_off(pace);
         self.failing_since = None;
     }
 
-    /// It is due still, and tried again with the next round.
-    fn failed(&mut self, error: &AwsError) {
+    /// It could not be read. Whatever keeps it from that, to read it more often would not help.
+    fn failed(&mut self, error: &AwsError, pace: Pace) {
+        self.put_off(pace);
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= PATIENCE {
             self.state.send_modify(|state| *state = Err(error.clone()));
         }
+    }
+
+    fn put_off(&mut self, pace: Pace) {
+        self.interval = (self.interval + self.interval / 8).min(pace.slowest.max(pace.fastest));
+        self.due = Instant::now() + self.interval;
     }
 }
 
@@ -280,7 +325,9 @@ pub struct Watch<R: Rows> {
     hub: Hub<R>,
     key: Key<R::Id>,
     states: watch::Receiver<Result<Arc<R::Row>, AwsError>>,
-    _place: OwnedSemaphorePermit,
+    /// The version that the row had when this began.
+    began_at: u64,
+    _place: Place,
 }
 
 impl<R: Rows> Watch<R> {
@@ -315,7 +362,10 @@ impl<R: Rows> Watch<R> {
             };
             match next {
                 Ok(row) => {
-                    lag(R::updated_at(&row));
+                    // What was there before has no lag, only an age.
+                    if R::version(&row) > watch.began_at {
+                        lag(R::updated_at(&row));
+                    }
                     Some((Ok(message(&row)), Some((watch, R::version(&row), message))))
                 }
                 Err(failure) => Some((Err(failure.into()), None)),
@@ -328,9 +378,11 @@ impl<R: Rows> Watch<R> {
 impl<R: Rows> Drop for Watch<R> {
     fn drop(&mut self) {
         let mut watched = self.hub.look();
-        // The receiver in here is still one of them. Others come and go under this lock.
-        if watched.get(&self.key).is_some_and(|row| row.state.receiver_count() == 1) {
-            watched.remove(&self.key);
+        if let Some(row) = watched.get_mut(&self.key) {
+            row.watchers = row.watchers.saturating_sub(1);
+            if row.watchers == 0 {
+                watched.remove(&self.key);
+            }
         }
     }
 }
@@ -342,19 +394,25 @@ async fn passed(end: Option<Instant>) {
     }
 }
 
-/// Shows how many watch, until the process is to end.
-pub async fn show(places: Arc<Semaphore>, most: usize, ending: CancellationToken) {
+/// Shows how many watch, and how many rows, until the process is to end.
+pub async fn show(
+    places: Arc<Semaphore>,
+    most: usize,
+    watched_rows: impl Fn() -> usize,
+    ending: CancellationToken,
+) {
+    let gauge = |name, value| metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
     let showing = async {
         loop {
-            let taken = most.saturating_sub(places.available_permits());
-            metrics::gauge!("watchers").set(u32::try_from(taken).unwrap_or(u32::MAX));
+            gauge("watchers", most.saturating_sub(places.available_permits()));
+            gauge("watched_rows", watched_rows());
             sleep(Duration::from_secs(5)).await;
         }
     };
     ending.run_until_cancelled(showing).await;
 }
 
-/// Notes how old a state was when it was sent.
+/// Notes how long it took from a change to the sending of the state that it made.
 fn lag(updated_at: Timestamp) {
     let micros = clock::now().unix_micros().saturating_sub(updated_at.unix_micros());
     let lag = Duration::from_micros(u64::try_from(micros).unwrap_or(0));

@@ -1,6 +1,6 @@
 //! Calls that many tests make.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use millrace_proto::{
     Money,
@@ -11,6 +11,13 @@ use millrace_proto::{
 use millrace_tests::{World, eventually};
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
+
+/// What a course of chance comes of: `SEED` where it is set, to take the same course again. It is printed.
+pub(crate) fn seed() -> u64 {
+    let seed = env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
+    println!("SEED={seed}");
+    seed
+}
 
 /// A user to create.
 pub(crate) fn user(email: &str) -> CreateUserRequest {

@@ -1,6 +1,6 @@
 //! The deployables as processes: what they say of a bad configuration, and how they end.
 
-use std::time::Duration;
+use std::{path::Path, process::Command, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
@@ -47,23 +47,27 @@ impl Stage {
     async fn serve(&self, deployable: Deployable, endpoint: &str) -> Process {
         let mut command = deployable.command(&self.ground);
         command.env("AWS_ENDPOINT_URL", endpoint);
-        let log = self.logs.join(format!("{}.log", deployable.name()));
-        let process = Process::start(command, &log).await.unwrap();
-        let serving = async || (health(process.channel(), "").await? == ServingStatus::Serving).then_some(());
-        eventually("SERVING", serving).await;
-        process
+        ready(command, &self.logs.join(format!("{}.log", deployable.name()))).await
     }
 }
 
+/// Starts a deployable that writes its log to a file, and returns when it is ready.
+pub(crate) async fn ready(command: Command, log: &Path) -> Process {
+    let process = Process::start(command, log).await.unwrap();
+    let serving = async || (health(process.channel(), "").await? == ServingStatus::Serving).then_some(());
+    eventually("SERVING", serving).await;
+    process
+}
+
 /// Tells a process to end, and waits until it takes no more connections: by then it has begun to.
-async fn begin_to_terminate(running: &Process) {
+pub(crate) async fn begin_to_terminate(running: &Process) {
     running.terminate().unwrap();
     let refused = async || TcpStream::connect(running.address()).await.is_err().then_some(());
     eventually("a closed port", refused).await;
 }
 
 /// Waits for the end of a process, and hands back its exit code. Whatever it has said was said as it is to be.
-async fn end(running: Process) -> Option<i32> {
+pub(crate) async fn end(running: Process) -> Option<i32> {
     let log = running.log().to_owned();
     let code = running.end().await.unwrap();
     for line in std::fs::read_to_string(log).unwrap().lines() {

@@ -105,7 +105,7 @@ async fn pages_meet_every_order_once_newest_first() {
                     status: OrderStatus::Created.into(),
                     page_size: 3,
                     page_token,
-                    after: None,
+                    ..Default::default()
                 };
                 let page = client.get_orders_by_status(patient(request)).await.unwrap().into_inner();
                 (page.orders, page.next_page_token)
@@ -114,7 +114,7 @@ async fn pages_meet_every_order_once_newest_first() {
                     user_id: john.id.clone(),
                     page_size: 3,
                     page_token,
-                    after: None,
+                    ..Default::default()
                 };
                 let page = client.get_orders_by_user(patient(request)).await.unwrap().into_inner();
                 (page.orders, page.next_page_token)

@@ -1,6 +1,10 @@
-//! The command service's own code on the local AWS, without a port, a relay or probes, so that nothing else is counted.
+//! The services' own code on the local AWS, without a port, a relay, probes or watchers, so that nothing else is counted.
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    sync::Arc,
+    time::Duration,
+};
 
 use command_service::{
     handler::{Handler, HandlerConfig},
@@ -14,7 +18,15 @@ use millrace_event_store::{DynamoStore, Tables};
 use millrace_proto::command::{
     UpdateUserProfileRequest, user_command_service_server::UserCommandService as _,
 };
+use millrace_read_models::{DynamoOrders, DynamoUsers};
 use millrace_tests::Ground;
+use query_service::{
+    models::Models,
+    token::PageTokens,
+    watch::{Hub, OrderRows, Pace, UserRows},
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
 fn now() -> Timestamp {
@@ -58,4 +70,37 @@ impl Replica {
         };
         self.users.update_user_profile(Request::new(request)).await.unwrap().into_inner().version
     }
+}
+
+/// A replica of the query service, whose rows nobody can watch.
+pub(crate) struct QueryReplica {
+    pub(crate) users: query_service::users::Users<DynamoUsers, DynamoOrders>,
+    pub(crate) orders: query_service::orders::Orders<DynamoUsers, DynamoOrders>,
+}
+
+impl QueryReplica {
+    /// A replica over read models, which seals page tokens by the key that tests use.
+    pub(crate) fn new(models: &Models<DynamoUsers, DynamoOrders>) -> Self {
+        let pace = Pace { fastest: Duration::MAX, slowest: Duration::MAX };
+        let (nobody, end) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        let users = Hub::new(UserRows(models.users.clone()), pace, nobody.clone(), end.clone());
+        let orders = Hub::new(OrderRows(models.orders.clone()), pace, nobody, end);
+        Self {
+            users: query_service::users::Users::new(models.clone(), users),
+            orders: query_service::orders::Orders::new(models.clone(), tokens(), orders),
+        }
+    }
+}
+
+/// The read models of a ground.
+pub(crate) fn models(ground: &Ground, aws: &Aws) -> Models<DynamoUsers, DynamoOrders> {
+    let users = DynamoUsers::new(aws.dynamodb(), ground.output("UserReadModelTable"));
+    // 4 fits.
+    let shards = u16::try_from(SHARDS.get()).unwrap();
+    Models::new(users, DynamoOrders::new(aws.dynamodb(), ground.output("OrderReadModelTable"), shards))
+}
+
+/// What seals page tokens in tests.
+fn tokens() -> PageTokens {
+    PageTokens::new(b"a key for this test")
 }

@@ -1,15 +1,10 @@
-//! What an operation costs, counted where the SDK sends it. The services' own code, without a port, a relay or probes,
+//! What a command costs, counted where the SDK sends it. The services' own code, without a port, a relay or probes,
 //! so that nothing else is counted.
 
-use std::{collections::BTreeMap, ops::Deref, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref};
 
 use command_service::snapshots;
 use millrace_aws::Aws;
-use millrace_proto::query::{
-    GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest, GetUserByEmailRequest,
-    GetUserProfileRequest, order_query_service_server::OrderQueryService as _,
-    user_query_service_server::UserQueryService as _,
-};
 use millrace_proto::{
     command::{
         UpdateOrderStatusRequest, UpdateUserProfileRequest,
@@ -18,18 +13,11 @@ use millrace_proto::{
     },
     types::OrderStatus,
 };
-use millrace_read_models::{DynamoOrders, DynamoUsers};
-use millrace_tests::{Ground, World};
-use query_service::{
-    models::Models,
-    watch::{Hub, OrderRows, Pace, UserRows},
-};
-use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use millrace_tests::Ground;
 use tonic::Request;
 
 use crate::{
-    calls::{create_order, create_user, laptop, patient, user},
+    calls::{laptop, user},
     replica::{Replica, SHARDS, store},
 };
 
@@ -112,63 +100,4 @@ async fn every_command_costs_what_the_architecture_says() {
     // `warm` has not seen the update of `cold`: the condition tells it, and the item that comes with it.
     let sent = warm.set_status(&order, OrderStatus::Delivered).await;
     assert_eq!(sent.values().sum::<u64>(), 2, "an update on an old state: {sent:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn every_query_costs_what_the_architecture_says() {
-    const SHARDS: u16 = 4;
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
-    let order = create_order(&world, &john).await.unwrap();
-    // Until both rows are there.
-    let seen = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-    world.order_queries().get_order(patient(seen.clone())).await.unwrap();
-    let profile = GetUserProfileRequest { user_id: john.id.clone(), after: john.after() };
-    world.user_queries().get_user_profile(patient(profile.clone())).await.unwrap();
-
-    let aws = world.ground.aws().await;
-    let models = Models::new(
-        DynamoUsers::new(aws.dynamodb(), world.ground.output("UserReadModelTable")),
-        DynamoOrders::new(aws.dynamodb(), world.ground.output("OrderReadModelTable"), SHARDS),
-    );
-    let pace = Pace { fastest: Duration::MAX, slowest: Duration::MAX };
-    let (nobody, end) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
-    let watched = Hub::new(UserRows(models.users.clone()), pace, nobody.clone(), end.clone());
-    let users = query_service::users::Users::new(models.clone(), watched);
-    let watched = Hub::new(OrderRows(models.orders.clone()), pace, nobody, end);
-    let orders = query_service::orders::Orders::new(
-        models,
-        query_service::token::PageTokens::new(b"a key for this test"),
-        watched,
-    );
-    let sent = || aws.requests().take();
-
-    orders.get_order(Request::new(seen)).await.unwrap();
-    assert_eq!(sent(), requests(&[("GetItem", 1)]), "GetOrder with a token");
-    users.get_user_profile(Request::new(profile)).await.unwrap();
-    assert_eq!(sent(), requests(&[("GetItem", 1)]), "GetUserProfile with a token");
-    orders
-        .get_order(Request::new(GetOrderRequest { order_id: order.id.clone(), after: None }))
-        .await
-        .unwrap();
-    assert_eq!(sent(), requests(&[("GetItem", 1)]), "GetOrder");
-    let email = |after| GetUserByEmailRequest { email: "john@example.com".into(), after };
-    users.get_user_by_email(Request::new(email(None))).await.unwrap();
-    assert_eq!(sent(), requests(&[("Query", 1)]), "GetUserByEmail");
-    let by_user = |after| GetOrdersByUserRequest { user_id: john.id.clone(), after, ..Default::default() };
-    orders.get_orders_by_user(Request::new(by_user(None))).await.unwrap();
-    assert_eq!(sent(), requests(&[("Query", 1)]), "GetOrdersByUser");
-    orders.get_orders_by_user(Request::new(by_user(order.after()))).await.unwrap();
-    assert_eq!(sent(), requests(&[("GetItem", 1), ("Query", 1)]), "GetOrdersByUser with a token");
-    let by_status =
-        |after| GetOrdersByStatusRequest { status: OrderStatus::Created.into(), after, ..Default::default() };
-    orders.get_orders_by_status(Request::new(by_status(None))).await.unwrap();
-    assert_eq!(sent(), requests(&[("Query", SHARDS.into())]), "GetOrdersByStatus");
-    orders.get_orders_by_status(Request::new(by_status(order.after()))).await.unwrap();
-    assert_eq!(
-        sent(),
-        requests(&[("GetItem", 1), ("Query", SHARDS.into())]),
-        "GetOrdersByStatus with a token"
-    );
-    world.end().await.unwrap();
 }

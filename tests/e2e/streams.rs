@@ -118,6 +118,15 @@ async fn pages_of_shards_that_go_in_a_circle_are_an_error() {
 }
 
 #[tokio::test]
+async fn a_reply_without_anything_is_not_the_end_of_a_shard() {
+    let stand = Stand::with(|_, _| (200, json!({}))).await;
+    let error = stand.stream.read(&"iterator".to_owned()).await.unwrap_err();
+    assert!(matches!(error, StreamError::Failed(AwsError::Nonsense(_))), "{error}");
+    let stand = Stand::with(|_, _| (200, json!({"Records": []}))).await;
+    assert!(stand.stream.read(&"iterator".to_owned()).await.unwrap().next.is_none());
+}
+
+#[tokio::test]
 async fn what_the_stream_says_is_told_apart() {
     type Check = fn(&StreamError) -> bool;
     let table_of: [(&str, Check); 5] = [

@@ -18,14 +18,17 @@ use tonic_types::StatusExt as _;
 
 const TABLE: &str = include_str!("../cases/validation.json");
 
-struct Case {
+pub(crate) struct Case {
     name: String,
-    rpc: String,
-    message: Bytes,
-    violations: BTreeSet<String>,
+    pub(crate) rpc: String,
+    pub(crate) message: Bytes,
+    pub(crate) violations: BTreeSet<String>,
+    /// Whether it carries a read-after token.
+    pub(crate) waits: bool,
 }
 
-/// Writes out what the table abbreviates: `{"$repeat": [value, n]}`, a text or a list of one value n times over, and
+/// Writes out what the table abbreviates: `{"$repeat": [value, n]}`, a text, a list or a
+/// list of one value n times over, and
 /// `{"$join": [value, …]}`, texts or lists one after the other.
 fn expand(value: &Value) -> Value {
     match value {
@@ -33,9 +36,13 @@ fn expand(value: &Value) -> Value {
             (Some(repeat), _) => {
                 let times = usize::try_from(repeat[1].as_u64().unwrap()).unwrap();
                 let value = expand(&repeat[0]);
-                value
-                    .as_str()
-                    .map_or_else(|| vec![value.clone(); times].into(), |text| text.repeat(times).into())
+                match &value {
+                    Value::String(text) => text.repeat(times).into(),
+                    Value::Array(values) => vec![values.clone(); times].concat().into(),
+                    Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => {
+                        vec![value; times].into()
+                    }
+                }
             }
             (_, Some(parts)) => {
                 let parts: Vec<Value> = parts.as_array().unwrap().iter().map(expand).collect();
@@ -68,7 +75,7 @@ fn all_rpcs() -> BTreeSet<String> {
         .collect()
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let pool = DescriptorPool::decode(millrace_proto::DESCRIPTORS).unwrap();
     let rows: Vec<Value> = serde_json::from_str(TABLE).unwrap();
     let case = |row: &Value| {
@@ -82,6 +89,7 @@ fn cases() -> Vec<Case> {
             rpc: text("rpc"),
             message: message.encode_to_vec().into(),
             violations: violations.collect(),
+            waits: row["request"].get("after").is_some(),
         }
     };
     rows.iter().map(case).collect()
@@ -127,7 +135,7 @@ impl Decoder for Raw {
     }
 }
 
-async fn send(channel: &Channel, rpc: &str, message: Bytes) -> Result<(), Status> {
+pub(crate) async fn send(channel: &Channel, rpc: &str, message: Bytes) -> Result<(), Status> {
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.unwrap();
     let path = tonic::codegen::http::uri::PathAndQuery::from_str(&format!("/{rpc}")).unwrap();

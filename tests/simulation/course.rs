@@ -3,9 +3,9 @@
 use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
 use command_service::relay::{
-    Leases as _,
+    Leases as _, ShardStream as _,
     leases::{Checkpoint, Lease},
-    stream::Position,
+    stream::{Position, Shard},
 };
 use tokio::{
     runtime::Builder,
@@ -182,12 +182,21 @@ impl Course {
         }
         self.note("records dropped");
         self.events().await;
-        let unread = |lease: &Lease| lease.progress.checkpoint == Checkpoint::At(Position::TrimHorizon);
-        if self.world.leases.list().await.unwrap().leases.iter().any(unread) || self.trouble.draw(500) {
+        if self.has_unread_start().await || self.trouble.draw(500) {
             sleep(TRUST + Duration::from_secs(20)).await;
         }
         self.world.stream.drop_records();
         self.start(Kind::Relay);
+    }
+
+    /// Whether there is a shard of which nobody has noted that a record was read: one that nobody has noted at all among
+    /// them, such as a child that came after the last relay was killed.
+    async fn has_unread_start(&self) -> bool {
+        let leases = self.world.leases.list().await.unwrap().leases;
+        let unread = |lease: &Lease| lease.progress.checkpoint == Checkpoint::At(Position::TrimHorizon);
+        let noted = |shard: &Shard| leases.iter().any(|lease| lease.shard == shard.id);
+        let listed = self.world.stream.shards().await.unwrap();
+        leases.iter().any(unread) || !listed.iter().all(noted)
     }
 
     /// Fails if anything is wrong so far.

@@ -42,7 +42,7 @@ mod wire;
 pub mod workload;
 
 pub use gate::Gate;
-pub use wire::{Ambush, Answer, Entries, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
+pub use wire::{Access, Ambush, Answer, Entries, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
 
 /// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
 pub const PATIENCE: Duration = Duration::from_secs(60);

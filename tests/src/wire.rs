@@ -1,7 +1,7 @@
 //! A wire between a deployable and its AWS: it meters what goes over it, and does to requests what networks do.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::pending,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -30,11 +30,13 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+mod access;
 mod batch;
 mod call;
 mod faults;
 mod meter;
 
+pub use access::Access;
 use batch::Batch;
 use call::Call;
 pub use faults::{Answer, Entries, Fault, FaultKind, Faults, Throttling};
@@ -87,6 +89,7 @@ struct State {
     ambushes: BTreeMap<String, (Fault, watch::Sender<bool>)>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
+    accesses: BTreeSet<Access>,
 }
 
 /// A fault that befalls every request of an operation, for as long as this lives.
@@ -186,6 +189,11 @@ impl Wire {
     /// The same, which then starts again from nothing.
     pub fn take(&self) -> BTreeMap<String, Traffic> {
         std::mem::take(&mut self.shared.state().traffic)
+    }
+
+    /// What was asked for over the wire, in all its life, as IAM would see it.
+    pub fn accesses(&self) -> BTreeSet<Access> {
+        self.shared.state().accesses.clone()
     }
 
     /// From now on requests meet these faults, and no earlier ones.
@@ -315,6 +323,7 @@ where
         let traffic = state.traffic.entry(operation.clone()).or_default();
         traffic.requests += 1;
         traffic.request_bytes += length(&call.body);
+        state.accesses.append(&mut access::asked(&call.service, &operation, &call.body));
         state.befalling(&operation, &call.body)
     };
     // A task of its own: this one ends when the client goes away.

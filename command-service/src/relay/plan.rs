@@ -71,6 +71,8 @@ pub(super) struct Plan {
     pub(super) forgotten: Vec<Lease>,
     /// Vanished replicas to delete.
     pub(super) vanished: Vec<Replica>,
+    /// For how long a shard that could be read has been nobody's: the longest such time.
+    pub(super) unread: Duration,
 }
 
 /// A lease to take.
@@ -124,7 +126,10 @@ impl Plan {
         // A first lease is dated by the leases that are there; they stay until it is written.
         let noted = view.noted(&leases, &claims);
         let forgotten = if claims.is_empty() && noted.is_empty() { view.forgotten() } else { Vec::new() };
-        Self { claims, noted, surplus, forgotten, vanished: view.vanished() }
+        let unread = readable.iter().filter(|shard| !view.held.contains(shard));
+        let unread = unread.filter(|shard| leases.get(shard).is_none_or(|lease| view.is_free(lease)));
+        let unread = unread.map(|shard| view.sightings.age(shard)).max().unwrap_or_default();
+        Self { claims, noted, surplus, forgotten, vanished: view.vanished(), unread }
     }
 }
 

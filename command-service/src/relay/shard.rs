@@ -133,9 +133,10 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Reads from a cursor on, until the shard ends or a call fails.
+    /// Reads from a cursor on, until the shard ends, a call fails, or the cursor is too old to be believed.
     async fn follow(&mut self, mut cursor: S::Cursor) -> Result<Result<(), StreamError>, Stopped> {
         let mut interval = self.config().poll_interval;
+        let opened = Instant::now();
         loop {
             let (began, looked) = (Instant::now(), (self.ports.clock)());
             let Records { records, next } = match self.call(self.ports.stream.read(&cursor)).await? {
@@ -147,8 +148,16 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             self.succeeded();
             self.reached.send_replace(self.oldest(&records).unwrap_or(looked));
             interval = self.config().next_poll(interval, records.is_empty());
+            let nothing_came = records.is_empty();
             self.relay(records).await?;
             match next {
+                // A cursor may have outlived what it was opened on without a call that failed: an emulator that was away for
+                // a moment goes on with it on a stream that it does not fit. Opening after a record tells.
+                Some(_)
+                    if nothing_came && opened.elapsed() > self.config().trust_horizon && self.has_read() =>
+                {
+                    return Ok(Ok(()));
+                }
                 Some(next) => cursor = next,
                 None => {
                     self.advance(Checkpoint::ShardEnd, None);
@@ -221,6 +230,10 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         }
     }
 
+    fn has_read(&self) -> bool {
+        matches!(self.position(), Some(Position::After(_)))
+    }
+
     fn position(&self) -> Option<Position> {
         match &self.progress.borrow().checkpoint {
             Checkpoint::At(position) => Some(position.clone()),
@@ -241,7 +254,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         error!(shard = %self.shard, "the stream has dropped records that were not relayed");
         // At a horizon that is not in doubt, a record was dropped between opening and reading. It was there before any
         // relay was, or the refill that was just done has published it.
-        if self.horizon_is_doubtful() || matches!(self.position(), Some(Position::After(_))) {
+        if self.horizon_is_doubtful() || self.has_read() {
             self.refill().await?;
         }
         Ok(())

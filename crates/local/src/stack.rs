@@ -9,7 +9,7 @@ use aws_config::SdkConfig;
 use aws_sdk_cloudformation::{
     Client,
     error::{DisplayErrorContext, ProvideErrorMetadata},
-    types::{Parameter, Stack as Description, StackStatus},
+    types::{Capability, Parameter, Stack as Description, StackStatus},
 };
 
 use crate::LocalError;
@@ -60,6 +60,8 @@ impl StackOptions {
             ("ArchiveRetentionDays", ARCHIVE_RETENTION_DAYS.to_string()),
             // MiniStack's CloudFormation does not know AWS::Events::Archive: see `create_archive`.
             ("DeployArchive", "false".to_owned()),
+            // Nor alarms over several metrics.
+            ("DeployMathAlarms", "false".to_owned()),
             ("DeployEventTypeIndex", self.event_type_index.to_string()),
             ("IndexShards", self.index_shards.to_string()),
             ("MaxReceiveCount", self.max_receive_count.to_string()),
@@ -134,6 +136,8 @@ async fn create_or_update(client: &Client, name: &str, options: &StackOptions) -
         .stack_name(name)
         .template_body(TEMPLATE)
         .set_parameters(Some(options.parameters()))
+        // The policies have names.
+        .capabilities(Capability::CapabilityNamedIam)
         .send()
         .await;
     match created {
@@ -147,6 +151,8 @@ async fn create_or_update(client: &Client, name: &str, options: &StackOptions) -
         .stack_name(name)
         .template_body(TEMPLATE)
         .set_parameters(Some(options.parameters()))
+        // The policies have names.
+        .capabilities(Capability::CapabilityNamedIam)
         .send()
         .await;
     match updated {
@@ -283,6 +289,12 @@ mod tests {
         assert_eq!(reached_by(endpoint, "http://127.0.0.1:4000/1/queue"), "http://127.0.0.1:5000/1/queue");
         assert_eq!(reached_by("", "http://127.0.0.1:4000/1/queue"), "http://127.0.0.1:4000/1/queue");
         assert_eq!(reached_by(endpoint, "queue"), "queue");
+    }
+
+    /// CloudFormation API Reference, `CreateStack`: a larger one has to be put into S3 first.
+    #[test]
+    fn the_template_is_small_enough_to_be_sent() {
+        assert!(TEMPLATE.len() <= 51_200, "{} bytes", TEMPLATE.len());
     }
 
     /// The emulator ignores these properties, so the deployed tables cannot show them.

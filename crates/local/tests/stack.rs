@@ -261,7 +261,7 @@ async fn stacks_with_other_prefixes_stand_side_by_side() {
             .unwrap();
     let differing: BTreeSet<&String> =
         second.outputs().keys().filter(|key| second.outputs()[*key] != first.stack.outputs()[*key]).collect();
-    let same = ["EventSource", "EventTypeIndex", "IndexShards"].map(str::to_owned);
+    let same = ["AwsRegion", "EventSource", "EventTypeIndex", "IndexShards"].map(str::to_owned);
     assert!(second.outputs().keys().all(|key| differing.contains(key) != same.contains(key)), "{second:?}");
 }
 
@@ -284,6 +284,7 @@ async fn the_environment_names_everything_that_the_deployables_need() {
     assert_eq!(
         names,
         [
+            "AWS_REGION",
             "EVENT_BUS_NAME",
             "EVENT_SOURCE",
             "EVENT_STORE_TABLE",
@@ -300,6 +301,59 @@ async fn the_environment_names_everything_that_the_deployables_need() {
             "USER_QUEUE_URL",
             "USER_READ_MODEL_TABLE",
         ]
+    );
+}
+
+/// What the local stack leaves out, and a real account has.
+#[tokio::test]
+async fn with_an_oidc_provider_there_is_a_role_for_each_service_account() {
+    let config = test_account().await.unwrap().sdk_config().await;
+    let client = aws_sdk_cloudformation::Client::new(&config);
+    let parameters = [
+        ("DeployArchive", "false"),
+        ("DeployMathAlarms", "false"),
+        ("BillingMode", "PROVISIONED"),
+        ("AlarmTopicArn", "arn:aws:sns:eu-west-1:111122223333:on-call"),
+        (
+            "OidcProviderArn",
+            "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0123",
+        ),
+    ];
+    let parameters = parameters.map(|(key, value)| {
+        aws_sdk_cloudformation::types::Parameter::builder().parameter_key(key).parameter_value(value).build()
+    });
+    let created = client
+        .create_stack()
+        .stack_name("millrace")
+        .template_body(include_str!("../../../infra/template.yaml"))
+        .set_parameters(Some(parameters.into()))
+        .capabilities(aws_sdk_cloudformation::types::Capability::CapabilityNamedIam);
+    created.send().await.unwrap();
+
+    let deadline = Instant::now() + PATIENCE;
+    let stack = loop {
+        let described = client.describe_stacks().stack_name("millrace").send().await.unwrap();
+        let stack = described.stacks.unwrap().remove(0);
+        match stack.stack_status().unwrap().as_str() {
+            "CREATE_COMPLETE" => break stack,
+            status => assert!(status.ends_with("_IN_PROGRESS") && Instant::now() < deadline, "{stack:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    };
+    let outputs = stack.outputs().iter().map(|output| (output.output_key().unwrap(), output.output_value()));
+    let roles: BTreeMap<&str, &str> = outputs
+        .filter(|(key, _)| key.ends_with("RoleArn"))
+        .map(|(key, arn)| (key, arn.unwrap().rsplit('/').next().unwrap()))
+        .collect();
+    assert_eq!(
+        roles,
+        BTreeMap::from([
+            ("AuditRoleArn", "millrace-audit"),
+            ("CommandServiceRoleArn", "millrace-command-service"),
+            ("ProjectorRoleArn", "millrace-projector"),
+            ("QueryServiceRoleArn", "millrace-query-service"),
+            ("RedriveRoleArn", "millrace-redrive"),
+        ])
     );
 }
 

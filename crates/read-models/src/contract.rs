@@ -3,6 +3,7 @@
 //! hold panics.
 
 mod audit;
+mod lists;
 mod many;
 
 use std::{fmt::Debug, future::Future, time::Duration};
@@ -17,8 +18,8 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::{
-    AuditRows, Change, OrderChange, OrderRow, Placed, Position, Provenance, ReadOrders, ReadUsers,
-    UserChange, UserRow, WriteRows, Written,
+    Among, AuditRows, Change, ListPart, OrderChange, OrderList, OrderRow, Placed, Position, Provenance,
+    ReadOrders, ReadUsers, Times, UserChange, UserRow, WriteRows, Written,
 };
 
 /// How long an index may lag before the suite gives it up.
@@ -47,11 +48,8 @@ pub async fn orders<S: ReadOrders + AuditRows<OrderChange>>(store: &S) {
     an_order_changes_only_at_its_version(store).await;
     an_order_says_what_made_it(store).await;
     flawed_changes_of_orders_are_refused_and_leave_no_row(store).await;
-    lists_are_newest_first_and_total(store).await;
-    pages_meet_every_order_once(store).await;
-    an_order_is_listed_under_its_status_alone(store).await;
-    orders_too_large_for_one_page_are_listed_whole(store).await;
     orders_of_another_tenant_are_not_seen(store).await;
+    lists::orders(store).await;
     many::orders(store).await;
     audit::orders(store).await;
 }
@@ -190,8 +188,19 @@ where
     }
 }
 
-fn ids(rows: Result<Vec<OrderRow>, AwsError>) -> Result<Vec<OrderId>, AwsError> {
-    rows.map(|rows| rows.iter().map(|row| row.order_id).collect())
+fn ids(rows: &[OrderRow]) -> Vec<OrderId> {
+    rows.iter().map(|row| row.order_id).collect()
+}
+
+/// All orders in a status.
+fn in_status(tenant: &TenantId, status: OrderStatus) -> OrderList {
+    OrderList { tenant: tenant.clone(), among: Among::Status(status), created: Times::default() }
+}
+
+/// All orders of a user.
+fn of_user(tenant: &TenantId, user_id: UserId) -> OrderList {
+    let among = Among::User { user_id, status: None };
+    OrderList { tenant: tenant.clone(), among, created: Times::default() }
 }
 
 // ---------------------------------------------------------------- users
@@ -419,8 +428,8 @@ async fn an_order_says_what_made_it<S: ReadOrders + WriteRows<OrderChange>>(stor
         assert_eq!(row.and_then(|row| row.provenance).as_ref(), Some(&change.provenance));
     }
     eventually(Some(third.provenance), || async {
-        let rows = store.by_status(&first.tenant, OrderStatus::Shipped, None, 9).await?;
-        Ok(rows.into_iter().find_map(|row| row.provenance))
+        let shipped = in_status(&first.tenant, OrderStatus::Shipped);
+        Ok(store.part(&shipped, None, 9).await?.rows.into_iter().find_map(|row| row.provenance))
     })
     .await;
 }
@@ -438,104 +447,20 @@ async fn flawed_changes_of_orders_are_refused_and_leave_no_row<S: ReadOrders + W
     assert!(matches!(store.write(&again).await, Err(AwsError::Refused(_))));
 }
 
-/// Places orders of one user, some of them at the same time, and returns them newest first.
-async fn place_some<S: WriteRows<OrderChange>>(
-    store: &S,
-    tenant: &TenantId,
-    user_id: UserId,
-) -> Vec<OrderChange> {
-    let mut changes: Vec<_> = (0..23).map(|n| placed(tenant, user_id, at(n / 3))).collect();
-    for change in &changes {
-        apply(store, change).await;
-    }
-    changes.sort_by_key(|change| std::cmp::Reverse(position(change)));
-    changes
-}
-
-async fn lists_are_newest_first_and_total<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
-    let (tenant, user_id) = (tenant(), UserId(Uuid::new_v4()));
-    let changes = place_some(store, &tenant, user_id).await;
-    let all: Vec<_> = changes.iter().map(|change| change.order_id).collect();
-    let by_user = |before, limit| {
-        let tenant = &tenant;
-        async move { ids(store.by_user(tenant, user_id, before, limit).await) }
-    };
-    let by_status = |before, limit| {
-        let tenant = &tenant;
-        async move { ids(store.by_status(tenant, OrderStatus::Created, before, limit).await) }
-    };
-    eventually(all.clone(), || by_user(None, 100)).await;
-    eventually(all.clone(), || by_status(None, 100)).await;
-    eventually(all[..5].to_vec(), || by_user(None, 5)).await;
-    eventually(all[..5].to_vec(), || by_status(None, 5)).await;
-    let tenth = position(&changes[9]);
-    eventually(all[10..14].to_vec(), || by_user(Some(&tenth), 4)).await;
-    eventually(all[10..14].to_vec(), || by_status(Some(&tenth), 4)).await;
-    let last = position(&changes[22]);
-    eventually(vec![], || by_user(Some(&last), 4)).await;
-    eventually(vec![], || by_status(Some(&last), 4)).await;
-    let stranger = UserId(Uuid::new_v4());
-    eventually(vec![], || async { ids(store.by_user(&tenant, stranger, None, 4).await) }).await;
-}
-
-async fn pages_meet_every_order_once<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
-    let (tenant, user_id) = (tenant(), UserId(Uuid::new_v4()));
-    let changes = place_some(store, &tenant, user_id).await;
-    let all: Vec<_> = changes.iter().map(|change| change.order_id).collect();
-    eventually(all.clone(), || async {
-        let (mut met, mut before) = (vec![], None);
-        loop {
-            let page = store.by_status(&tenant, OrderStatus::Created, before.as_ref(), 4).await?;
-            met.extend(page.iter().map(|row| row.order_id));
-            before = page.last().map(OrderRow::position);
-            if page.len() < 4 {
-                return Ok(met);
-            }
-        }
-    })
-    .await;
-}
-
-async fn an_order_is_listed_under_its_status_alone<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
-    let change = placed(&tenant(), UserId(Uuid::new_v4()), at(0));
-    apply(store, &change).await;
-    apply(store, &moved(&change, OrderStatus::Cancelled)).await;
-    for status in OrderStatus::ALL {
-        let expected = if status == OrderStatus::Cancelled { vec![change.order_id] } else { vec![] };
-        eventually(expected, || async { ids(store.by_status(&change.tenant, status, None, 10).await) }).await;
-    }
-}
-
-async fn orders_too_large_for_one_page_are_listed_whole<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
-    let (tenant, user_id) = (tenant(), UserId(Uuid::new_v4()));
-    // Some 80 KB an order, of which 1 MB holds a dozen.
-    let item = OrderItem { product: label(&"𒀀".repeat(Label::MAX_LEN)), ..basket().items()[0].clone() };
-    let large = valid(Basket::new(vec![item; Basket::MOST_ITEMS]));
-    let mut all = vec![];
-    for n in 0..30 {
-        let mut change = placed(&tenant, user_id, at(n));
-        change.placed = change.placed.map(|placed| Placed { basket: large.clone(), ..placed });
-        apply(store, &change).await;
-        all.insert(0, change.order_id);
-    }
-    eventually(all, || async { ids(store.by_user(&tenant, user_id, None, 100).await) }).await;
-}
-
 async fn orders_of_another_tenant_are_not_seen<S: ReadOrders + WriteRows<OrderChange>>(store: &S) {
     let user_id = UserId(Uuid::new_v4());
     let ours = placed(&tenant(), user_id, at(0));
     apply(store, &ours).await;
+    let created = |tenant: &TenantId| in_status(tenant, OrderStatus::Created);
     eventually(vec![ours.order_id], || async {
-        ids(store.by_status(&ours.tenant, OrderStatus::Created, None, 9).await)
+        Ok(ids(&store.part(&created(&ours.tenant), None, 9).await?.rows))
     })
     .await;
     let other = tenant();
     assert_eq!(store.get(&other, ours.order_id).await.expect("the store can be reached"), None);
-    for list in [
-        store.by_user(&other, user_id, None, 9).await,
-        store.by_status(&other, OrderStatus::Created, None, 9).await,
-    ] {
-        assert_eq!(list.expect("the store can be reached"), []);
+    for list in [of_user(&other, user_id), created(&other)] {
+        let part = store.part(&list, None, 9).await.expect("the store can be reached");
+        assert_eq!(part, ListPart::default());
     }
     let theirs = OrderChange { tenant: other, ..moved(&ours, OrderStatus::Cancelled) };
     assert_eq!(written(store, &theirs).await, Written::Found(0));

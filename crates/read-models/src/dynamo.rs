@@ -3,6 +3,9 @@
 #[cfg(any(test, feature = "audit"))]
 mod audit;
 mod item;
+#[cfg(any(test, feature = "contract"))]
+mod load;
+mod merge;
 mod orders;
 mod provenance;
 mod table;

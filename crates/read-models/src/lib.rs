@@ -15,6 +15,7 @@ mod audit;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod dynamo;
+mod list;
 mod memory;
 mod order;
 mod provenance;
@@ -27,9 +28,10 @@ pub use audit::{AuditRows, FoundRows, ListedRows};
 #[cfg(any(test, feature = "audit"))]
 pub use dynamo::DynamoRow;
 pub use dynamo::{DynamoOrders, DynamoUsers};
+pub use list::{Among, ListPart, MOST_EXAMINED, OrderList, Times};
 pub use memory::{MemoryOrders, MemoryUsers};
 use millrace_aws::AwsError;
-use millrace_domain::{Email, OrderId, StreamId, TenantId, UserId, order::OrderStatus};
+use millrace_domain::{Email, OrderId, StreamId, TenantId, UserId};
 pub use order::{OrderChange, OrderRow, Placed, Position};
 pub use provenance::Provenance;
 pub use user::{UserChange, UserRow};
@@ -123,9 +125,6 @@ pub trait ReadUsers: Clone + Send + Sync + 'static {
 }
 
 /// Reading order summaries.
-///
-/// Lists are newest first, by [`Position`], from indexes that lag behind the rows. They hold at most `limit` orders,
-/// all of them older than `before` where that is given; fewer than `limit` means that there are no more.
 pub trait ReadOrders: Clone + Send + Sync + 'static {
     /// An order, strongly consistent: what was written before the call is seen.
     fn get(
@@ -141,23 +140,19 @@ pub trait ReadOrders: Clone + Send + Sync + 'static {
         consistency: Consistency,
     ) -> impl Future<Output = Result<Many<OrderId, OrderRow>, AwsError>> + Send;
 
-    /// A user's orders.
-    fn by_user(
+    /// The newest part of a list below the place `before`, or of all of it, from an index that lags behind the rows: at
+    /// most `limit` orders, and one or more.
+    ///
+    /// A part may be shorter, or even empty, and yet not reach the list's end, which [`ListPart::end`] tells: the orders
+    /// are large, the shards of the index hold unlike numbers of them, or [`MOST_EXAMINED`] orders of a user were looked
+    /// at for those in a status. It always comes further than `before`. One request for each key of the index, which is
+    /// one for a user and one for each shard for a status, and at most one more.
+    fn part(
         &self,
-        tenant: &TenantId,
-        user_id: UserId,
+        list: &OrderList,
         before: Option<&Position>,
         limit: u16,
-    ) -> impl Future<Output = Result<Vec<OrderRow>, AwsError>> + Send;
-
-    /// The orders in a status. One request for each shard of the index.
-    fn by_status(
-        &self,
-        tenant: &TenantId,
-        status: OrderStatus,
-        before: Option<&Position>,
-        limit: u16,
-    ) -> impl Future<Output = Result<Vec<OrderRow>, AwsError>> + Send;
+    ) -> impl Future<Output = Result<ListPart, AwsError>> + Send;
 }
 
 /// A change that must not be written, since the row would not be one that the history had.

@@ -1,7 +1,7 @@
 //! What happens to every call before it reaches its service, and to every reply on the way out.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     convert::Infallible,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -18,8 +18,17 @@ use tracing::Instrument as _;
 
 use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
 
-/// The paths of calls that a server knows, such as `/grpc.health.v1.Health/Check`.
-pub(crate) type Methods = Arc<HashSet<String>>;
+/// What a call is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// One message.
+    One,
+    /// A stream of messages.
+    Many,
+}
+
+/// The calls that a server knows, by their paths, such as `/grpc.health.v1.Health/Check`.
+pub(crate) type Methods = HashMap<String, Answer>;
 
 /// No call takes longer, whatever its caller says: each holds one of the places that all callers share. The replies of
 /// streams may go on.
@@ -32,13 +41,13 @@ const LONGEST_STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 #[derive(Clone)]
 pub(crate) struct EdgeLayer {
     slots: Arc<Semaphore>,
-    methods: Methods,
+    methods: Arc<Methods>,
 }
 
 impl EdgeLayer {
     /// An edge that lets `calls` run at a time and sheds the rest. Logs and metrics name the calls in `methods`; any
     /// other path is its caller's invention, of any number and content, and is called `unknown`.
-    pub(crate) fn new(calls: usize, methods: HashSet<String>) -> Self {
+    pub(crate) fn new(calls: usize, methods: Methods) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
             methods: Arc::new(methods),
@@ -59,7 +68,7 @@ impl<S> Layer<S> for EdgeLayer {
 pub(crate) struct Edge<S> {
     inner: S,
     slots: Arc<Semaphore>,
-    methods: Methods,
+    methods: Arc<Methods>,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -81,7 +90,13 @@ where
         let mut inner = std::mem::replace(&mut self.inner, clone);
         let slots = self.slots.clone();
         let started = Instant::now();
-        let method = self.methods.get(request.uri().path()).map_or("unknown", String::as_str).to_owned();
+        let known = self.methods.get_key_value(request.uri().path());
+        let method = known.map_or("unknown", |(path, _)| path.as_str()).to_owned();
+        if matches!(known, Some((_, Answer::Many))) {
+            // Each message of a stream is compressed by itself, and the framework cannot leave out those that are small,
+            // as the states of a row are: that would cost time and save nothing.
+            request.headers_mut().remove("grpc-accept-encoding");
+        }
         let trace = caller_trace(&request);
         let patience = caller_patience(&request);
         let end = started + patience.unwrap_or(LONGEST_CALL).min(LONGEST_CALL);
@@ -134,11 +149,12 @@ fn caller_patience<B>(request: &Request<B>) -> Option<Duration> {
 }
 
 /// Translates a refusal of the framework's. Every status of ours carries details. One without was made while the
-/// request was read, and the framework calls bytes that are no message INTERNAL, and too many of them OUT_OF_RANGE;
-/// both are the caller's bad input.
+/// request was read, and the framework calls bytes that are no message INTERNAL, too many of them OUT_OF_RANGE, and those
+/// that become too many when they are decompressed RESOURCE_EXHAUSTED; all are the caller's bad input.
 fn translate(response: Response<Body>) -> Response<Body> {
     let Some(status) = Status::from_header_map(response.headers()) else { return response };
-    if matches!(status.code(), Code::Internal | Code::OutOfRange) && status.details().is_empty() {
+    let is_refusal = matches!(status.code(), Code::Internal | Code::OutOfRange | Code::ResourceExhausted);
+    if is_refusal && status.details().is_empty() {
         Status::from(Failure::invalid("", "the request is not a message of this call, or too large"))
             .into_http()
     } else {
@@ -165,9 +181,13 @@ mod tests {
     use super::*;
 
     const PROBE: &str = "/grpc.health.v1.Health/Check";
+    const STREAM: &str = "/grpc.health.v1.Health/Watch";
 
     fn edge(calls: usize) -> EdgeLayer {
-        EdgeLayer::new(calls, HashSet::from([PROBE.to_owned()]))
+        EdgeLayer::new(
+            calls,
+            HashMap::from([(PROBE.to_owned(), Answer::One), (STREAM.to_owned(), Answer::Many)]),
+        )
     }
 
     async fn through<F>(edge: &EdgeLayer, request: Request<Body>, answer: impl Fn() -> F) -> Status
@@ -193,7 +213,11 @@ mod tests {
 
     #[tokio::test]
     async fn bytes_that_are_no_message_are_the_callers_fault() {
-        for framework in [Status::internal("failed to decode"), Status::out_of_range("too large")] {
+        for framework in [
+            Status::internal("failed to decode"),
+            Status::out_of_range("too large"),
+            Status::resource_exhausted("too large when decompressed"),
+        ] {
             let answer = || std::future::ready(framework.clone().into_http());
             let status = through(&edge(1), request(&[]), answer).await;
             assert_eq!(status.code(), Code::InvalidArgument);
@@ -206,6 +230,22 @@ mod tests {
         let answer = || async { Status::from(Failure::Internal("x".into())).into_http() };
         let status = through(&edge(1), request(&[]), answer).await;
         assert_eq!(status.code(), Code::Internal);
+    }
+
+    #[tokio::test]
+    async fn what_a_stream_is_made_of_is_not_compressed() {
+        for (path, is_asked) in [(PROBE, true), (STREAM, false), ("/unknown", true)] {
+            let seen = Arc::new(Mutex::new(None));
+            let sees = seen.clone();
+            let service = service_fn(move |request: Request<Body>| {
+                *sees.lock().unwrap() = Some(request.headers().contains_key("grpc-accept-encoding"));
+                std::future::ready(Ok(Status::unimplemented("").into_http()))
+            });
+            let mut request = request(&[("grpc-accept-encoding", "gzip")]);
+            *request.uri_mut() = path.parse().unwrap();
+            edge(1).layer(service).call(request).await.unwrap();
+            assert_eq!(*seen.lock().unwrap(), Some(is_asked), "{path}");
+        }
     }
 
     #[tokio::test]

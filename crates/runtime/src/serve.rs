@@ -1,6 +1,6 @@
 //! A deployable's ports: gRPC with health and reflection, and metrics.
 
-use std::{collections::HashSet, future::IntoFuture as _, net::SocketAddr, time::Duration};
+use std::{future::IntoFuture as _, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, routing::get};
@@ -16,11 +16,27 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use crate::{edge::EdgeLayer, health::Board};
+use crate::{
+    edge::{Answer, EdgeLayer, Methods},
+    health::Board,
+};
 
 /// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200
 /// four-byte characters, takes about 85 KB.
 pub const MAX_REQUEST_BYTES: usize = 256 * 1024;
+
+/// A generated service that reads requests of up to [`MAX_REQUEST_BYTES`], compressed or not: clients set compression by
+/// channel, so whoever compresses for one service does it for all. Generated services have these methods by the same
+/// names, and no trait.
+#[macro_export]
+macro_rules! bounded {
+    ($service:expr) => {
+        $service
+            .max_decoding_message_size($crate::serve::MAX_REQUEST_BYTES)
+            .accept_compressed(::tonic::codec::CompressionEncoding::Gzip)
+            .accept_compressed(::tonic::codec::CompressionEncoding::Zstd)
+    };
+}
 
 /// How often a process looks whether it can still do its work. While it starts, it looks sooner, and each time waits
 /// twice as long.
@@ -101,7 +117,7 @@ pub async fn serve(
     let grpc_addr = listeners.grpc.local_addr()?;
     let metrics_addr = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let (board, health) = Board::new(served.names).await;
-    served.routes.add_service(health);
+    served.routes.add_service(bounded!(health));
     add_reflection(&mut served.routes)?;
 
     let upkeep = keep_metrics_up(served.metrics.clone(), shutdown.clone());
@@ -145,16 +161,16 @@ const SHOWN: [&[u8]; 2] = [millrace_proto::DESCRIPTORS, tonic_health::pb::FILE_D
 const REFLECTION: [&[u8]; 2] =
     [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
 
-/// The path of every call of every contract.
-fn methods() -> anyhow::Result<HashSet<String>> {
-    let mut methods = HashSet::new();
+/// Every call of every contract.
+fn methods() -> anyhow::Result<Methods> {
+    let mut methods = Methods::new();
     for contracts in SHOWN.into_iter().chain(REFLECTION) {
         for file in FileDescriptorSet::decode(contracts).context("reading a contract")?.file {
             for service in &file.service {
-                let calls = service.method.iter();
-                methods.extend(
-                    calls.map(|call| format!("/{}.{}/{}", file.package(), service.name(), call.name())),
-                );
+                methods.extend(service.method.iter().map(|call| {
+                    let path = format!("/{}.{}/{}", file.package(), service.name(), call.name());
+                    (path, if call.server_streaming() { Answer::Many } else { Answer::One })
+                }));
             }
         }
     }
@@ -167,8 +183,8 @@ fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
         let empty = tonic_reflection::server::Builder::configure();
         SHOWN.into_iter().fold(empty, |all, some| all.register_encoded_file_descriptor_set(some))
     };
-    routes.add_service(builder().build_v1()?);
-    routes.add_service(builder().build_v1alpha()?);
+    routes.add_service(bounded!(builder().build_v1()?));
+    routes.add_service(bounded!(builder().build_v1alpha()?));
     Ok(())
 }
 
@@ -259,14 +275,15 @@ mod tests {
     #[test]
     fn every_call_of_every_contract_is_known() {
         let methods = methods().unwrap();
-        for path in [
-            "/millrace.command.v1.UserCommandService/CreateUser",
-            "/millrace.query.v1.OrderQueryService/GetOrdersByStatus",
-            "/grpc.health.v1.Health/Check",
-            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+        for (path, answer) in [
+            ("/millrace.command.v1.UserCommandService/CreateUser", Answer::One),
+            ("/millrace.query.v1.OrderQueryService/GetOrdersByStatus", Answer::One),
+            ("/millrace.query.v1.OrderQueryService/WatchOrder", Answer::Many),
+            ("/grpc.health.v1.Health/Check", Answer::One),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Answer::Many),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Answer::Many),
         ] {
-            assert!(methods.contains(path), "{path}: {methods:?}");
+            assert_eq!(methods.get(path), Some(&answer), "{path}: {methods:?}");
         }
     }
 }

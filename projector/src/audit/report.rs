@@ -84,6 +84,11 @@ impl Tally {
         self.events.load(Relaxed) + self.rows.load(Relaxed)
     }
 
+    /// Whether no item of the event store was met.
+    pub(super) fn has_no_events(&self) -> bool {
+        self.events.load(Relaxed) == 0
+    }
+
     /// Whether anybody has to see to anything.
     pub(crate) fn is_clean(&self) -> bool {
         self.left.load(Relaxed) == 0

@@ -95,7 +95,12 @@ impl<P: Projection, W: AuditRows<P::Change>, E: ScanEvents> Checked<P, W, E> {
         finding.row = look.version;
         finding.store = Some(look.fold.newest).filter(|newest| *newest > 0);
         finding.attributes.clone_from(&look.differences);
-        if self.shared.settings.repair {
+        if kind == Kind::Orphaned && self.shared.report.tally.has_no_events() {
+            // By then all of the event store has been read. It is rather another one, or not restored yet, than that all
+            // rows are to go; and if they are, emptying their table is quicker.
+            let why = "the event store is empty, and no row is deleted for that: is it the right one?";
+            finding.reason = Some(("empty_store", why.to_owned()));
+        } else if self.shared.settings.repair {
             finding.repair = Some(self.repair(suspect, look).await?);
         }
         self.shared.report.finding(&finding)

@@ -131,8 +131,13 @@ impl SqsQueue {
         ];
         let request = self.client.get_queue_attributes().queue_url(url);
         let reply = request.set_attribute_names(Some(names.to_vec())).send().await?;
-        let count = |name| reply.attributes()?.get(&name)?.parse().ok();
-        Ok(names.map(|name| count(name).unwrap_or_default()))
+        // A count that is not told is not none: who believed that would take a queue for seen through.
+        let count = |name| {
+            let count = reply.attributes().and_then(|attributes| attributes.get(name)?.parse().ok());
+            count.ok_or_else(|| AwsError::Nonsense(format!("a queue that does not tell its {name}")))
+        };
+        let [waiting, hidden, delayed] = &names;
+        Ok([count(waiting)?, count(hidden)?, count(delayed)?])
     }
 }
 

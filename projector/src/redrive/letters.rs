@@ -46,6 +46,10 @@ pub(crate) trait DeadLetters: Send + Sync {
     /// Deletes letters, up to ten, and says of each, in their order, whether that succeeded.
     fn delete(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), AwsError>>> + Send;
 
+    /// How many letters there are, hidden ones among them. About: SQS's counts lag (SQS API Reference,
+    /// `GetQueueAttributes`).
+    fn count(&self) -> impl Future<Output = Result<u64, AwsError>> + Send;
+
     /// Shows letters again at once, up to ten, and says of each, in their order, whether that succeeded.
     fn show(&self, receipts: &[Receipt]) -> impl Future<Output = Vec<Result<(), AwsError>>> + Send;
 }

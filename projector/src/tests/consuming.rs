@@ -328,3 +328,46 @@ async fn a_handler_that_panics_takes_no_other_batch_with_it() {
     assert!(queue.dead_letters()[0].cause.is_none(), "moved by the queue itself in the end");
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_given_up_with_its_reason_before_the_queue_would_move_it() {
+    let queue = MemoryQueue::new(Rules { max_receives: 2, ..RULES });
+    queue.send("0".to_owned());
+    let handled = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&handled);
+    let handler = Script::new(move |messages: Vec<Message>| {
+        count.fetch_add(1, Ordering::Relaxed);
+        async move { all_fail(&messages, &Failure::NotJson) }
+    });
+    let running = Running::start(queue.clone(), handler, SETTINGS);
+    eventually(|| queue.is_empty()).await;
+    assert!(queue.dead_letters()[0].cause.is_some(), "not by the queue's own redrive, which knows no reason");
+    assert_eq!(
+        handled.load(Ordering::Relaxed),
+        2,
+        "of the {} attempts that the settings allow",
+        SETTINGS.max_attempts
+    );
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_makes_room_while_the_rest_of_its_batch_is_held_up() {
+    let queue = queue_with(300);
+    // Of each batch one message cannot be applied for the time being.
+    let handler = Script::new(|messages: Vec<Message>| async move {
+        messages
+            .iter()
+            .map(|message| {
+                if message.body.ends_with('0') {
+                    all_fail(std::slice::from_ref(message), &unreachable()).remove(0)
+                } else {
+                    Ok(())
+                }
+            })
+            .collect()
+    });
+    let running = Running::start(queue.clone(), handler, SETTINGS);
+    eventually(|| queue.len() == 30).await;
+    running.stop().await;
+}

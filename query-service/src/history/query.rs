@@ -7,7 +7,7 @@ use millrace_event_store::{Direction, Moment, Search};
 use millrace_proto::query::{SortOrder, get_order_as_of_request, get_user_profile_as_of_request};
 use millrace_runtime::Violations;
 
-use crate::token::Paged;
+use crate::{times::until, token::Paged};
 
 /// As of when an aggregate is to be shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,36 +153,6 @@ pub(crate) fn event_type(name: String) -> Result<String, Invalid> {
     }
 }
 
-/// The nanoseconds from 1970 to a time.
-fn nanos(time: millrace_proto::Timestamp) -> Result<i128, Invalid> {
-    const BAD: Invalid = Invalid("must be a time of the years 1970 to 9999");
-    let is_time = (0..=253_402_300_799).contains(&time.seconds) && (0..=999_999_999).contains(&time.nanos);
-    if is_time { Ok(i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)) } else { Err(BAD) }
-}
-
-fn from_micros(micros: i128) -> Timestamp {
-    // Of the years 1970 to 9999, so it fits.
-    Timestamp::from_unix_micros(i64::try_from(micros).unwrap_or(i64::MAX))
-}
-
-/// The last microsecond that is not later than a time. Events have whole microseconds.
-fn until(time: millrace_proto::Timestamp) -> Result<Timestamp, Invalid> {
-    Ok(from_micros(nanos(time)?.div_euclid(1_000)))
-}
-
-/// The first microsecond that is not earlier than a time.
-pub(crate) fn since(time: millrace_proto::Timestamp) -> Result<Timestamp, Invalid> {
-    Ok(from_micros((nanos(time)? + 999).div_euclid(1_000)))
-}
-
-/// The last microsecond that is earlier than a time, which is later than the first moment of 1970.
-pub(crate) fn before(time: millrace_proto::Timestamp) -> Result<Timestamp, Invalid> {
-    match nanos(time)? {
-        0 => Err(Invalid("must be later than the beginning of 1970")),
-        nanos => Ok(from_micros((nanos - 1).div_euclid(1_000))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use millrace_domain::{AggregateType, TenantId};
@@ -201,7 +171,7 @@ mod tests {
         Search {
             tenant: TenantId::default(),
             event_type: "UserCreated".to_owned(),
-            times: from_micros(1)..=from_micros(9),
+            times: Timestamp::from_unix_micros(1)..=Timestamp::from_unix_micros(9),
             direction: Direction::OldestFirst,
             beyond: None,
         }
@@ -224,14 +194,14 @@ mod tests {
         assert!(tokens.open(&"acme".parse().unwrap(), &events, &token).is_err());
         assert!(tokens.open(&tenant, &search(), &token).is_err());
 
-        let place = Moment { at: from_micros(5), stream: stream(1), version: 3 };
+        let place = Moment { at: Timestamp::from_unix_micros(5), stream: stream(1), version: 3 };
         let token = tokens.seal(&tenant, &search(), &place);
         assert_eq!(tokens.open(&tenant, &search(), &token), Ok(place));
         for other in [
             Search { direction: Direction::NewestFirst, ..search() },
             Search { event_type: "UserCreate".to_owned(), ..search() },
-            Search { times: from_micros(2)..=from_micros(9), ..search() },
-            Search { times: from_micros(1)..=from_micros(8), ..search() },
+            Search { times: Timestamp::from_unix_micros(2)..=Timestamp::from_unix_micros(9), ..search() },
+            Search { times: Timestamp::from_unix_micros(1)..=Timestamp::from_unix_micros(8), ..search() },
         ] {
             assert!(tokens.open(&tenant, &other, &token).is_err(), "{other:?}");
         }
@@ -261,38 +231,7 @@ mod tests {
         }
     }
 
-    #[test]
-    fn what_is_no_time_is_refused() {
-        let time = |seconds, nanos| millrace_proto::Timestamp { seconds, nanos };
-        for bad in [time(-1, 999_999_999), time(253_402_300_800, 0), time(i64::MAX, 0), time(i64::MIN, 0)] {
-            assert!(until(bad).is_err() && since(bad).is_err() && before(bad).is_err(), "{bad:?}");
-        }
-        for nanos in [-1, 1_000_000_000, i32::MAX, i32::MIN] {
-            assert!(until(time(1, nanos)).is_err(), "{nanos}");
-        }
-        assert!(until(time(0, 0)).is_ok() && since(time(0, 0)).is_ok() && before(time(0, 0)).is_err());
-        assert!(until(time(253_402_300_799, 999_999_999)).is_ok());
-    }
-
     proptest! {
-        #[test]
-        fn a_time_between_two_microseconds_parts_the_events_around_it(
-            seconds in 0..253_402_300_799_i64,
-            // Whole microseconds among them.
-            nanos in prop_oneof![0..1_000_000_000_i32, (0..1_000_000_i32).prop_map(|micros| micros * 1_000)],
-            offset in -3..=3_i64,
-        ) {
-            let time = millrace_proto::Timestamp { seconds, nanos };
-            let event = Timestamp::from_unix_micros(seconds * 1_000_000 + i64::from(nanos / 1_000) + offset);
-            let exact = i128::from(event.unix_micros()) * 1_000;
-            let bound = i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-            prop_assert_eq!(event <= until(time).unwrap(), exact <= bound);
-            prop_assert_eq!(event >= since(time).unwrap(), exact >= bound);
-            if bound > 0 {
-                prop_assert_eq!(event <= before(time).unwrap(), exact < bound);
-            }
-        }
-
         #[test]
         fn every_place_survives_its_bytes(at in 0..253_402_300_799_000_000_i64, id in any::<u128>(), version in any::<u64>()) {
             let place = Moment { at: Timestamp::from_unix_micros(at), stream: stream(id), version };

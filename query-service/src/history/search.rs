@@ -12,14 +12,19 @@ use millrace_proto::{
     codec::EventCodec as _,
     query::{SearchEventsRequest, SearchEventsResponse},
 };
+use millrace_read_models::Times;
 use millrace_runtime::{Call, Failure, Violations};
 
 use super::{
     History, Page,
-    query::{before, direction, event_type, since},
+    query::{direction, event_type},
     recorded::found,
 };
-use crate::{models::After, orders::page_size};
+use crate::{
+    models::After,
+    paging::{page_size, reached},
+    times::range,
+};
 
 /// How many events of an aggregate are looked up that the index may not show yet: what one aggregate takes in while the
 /// index lags as it usually does.
@@ -41,13 +46,13 @@ impl<E: ReadHistory> History<E> {
         let mut wrong = Violations::default();
         let event_type = wrong.field("event_type", event_type(request.event_type));
         let times = times(&mut wrong, request.start_time, request.end_time);
-        let size = wrong.field("page_size", page_size(request.page_size));
+        let size = page_size(&mut wrong, request.page_size);
         let direction = wrong.field("order", direction(request.order));
         let search = event_type.zip(times).zip(direction).map(|((event_type, times), direction)| {
             let tenant = call.tenant.clone();
             Search { tenant, event_type, times, direction, beyond: None }
         });
-        let beyond = self.reached(&mut wrong, call, search.as_ref(), &request.page_token);
+        let beyond = reached(&mut wrong, &self.tokens, &call.tenant, search.as_ref(), &request.page_token);
         let after = After::parse(&mut wrong, request.after);
         let (search, (size, beyond)) = wrong.finish(search.zip(size.zip(beyond)))?;
         let search = Search { beyond, ..search };
@@ -87,15 +92,11 @@ fn times(
     start: Option<millrace_proto::Timestamp>,
     end: Option<millrace_proto::Timestamp>,
 ) -> Option<RangeInclusive<Timestamp>> {
-    let first = wrong.field("start_time", start.map_or(Ok(Timestamp::from_unix_micros(0)), since));
-    let last = wrong.field("end_time", end.map_or(Ok(Timestamp::from_unix_micros(i64::MAX)), before));
-    let is_in_order = |(start, end): (millrace_proto::Timestamp, millrace_proto::Timestamp)| {
-        (start.seconds, start.nanos) < (end.seconds, end.nanos)
-    };
-    if !start.zip(end).is_none_or(is_in_order) {
-        wrong.add("end_time", "must be after start_time");
-    }
-    Some(first?..=last?)
+    let Times { since, before } = range(wrong, ("start_time", start), ("end_time", end))?;
+    let first = since.map_or(0, Timestamp::unix_micros);
+    // The end is later than the beginning of 1970, so there is a microsecond before it.
+    let last = before.map_or(i64::MAX, |before| before.unix_micros() - 1);
+    Some(Timestamp::from_unix_micros(first)..=Timestamp::from_unix_micros(last))
 }
 
 /// Lays events that were read for certain over what the index shows: those that are searched for and that it lacks.

@@ -2,11 +2,19 @@
 #![allow(clippy::unwrap_used, reason = "an unwrap is how a test fails")]
 
 mod as_of;
+mod batches;
 mod events;
+mod filters;
 mod history;
+mod hostile;
+mod lagging;
 mod orders;
+mod page_tokens;
+mod pages;
+mod reading_after;
 mod search;
 mod server;
 mod support;
 mod users;
 mod watching;
+mod watching_connections;

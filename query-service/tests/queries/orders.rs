@@ -42,13 +42,15 @@ async fn page(
     match asked {
         Asked::OfBuyer => {
             let user_id = user_id(BUYER).to_string();
-            let request = GetOrdersByUserRequest { user_id, page_size, page_token, after };
+            let request =
+                GetOrdersByUserRequest { user_id, page_size, page_token, after, ..Default::default() };
             let reply = service.get_orders_by_user(Request::new(request)).await?.into_inner();
             Ok((reply.orders, reply.next_page_token))
         }
         Asked::In(status) => {
             let status = status_to_proto(status).into();
-            let request = GetOrdersByStatusRequest { status, page_size, page_token, after };
+            let request =
+                GetOrdersByStatusRequest { status, page_size, page_token, after, ..Default::default() };
             let reply = service.get_orders_by_status(Request::new(request)).await?.into_inner();
             Ok((reply.orders, reply.next_page_token))
         }
@@ -145,6 +147,7 @@ async fn every_bad_field_is_named() {
         page_size: -1,
         page_token: page_token.clone(),
         after: bad_after(),
+        ..Default::default()
     };
     let status = world.order_service().get_orders_by_user(Request::new(by_user)).await.unwrap_err();
     let rest = ["page_size", "page_token", "after.aggregate_id", "after.version"];
@@ -152,8 +155,13 @@ async fn every_bad_field_is_named() {
 
     for (number, page_size) in [(0, 101), (7, i32::MAX), (-1, i32::MIN)] {
         let page_token = page_token.clone();
-        let by_status =
-            GetOrdersByStatusRequest { status: number, page_size, page_token, after: bad_after() };
+        let by_status = GetOrdersByStatusRequest {
+            status: number,
+            page_size,
+            page_token,
+            after: bad_after(),
+            ..Default::default()
+        };
         let status = world.order_service().get_orders_by_status(Request::new(by_status)).await.unwrap_err();
         assert_eq!(bad_fields(&status), [&["status"], &rest[..]].concat(), "{number}");
     }

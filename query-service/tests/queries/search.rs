@@ -275,6 +275,20 @@ async fn an_event_that_was_just_stored_is_found_before_the_index_shows_it() {
 }
 
 #[tokio::test]
+async fn a_token_costs_one_request_where_the_search_is_about_its_kind_of_aggregate() {
+    let world = World::default();
+    world.append(created(&user(1), 1)).await;
+    world.append(placed(&order(2), 2, basket("laptop", 1))).await;
+    for (event_type, id, requests) in
+        [("UserCreated", 1, 2), ("OrderCreated", 2, 2), ("UserCreated", 2, 3), ("OrderCreated", 1, 3)]
+    {
+        let before = world.events.requests();
+        page(&world, SearchEventsRequest { after: after(id, 1), ..of_type(event_type) }).await.unwrap();
+        assert_eq!(world.events.requests() - before, requests, "{event_type} after {id}");
+    }
+}
+
+#[tokio::test]
 async fn an_event_beyond_what_the_index_could_show_at_once_waits_for_its_page() {
     let world = World::default();
     // Large to the store, and small on the page, since none of it can be read.

@@ -22,7 +22,7 @@ use millrace_proto::query::{
     user_query_service_client::UserQueryServiceClient,
 };
 use millrace_runtime::{READINESS, process::Process, serve::Listeners};
-use query_service::token::PageTokens;
+use query_service::{token::PageTokens, watch::Watching};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, transport::Channel};
@@ -32,11 +32,21 @@ use tonic_health::pb::{
 
 type Server = (Channel, CancellationToken, JoinHandle<anyhow::Result<()>>);
 
-async fn start(world: &World) -> Server {
+pub(crate) async fn start(world: &World) -> Server {
     start_over(world, world.events.clone()).await
 }
 
 async fn start_over(world: &World, events: impl ReadHistory) -> Server {
+    let (address, shutdown, server) = serve(world, events, WATCHING).await;
+    (connect(&address).await, shutdown, server)
+}
+
+/// Serves on a free port: where, how to end it, and its end.
+pub(crate) async fn serve(
+    world: &World,
+    events: impl ReadHistory,
+    watching: Watching,
+) -> (String, CancellationToken, JoinHandle<anyhow::Result<()>>) {
     let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", grpc.local_addr().unwrap());
     let shutdown = CancellationToken::new();
@@ -44,8 +54,13 @@ async fn start_over(world: &World, events: impl ReadHistory) -> Server {
     let listeners = Listeners { grpc, metrics: None };
     let tokens = PageTokens::of_table("orders");
     let server =
-        tokio::spawn(query_service::answer(world.models(), events, tokens, WATCHING, listeners, 64, process));
-    (Channel::from_shared(address).unwrap().connect().await.unwrap(), shutdown, server)
+        tokio::spawn(query_service::answer(world.models(), events, tokens, watching, listeners, 64, process));
+    (address, shutdown, server)
+}
+
+/// A connection of its own.
+pub(crate) async fn connect(address: &str) -> Channel {
+    Channel::from_shared(address.to_owned()).unwrap().connect().await.unwrap()
 }
 
 #[tokio::test]
@@ -136,7 +151,7 @@ impl ReadHistory for Distant {
 }
 
 /// Asks again until the answer is yes, for a minute at most.
-async fn eventually(mut ask: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(mut ask: impl AsyncFnMut() -> bool) {
     let mut looks = 0;
     while !ask().await {
         looks += 1;

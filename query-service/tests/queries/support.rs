@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -16,8 +16,8 @@ use millrace_domain::{
 use millrace_event_store::MemoryStore;
 use millrace_proto::query::ReadAfter;
 use millrace_read_models::{
-    Consistency, Key, Many, MemoryOrders, MemoryUsers, OrderChange, OrderRow, Placed, Position, Provenance,
-    ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
+    Consistency, Key, ListPart, Many, MemoryOrders, MemoryUsers, OrderChange, OrderList, OrderRow, Placed,
+    Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
 use query_service::{
     history::History,
@@ -42,50 +42,154 @@ pub(crate) const MOST_WATCHERS: usize = 300;
 /// Both.
 pub(crate) const WATCHING: Watching = Watching { pace: PACE, most: MOST_WATCHERS };
 
-fn places() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MOST_WATCHERS))
+/// What tells those who watch users of changes, over whatever read model.
+pub(crate) fn user_hub<U: ReadUsers>(users: U, ending: &CancellationToken) -> Hub<UserRows<U>> {
+    let hub = Hub::new(UserRows(users), PACE, Arc::new(Semaphore::new(MOST_WATCHERS)), ending.clone());
+    tokio::spawn(hub.clone().run());
+    hub
 }
 
-/// Read models that count how often rows are read by their keys, and an event store. Neither knows of the other.
+/// What tells those who watch orders of changes, over whatever read model.
+pub(crate) fn order_hub<O: ReadOrders>(orders: O, ending: &CancellationToken) -> Hub<OrderRows<O>> {
+    let hub = Hub::new(OrderRows(orders), PACE, Arc::new(Semaphore::new(MOST_WATCHERS)), ending.clone());
+    tokio::spawn(hub.clone().run());
+    hub
+}
+
+/// Read models that note which rows are read by their keys, and an event store. Neither knows of the other.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct World {
-    pub(crate) users: Counted<MemoryUsers>,
-    pub(crate) orders: Counted<MemoryOrders>,
+    pub(crate) users: Noted<MemoryUsers>,
+    pub(crate) orders: Noted<MemoryOrders>,
     pub(crate) events: MemoryStore,
     pub(crate) ending: CancellationToken,
 }
 
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Counted<T> {
+pub(crate) struct Noted<T> {
     pub(crate) rows: T,
-    gets: Arc<AtomicU32>,
-    /// What readings of many rows fail with.
+    gets: Arc<Mutex<Vec<Uuid>>>,
+    requests: Arc<AtomicUsize>,
+    searches: Arc<AtomicUsize>,
+    batches: Arc<Mutex<Vec<BatchReply>>>,
+    /// What all requests for many rows fail with.
     failing: Arc<Mutex<Option<AwsError>>>,
+    /// How many reads of a row by its key are answered yet; all where it is `None`.
+    answered_yet: Arc<Mutex<Option<usize>>>,
 }
 
-impl<T> Counted<T> {
-    pub(crate) fn gets(&self) -> u32 {
-        self.gets.load(Ordering::Relaxed)
+/// What becomes of a request for many rows.
+#[derive(Debug, Clone)]
+pub(crate) enum BatchReply {
+    /// Only so many of the keys are answered, from the first one on.
+    Answered(usize),
+    /// The row of this id cannot be read.
+    Unreadable(Uuid),
+    /// It fails.
+    Fails(AwsError),
+    /// It is never answered.
+    Hangs,
+}
+
+impl<T> Noted<T> {
+    /// How often a row was read by its key, whichever it was.
+    pub(crate) fn gets(&self) -> usize {
+        self.gets.lock().unwrap().len()
     }
 
-    /// Lets readings of many rows fail, or no longer.
+    /// How often the row of an id was read by its key.
+    pub(crate) fn gets_of(&self, id: u128) -> usize {
+        self.gets.lock().unwrap().iter().filter(|read| read.as_u128() == id).count()
+    }
+
+    /// How many requests there were for rows by their keys, be it one row or many.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// How many rows were read by their keys, and how often an index was; but for the rows that nobody has, by which a
+    /// server looks whether it can read at all.
+    pub(crate) fn reads(&self) -> usize {
+        let rows = self.gets.lock().unwrap().iter().filter(|id| !id.is_nil()).count();
+        rows + self.searches.load(Ordering::Relaxed)
+    }
+
+    /// Lets requests for many rows fail, or no longer.
     pub(crate) fn fail(&self, error: Option<AwsError>) {
         *self.failing.lock().unwrap() = error;
     }
 
-    fn check(&self) -> Result<(), AwsError> {
-        self.count();
-        self.failing.lock().unwrap().clone().map_or(Ok(()), Err)
+    /// Lets only so many reads of a row by its key be answered, and no later one.
+    pub(crate) fn answer_only(&self, gets: usize) {
+        *self.answered_yet.lock().unwrap() = Some(gets);
     }
 
-    fn count(&self) {
-        self.gets.fetch_add(1, Ordering::Relaxed);
+    /// Notes a read of a row by its key. Never ends where it is not to be answered.
+    async fn read(&self, id: Uuid) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.note(id);
+        let is_answered = match &mut *self.answered_yet.lock().unwrap() {
+            None => true,
+            Some(0) => false,
+            Some(left) => {
+                *left -= 1;
+                true
+            }
+        };
+        if !is_answered {
+            std::future::pending().await
+        }
+    }
+
+    /// What becomes of the next requests for many rows, each in its turn, until none is left.
+    pub(crate) fn next_batches(&self, replies: impl IntoIterator<Item = BatchReply>) {
+        *self.batches.lock().unwrap() = replies.into_iter().collect();
+    }
+
+    fn note(&self, id: Uuid) {
+        self.gets.lock().unwrap().push(id);
+    }
+
+    /// Asks for many rows, of which the next of the replies says what becomes.
+    async fn many<I: Copy, R, F>(
+        &self,
+        keys: &[Key<I>],
+        id: impl Fn(I) -> Uuid,
+        ask: impl FnOnce(Vec<Key<I>>) -> F,
+    ) -> Result<Many<I, R>, AwsError>
+    where
+        F: Future<Output = Result<Many<I, R>, AwsError>>,
+    {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(error) = self.failing.lock().unwrap().clone() {
+            return Err(error);
+        }
+        let next = {
+            let mut batches = self.batches.lock().unwrap();
+            (!batches.is_empty()).then(|| batches.remove(0))
+        };
+        let answered = match &next {
+            Some(BatchReply::Answered(count)) => *count,
+            Some(BatchReply::Fails(error)) => return Err(error.clone()),
+            Some(BatchReply::Hangs) => std::future::pending().await,
+            Some(BatchReply::Unreadable(_)) | None => keys.len(),
+        };
+        let (asked, left) = keys.split_at(answered.min(keys.len()));
+        asked.iter().for_each(|key| self.note(id(key.1)));
+        let mut many = ask(asked.to_vec()).await?;
+        many.left.extend_from_slice(left);
+        if let Some(BatchReply::Unreadable(which)) = next {
+            for (_, row) in many.found.iter_mut().filter(|(key, _)| id(key.1) == which) {
+                *row = Err(AwsError::Nonsense("it cannot be read".to_owned()));
+            }
+        }
+        Ok(many)
     }
 }
 
-impl ReadUsers for Counted<MemoryUsers> {
+impl ReadUsers for Noted<MemoryUsers> {
     async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
-        self.count();
+        self.read(user_id.0).await;
         self.rows.get(tenant, user_id).await
     }
 
@@ -94,18 +198,19 @@ impl ReadUsers for Counted<MemoryUsers> {
         keys: &[Key<UserId>],
         consistency: Consistency,
     ) -> Result<Many<UserId, UserRow>, AwsError> {
-        self.check()?;
-        self.rows.get_many(keys, consistency).await
+        let ask = |keys: Vec<_>| async move { self.rows.get_many(&keys, consistency).await };
+        self.many(keys, |id| id.0, ask).await
     }
 
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
+        self.searches.fetch_add(1, Ordering::Relaxed);
         self.rows.by_email(tenant, email).await
     }
 }
 
-impl ReadOrders for Counted<MemoryOrders> {
+impl ReadOrders for Noted<MemoryOrders> {
     async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
-        self.count();
+        self.read(order_id.0).await;
         self.rows.get(tenant, order_id).await
     }
 
@@ -114,46 +219,36 @@ impl ReadOrders for Counted<MemoryOrders> {
         keys: &[Key<OrderId>],
         consistency: Consistency,
     ) -> Result<Many<OrderId, OrderRow>, AwsError> {
-        self.check()?;
-        self.rows.get_many(keys, consistency).await
+        let ask = |keys: Vec<_>| async move { self.rows.get_many(&keys, consistency).await };
+        self.many(keys, |id| id.0, ask).await
     }
 
-    async fn by_user(
+    async fn part(
         &self,
-        tenant: &TenantId,
-        user_id: UserId,
+        list: &OrderList,
         before: Option<&Position>,
         limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        self.rows.by_user(tenant, user_id, before, limit).await
-    }
-
-    async fn by_status(
-        &self,
-        tenant: &TenantId,
-        status: OrderStatus,
-        before: Option<&Position>,
-        limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        self.rows.by_status(tenant, status, before, limit).await
+    ) -> Result<ListPart, AwsError> {
+        self.searches.fetch_add(1, Ordering::Relaxed);
+        self.rows.part(list, before, limit).await
     }
 }
 
 impl World {
-    pub(crate) fn models(&self) -> Models<Counted<MemoryUsers>, Counted<MemoryOrders>> {
+    pub(crate) fn models(&self) -> Models<Noted<MemoryUsers>, Noted<MemoryOrders>> {
         Models::new(self.users.clone(), self.orders.clone())
     }
 
-    pub(crate) fn user_service(&self) -> Users<Counted<MemoryUsers>, Counted<MemoryOrders>> {
-        let hub = Hub::new(UserRows(self.users.clone()), PACE, places(), self.ending.clone());
-        tokio::spawn(hub.clone().run());
-        Users::new(self.models(), hub)
+    pub(crate) fn user_service(&self) -> Users<Noted<MemoryUsers>, Noted<MemoryOrders>> {
+        Users::new(self.models(), user_hub(self.users.clone(), &self.ending))
     }
 
-    pub(crate) fn order_service(&self) -> Orders<Counted<MemoryUsers>, Counted<MemoryOrders>> {
-        let hub = Hub::new(OrderRows(self.orders.clone()), PACE, places(), self.ending.clone());
-        tokio::spawn(hub.clone().run());
-        Orders::new(self.models(), PageTokens::of_table("orders"), hub)
+    pub(crate) fn order_service(&self) -> Orders<Noted<MemoryUsers>, Noted<MemoryOrders>> {
+        Orders::new(
+            self.models(),
+            PageTokens::of_table("orders"),
+            order_hub(self.orders.clone(), &self.ending),
+        )
     }
 
     pub(crate) fn history_service(&self) -> History<MemoryStore> {
@@ -162,17 +257,7 @@ impl World {
 
     /// Writes a user's next version.
     pub(crate) async fn user(&self, id: u128, version: u64, email: &str) {
-        let change = UserChange {
-            tenant: TenantId::default(),
-            user_id: user_id(id),
-            from: version - 1,
-            to: version,
-            created_at: (version == 1).then(|| at(0)),
-            email: Some(Email::try_from(email.to_owned()).unwrap()),
-            name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
-            updated_at: at(i64::try_from(version).unwrap() - 1),
-            provenance: made_by(version),
-        };
+        let change = user_change(id, version, email);
         assert_eq!(self.users.rows.write(&change).await.unwrap(), Written::Applied);
     }
 
@@ -183,33 +268,60 @@ impl World {
 
     /// Writes the first version of an order.
     pub(crate) async fn place_basket(&self, id: u128, buyer: u128, created_at: i64, basket: Basket) {
-        let placed = Placed { user_id: user_id(buyer), basket, created_at: at(created_at) };
-        let change = OrderChange {
-            tenant: TenantId::default(),
-            order_id: order_id(id),
-            from: 0,
-            to: 1,
-            placed: Some(placed),
-            status: OrderStatus::Created,
-            updated_at: at(created_at),
-            provenance: made_by(1),
-        };
+        self.write(placing(id, buyer, created_at, basket)).await;
+    }
+
+    /// Writes an order's next version, whichever it is.
+    pub(crate) async fn write(&self, change: OrderChange) {
         assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
     }
 
     /// Writes an order's next version.
     pub(crate) async fn advance(&self, id: u128, version: u64, status: OrderStatus) {
-        let change = OrderChange {
-            tenant: TenantId::default(),
-            order_id: order_id(id),
-            from: version - 1,
-            to: version,
-            placed: None,
-            status,
-            updated_at: at(99),
-            provenance: made_by(version),
-        };
-        assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
+        self.write(moving(id, version, status)).await;
+    }
+}
+
+/// A user's next version.
+pub(crate) fn user_change(id: u128, version: u64, email: &str) -> UserChange {
+    UserChange {
+        tenant: TenantId::default(),
+        user_id: user_id(id),
+        from: version - 1,
+        to: version,
+        created_at: (version == 1).then(|| at(0)),
+        email: Some(Email::try_from(email.to_owned()).unwrap()),
+        name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
+        updated_at: at(i64::try_from(version).unwrap() - 1),
+        provenance: made_by(version),
+    }
+}
+
+/// The first version of an order.
+pub(crate) fn placing(id: u128, buyer: u128, created_at: i64, basket: Basket) -> OrderChange {
+    OrderChange {
+        tenant: TenantId::default(),
+        order_id: order_id(id),
+        from: 0,
+        to: 1,
+        placed: Some(Placed { user_id: user_id(buyer), basket, created_at: at(created_at) }),
+        status: OrderStatus::Created,
+        updated_at: at(created_at),
+        provenance: made_by(1),
+    }
+}
+
+/// An order's next version.
+pub(crate) fn moving(id: u128, version: u64, status: OrderStatus) -> OrderChange {
+    OrderChange {
+        tenant: TenantId::default(),
+        order_id: order_id(id),
+        from: version - 1,
+        to: version,
+        placed: None,
+        status,
+        updated_at: at(99),
+        provenance: made_by(version),
     }
 }
 

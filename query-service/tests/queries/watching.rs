@@ -1,12 +1,16 @@
 //! Watching: what is sent, when, at what price, and how it ends.
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex},
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use futures::{StreamExt as _, stream::BoxStream};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_aws::AwsError;
 use millrace_domain::{OrderId, TenantId, Timestamp, order::OrderStatus};
 use millrace_proto::query::{
@@ -14,6 +18,7 @@ use millrace_proto::query::{
     order_query_service_server::OrderQueryService, user_query_service_server::UserQueryService,
 };
 use millrace_read_models::{Key, Many};
+use millrace_runtime::clock;
 use query_service::watch::{Hub, Rows};
 use tokio::{
     sync::Semaphore,
@@ -109,11 +114,34 @@ async fn who_reads_slowly_gets_the_newest_state_and_none_in_between() {
     assert!(timeout(SOON, sent.next()).await.is_err());
 }
 
-/// Readings of one row that are now newer, now older: such are those that need not be consistent.
-#[derive(Clone)]
-struct ToAndFro(Arc<Mutex<VecDeque<u64>>>);
+type All = HashMap<Key<OrderId>, Result<u64, AwsError>>;
 
-impl Rows for ToAndFro {
+/// Rows that are no more than their versions, and how many were asked for at a time.
+#[derive(Clone, Default)]
+struct Versions {
+    rows: Arc<Mutex<All>>,
+    /// Rows that AWS has no time for.
+    left: Arc<Mutex<Vec<Key<OrderId>>>>,
+    readings: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Versions {
+    fn set(&self, key: Key<OrderId>, version: Result<u64, AwsError>) {
+        self.rows.lock().unwrap().insert(key, version);
+    }
+
+    fn hub(&self, places: usize) -> Hub<Self> {
+        let hub = Hub::new(self.clone(), PACE, Arc::new(Semaphore::new(places)), CancellationToken::new());
+        tokio::spawn(hub.clone().run());
+        hub
+    }
+
+    fn readings(&self) -> usize {
+        self.readings.lock().unwrap().len()
+    }
+}
+
+impl Rows for Versions {
     type Id = OrderId;
     type Row = u64;
 
@@ -121,30 +149,174 @@ impl Rows for ToAndFro {
         *row
     }
 
-    fn updated_at(_: &u64) -> Timestamp {
-        Timestamp::from_unix_micros(0)
+    fn updated_at(row: &u64) -> Timestamp {
+        // The higher a version, the longer ago: what is told of it shows which version it was.
+        let age = i64::try_from(*row).unwrap() * 1_000_000;
+        Timestamp::from_unix_micros(clock::now().unix_micros() - age)
     }
 
     async fn read(&self, keys: &[Key<OrderId>]) -> Result<Many<OrderId, u64>, AwsError> {
-        let next = self.0.lock().unwrap().pop_front();
-        let found = next.map(|version| (keys[0].clone(), Ok(version))).into_iter().collect();
-        Ok(Many { found, left: Vec::new(), read_units: 0.0 })
+        self.readings.lock().unwrap().push(keys.len());
+        let (rows, left) = (self.rows.lock().unwrap(), self.left.lock().unwrap());
+        let (left, answered): (Vec<_>, Vec<_>) = keys.iter().cloned().partition(|key| left.contains(key));
+        let found = answered.into_iter().filter_map(|key| rows.get(&key).cloned().map(|row| (key, row)));
+        Ok(Many { found: found.collect(), left, read_units: 0.0 })
     }
 }
 
+fn key(id: u128) -> Key<OrderId> {
+    (TenantId::default(), order_id(id))
+}
+
+type Numbers = BoxStream<'static, Result<u64, Status>>;
+
+fn begin(hub: &Hub<Versions>, key: Key<OrderId>, version: u64) -> Numbers {
+    let place = hub.place().unwrap();
+    hub.watch(place, key, version).messages(0, None, |version| *version)
+}
+
+async fn next_number(sent: &mut Numbers) -> u64 {
+    timeout(SOON, sent.next()).await.expect("a state comes soon").unwrap().unwrap()
+}
+
+/// Readings of one row that are now newer, now older: such are those that need not be consistent.
 #[tokio::test(start_paused = true)]
 async fn a_reading_that_is_older_than_the_one_before_is_not_sent() {
-    let versions = [3, 6, 4, 6, 7, 5, 9, 8];
-    let rows = ToAndFro(Arc::new(Mutex::new(versions.into())));
-    let hub = Hub::new(rows, PACE, Arc::new(Semaphore::new(1)), CancellationToken::new());
-    tokio::spawn(hub.clone().run());
-    let watch = hub.watch((TenantId::default(), order_id(1)), 5).unwrap();
-    let mut sent = watch.messages(0, None, |version| *version);
-    let mut all = Vec::new();
-    while let Ok(Some(version)) = timeout(SOON, sent.next()).await {
-        all.push(version.unwrap());
+    let rows = Versions::default();
+    let mut sent = begin(&rows.hub(1), key(1), 5);
+    let mut all = vec![next_number(&mut sent).await];
+    for version in [3, 6, 4, 6, 7, 5, 9, 8] {
+        rows.set(key(1), Ok(version));
+        while let Ok(Some(version)) = timeout(SOON, sent.next()).await {
+            all.push(version.unwrap());
+        }
     }
     assert_eq!(all, [5, 6, 7, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_of_two_tenants_is_two_rows() {
+    let rows = Versions::default();
+    let of = |tenant: &str| -> Key<OrderId> { (tenant.parse().unwrap(), order_id(1)) };
+    let hub = rows.hub(2);
+    let (mut ours, mut theirs) = (begin(&hub, of("ours"), 1), begin(&hub, of("theirs"), 7));
+    assert_eq!((next_number(&mut ours).await, next_number(&mut theirs).await), (1, 7));
+    rows.set(of("ours"), Ok(2));
+    rows.set(of("theirs"), Ok(7));
+    assert_eq!(next_number(&mut ours).await, 2);
+    assert!(timeout(SOON, theirs.next()).await.is_err(), "it is not theirs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_cannot_be_read_ends_its_own_watches_alone_and_is_asked_for_less_and_less() {
+    let rows = Versions::default();
+    let hub = rows.hub(3);
+    let (mut broken, mut left, mut whole) =
+        (begin(&hub, key(1), 1), begin(&hub, key(2), 1), begin(&hub, key(3), 1));
+    for sent in [&mut broken, &mut left, &mut whole] {
+        assert_eq!(next_number(sent).await, 1);
+    }
+    rows.set(key(1), Err(AwsError::Nonsense("it has no version".to_owned())));
+    rows.left.lock().unwrap().push(key(2));
+    rows.set(key(3), Ok(1));
+    let failed = broken.next().await.unwrap().unwrap_err();
+    assert_eq!((failed.code(), reason(&failed).as_deref()), (Code::Internal, Some("INTERNAL")));
+    let failed = left.next().await.unwrap().unwrap_err();
+    assert_eq!((failed.code(), reason(&failed).as_deref()), (Code::ResourceExhausted, Some("THROTTLED")));
+    assert!(broken.next().await.is_none() && left.next().await.is_none());
+    // Ten seconds at four a second were forty.
+    assert!((10..=25).contains(&rows.readings()), "{}", rows.readings());
+
+    rows.set(key(3), Ok(2));
+    assert_eq!(next_number(&mut whole).await, 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_to_a_row_that_could_not_be_read_for_long_is_not_told_of_what_was_before() {
+    let rows = Versions::default();
+    let hub = rows.hub(2);
+    let _before = begin(&hub, key(1), 1);
+    rows.set(key(1), Err(AwsError::Unreachable("a test says so".to_owned())));
+    sleep(Duration::from_secs(30)).await;
+    // The caller has just read it.
+    let mut sent = begin(&hub, key(1), 2);
+    assert_eq!(next_number(&mut sent).await, 2);
+    assert!(timeout(Duration::from_secs(8), sent.next()).await.is_err(), "not before ten seconds");
+    rows.set(key(1), Ok(3));
+    assert_eq!(next_number(&mut sent).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reading_that_succeeds_with_news_begins_the_patience_anew() {
+    let rows = Versions::default();
+    let mut sent = begin(&rows.hub(1), key(1), 1);
+    assert_eq!(next_number(&mut sent).await, 1);
+    let unreachable = || Err(AwsError::Unreachable("a test says so".to_owned()));
+    rows.set(key(1), unreachable());
+    sleep(Duration::from_secs(9)).await;
+    rows.set(key(1), Ok(2));
+    assert_eq!(next_number(&mut sent).await, 2);
+    rows.set(key(1), unreachable());
+    assert!(timeout(Duration::from_secs(8), sent.next()).await.is_err(), "not before ten seconds");
+}
+
+/// Whoever comes to a row that has just changed makes it one that is read often, at whatever moment.
+#[tokio::test(start_paused = true)]
+async fn a_row_that_somebody_has_seen_change_is_read_often_from_then_on() {
+    for moment in 0..8 {
+        let rows = Versions::default();
+        let hub = rows.hub(2);
+        let mut sent = begin(&hub, key(1), 1);
+        assert_eq!(next_number(&mut sent).await, 1);
+        rows.set(key(1), Ok(1));
+        // Long enough that it is read every two seconds only.
+        sleep(Duration::from_secs(60) + PACE.fastest * moment).await;
+        let _other = begin(&hub, key(1), 2);
+        assert_eq!(next_number(&mut sent).await, 2);
+        rows.set(key(1), Ok(3));
+        let soon = timeout(PACE.fastest * 5 / 2, sent.next()).await.expect("it is read soon");
+        assert_eq!(soon.unwrap().unwrap(), 3);
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_two_leave_at_the_same_moment_is_not_watched_any_more() {
+    const ROUNDS: usize = 20_000;
+    let hub = Versions::default().hub(2 * ROUNDS);
+    let watch = |id: usize| hub.watch(hub.place().unwrap(), key(id.try_into().unwrap()), 1);
+    let watches = [(); 2].map(|()| (0..ROUNDS).map(watch).collect::<Vec<_>>());
+    let ready = AtomicUsize::new(0);
+    std::thread::scope(|threads| {
+        for watches in watches {
+            let ready = &ready;
+            threads.spawn(move || {
+                for (round, watch) in watches.into_iter().enumerate() {
+                    ready.fetch_add(1, Ordering::SeqCst);
+                    // A barrier that waits without sleep: they are to be as close as can be.
+                    while ready.load(Ordering::SeqCst) < 2 * (round + 1) {
+                        std::hint::spin_loop();
+                    }
+                    drop(watch);
+                }
+            });
+        }
+    });
+    assert_eq!(hub.watched_rows(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lag_is_told_of_changes_and_not_of_what_was_there_before() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let rows = Versions::default();
+    let mut sent = begin(&rows.hub(1), key(1), 1_000_000);
+    assert_eq!(next_number(&mut sent).await, 1_000_000);
+    assert!(!shown.render().contains("watch_lag_seconds_count"), "{}", shown.render());
+    rows.set(key(1), Ok(1_000_001));
+    assert_eq!(next_number(&mut sent).await, 1_000_001);
+    let shown = shown.render();
+    assert!(shown.contains("watch_lag_seconds_count 1"), "{shown}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,22 +330,26 @@ async fn all_who_watch_a_row_cost_one_reading_and_many_rows_one_request() {
     for id in (1..=100).chain([1; 50]) {
         all.push(watch(&service, order(id)).await);
     }
-    let before = world.orders.gets();
+    let before = world.orders.requests();
     sleep(PACE.fastest * 2).await;
-    assert_eq!(world.orders.gets() - before, 1, "for a hundred rows and a hundred and fifty who watch them");
+    assert_eq!(
+        world.orders.requests() - before,
+        1,
+        "for a hundred rows and a hundred and fifty who watch them"
+    );
 
     // A row that does not change is read ever less often.
     sleep(Duration::from_secs(60)).await;
-    let before = world.orders.gets();
+    let before = world.orders.requests();
     sleep(Duration::from_secs(60)).await;
-    let reads = world.orders.gets() - before;
+    let reads = world.orders.requests() - before;
     assert!((25..=30).contains(&reads), "every two seconds: {reads}");
 
     // Who leaves is not read for.
     drop(all);
-    let before = world.orders.gets();
+    let before = world.orders.requests();
     sleep(Duration::from_secs(60)).await;
-    assert!(world.orders.gets() - before <= 1);
+    assert!(world.orders.requests() - before <= 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,8 +361,10 @@ async fn only_so_many_can_watch_and_who_leaves_makes_room() {
     for _ in 0..MOST_WATCHERS {
         all.push(watch(&service, order(1)).await);
     }
+    let before = world.orders.gets();
     let refused = service.watch_order(Request::new(order(1))).await.map(drop).unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    assert_eq!(world.orders.gets(), before, "nothing is read for who cannot watch");
     all.pop();
     all.push(watch(&service, order(1)).await);
 }

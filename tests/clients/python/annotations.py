@@ -12,6 +12,8 @@ from report import Report
 FIELDS_OF_RULE = {
     "create_order.total_currency": ["total_amount"],
     "update_user_profile.change": ["email", "name"],
+    "get_orders_by_user.created": ["created_before"],
+    "get_orders_by_status.created": ["created_before"],
     "search_events.range": ["end_time"],
 }
 

@@ -63,7 +63,7 @@ def expand(value: Any) -> Any:
     match value:
         case {"$repeat": [part, int(times)]}:
             part = expand(part)
-            return part * times if isinstance(part, str) else [part] * times
+            return part * times if isinstance(part, (str, list)) else [part] * times
         case {"$join": [first, *rest]}:
             whole = expand(first)
             for part in rest:

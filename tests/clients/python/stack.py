@@ -1,4 +1,9 @@
-"""The servers under test: those of the caller, or a local stack that lives as long as the run."""
+"""The servers under test: those of the caller, or a local stack that lives as long as the run.
+
+As a program it runs another one against a local stack, whose addresses that finds in its environment:
+
+    python3 tests/clients/python/stack.py node tests/clients/node/run.js
+"""
 
 import collections
 import contextlib
@@ -112,3 +117,16 @@ def stop(process: subprocess.Popen[str]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def main() -> int:
+    if len(sys.argv) < 2:
+        print(__doc__, file=sys.stderr)
+        return 2
+    with running(None, None, None) as addresses:
+        told = {f"{deployable.upper()}_ADDR": address for deployable, address in vars(addresses).items()}
+        return subprocess.run(sys.argv[1:], env=os.environ | told).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -30,9 +30,20 @@ from millrace.query.v1.history_service_pb2 import (
     GetUserProfileAsOfRequest,
     SearchEventsRequest,
 )
-from millrace.query.v1.order_query_service_pb2 import GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest
+from millrace.query.v1.order_query_service_pb2 import (
+    BatchGetOrdersRequest,
+    GetOrderRequest,
+    GetOrdersByStatusRequest,
+    GetOrdersByUserRequest,
+    WatchOrderRequest,
+)
 from millrace.query.v1.read_after_pb2 import ReadAfter
-from millrace.query.v1.user_query_service_pb2 import GetUserByEmailRequest, GetUserProfileRequest
+from millrace.query.v1.user_query_service_pb2 import (
+    BatchGetUserProfilesRequest,
+    GetUserByEmailRequest,
+    GetUserProfileRequest,
+    WatchUserProfileRequest,
+)
 from millrace.type.v1 import order_pb2
 from millrace.type.v1.order_pb2 import OrderItem
 from report import Report
@@ -42,9 +53,12 @@ NOBODY = str(uuid.uuid4())
 CREATED = order_pb2.ORDER_STATUS_CREATED
 PROCESSING = order_pb2.ORDER_STATUS_PROCESSING
 SHIPPED = order_pb2.ORDER_STATUS_SHIPPED
+DELIVERED = order_pb2.ORDER_STATUS_DELIVERED
 Got = TypeVar("Got")
 Fact = Callable[[Addresses], None]
 FACTS: list[Fact] = []
+# The calls that tenants have made, by their paths.
+ASKED: set[str] = set()
 
 
 def run(report: Report, addresses: Addresses) -> None:
@@ -53,6 +67,9 @@ def run(report: Report, addresses: Addresses) -> None:
         for check in FACTS:
             with report.fact(check.__name__.replace("_", " ")):
                 check(addresses)
+        with report.fact("every call of the contracts was made"):
+            paths = {f"/{service.full_name}/{method.name}" for service in cases.services() for method in service.methods}
+            assert paths <= ASKED, f"not made: {sorted(paths - ASKED)}"
 
 
 def fact(check: Fact) -> Fact:
@@ -64,16 +81,20 @@ def fact(check: Fact) -> Fact:
 # What the facts are told with.
 
 
-class AsTenant(grpc.UnaryUnaryClientInterceptor):
-    """Names the tenant with each call and bounds it, unless the call bounds itself."""
+class AsTenant(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+    """Names the tenant with each call and bounds it, unless the call bounds itself. Notes which calls were made."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def intercept_unary_unary(self, continuation: Any, call: Any, request: Any) -> Any:
+        ASKED.add(call.method if isinstance(call.method, str) else call.method.decode())
         return continuation(
             call._replace(metadata=[("x-tenant-id", self.name)], timeout=call.timeout or PATIENCE), request
         )
+
+    def intercept_unary_stream(self, continuation: Any, call: Any, request: Any) -> Any:
+        return self.intercept_unary_unary(continuation, call, request)
 
 
 class Tenant:
@@ -188,6 +209,14 @@ def a_user_and_an_order_can_be_read_by_every_query_as_soon_as_they_are_stored(ad
     assert 0 < summary.created_at.ToNanoseconds() <= summary.updated_at.ToNanoseconds(), summary
     of_user = tenant.summaries.GetOrdersByUser(GetOrdersByUserRequest(user_id=user.aggregate_id, after=after(moved)))
     assert (list(of_user.orders), of_user.next_page_token) == ([summary], ""), of_user
+    orders = tenant.summaries.BatchGetOrders(
+        BatchGetOrdersRequest(order_ids=[NOBODY, order.aggregate_id], after=after(moved))
+    )
+    assert (list(orders.orders), list(orders.missing_order_ids)) == ([summary], [NOBODY]), orders
+    users = tenant.profiles.BatchGetUserProfiles(
+        BatchGetUserProfilesRequest(user_ids=[user.aggregate_id, NOBODY], after=after(user))
+    )
+    assert (list(users.user_profiles), list(users.missing_user_ids)) == ([profile], [NOBODY]), users
     for status, expected in ((PROCESSING, [summary]), (CREATED, [])):
         in_status = tenant.summaries.GetOrdersByStatus(GetOrdersByStatusRequest(status=status, after=after(moved)))
         assert (list(in_status.orders), in_status.next_page_token) == (expected, ""), in_status
@@ -350,6 +379,77 @@ def all_pages(call: Callable[[Any], Any], request: Any, field: str = "orders") -
         if not request.page_token:
             return
     raise AssertionError("the list does not end")
+
+
+@fact
+def every_page_of_a_search_is_read(addresses: Addresses) -> None:
+    tenant = Tenant(addresses)
+    user = tenant.create_user()
+    placed = [tenant.create_order(user).event_id for _ in range(5)]
+    pages = list(all_pages(tenant.history.SearchEvents, SearchEventsRequest(event_type="OrderCreated"), "events"))
+    assert [len(page) for page in pages] == [2, 2, 1], pages
+    assert [event.event_id for page in pages for event in page] == placed, pages
+
+
+@fact
+def a_watch_shows_each_newer_version_and_goes_on_where_it_was_left(addresses: Addresses) -> None:
+    tenant = Tenant(addresses)
+    user = tenant.create_user()
+    order = tenant.create_order(user)
+    watch = tenant.summaries.WatchOrder(WatchOrderRequest(order_id=order.aggregate_id, after=after(order)))
+    assert next(watch).order.version == 1
+    for status in (PROCESSING, SHIPPED):
+        moved = tenant.move(order, status)
+        state = next(watch).order
+        assert (state.status, state.version) == (status, moved.version), state
+    watch.cancel()
+
+    resumed = WatchOrderRequest(order_id=order.aggregate_id, seen_version=2)
+    watch = tenant.summaries.WatchOrder(resumed)
+    assert next(watch).order.version == 3, "what is newer than what was seen comes at once"
+    tenant.move(order, DELIVERED)
+    assert next(watch).order.version == 4
+    watch.cancel()
+
+    watch = tenant.profiles.WatchUserProfile(
+        WatchUserProfileRequest(user_id=user.aggregate_id, after=after(user)), timeout=2.0
+    )
+    assert next(watch).user_profile.name == "John Doe"
+    tenant.users.UpdateUserProfile(UpdateUserProfileRequest(user_id=user.aggregate_id, name="Jane Doe"))
+    assert next(watch).user_profile.name == "Jane Doe"
+    refused(grpc.StatusCode.DEADLINE_EXCEEDED, next, watch)
+
+
+@fact
+def nobody_watches_what_is_not_there_or_belongs_to_another(addresses: Addresses) -> None:
+    owner, stranger = Tenant(addresses), Tenant(addresses)
+    user = owner.create_user()
+    order = owner.create_order(user)
+    owner.summaries.GetOrder(GetOrderRequest(order_id=order.aggregate_id, after=after(order)))
+    for watch in (
+        owner.summaries.WatchOrder(WatchOrderRequest(order_id=NOBODY)),
+        stranger.summaries.WatchOrder(WatchOrderRequest(order_id=order.aggregate_id)),
+        stranger.profiles.WatchUserProfile(WatchUserProfileRequest(user_id=user.aggregate_id)),
+    ):
+        error = refused(grpc.StatusCode.NOT_FOUND, next, watch)
+        assert details(error, error_details_pb2.ResourceInfo).resource_type in ("order", "user"), error
+
+
+@fact
+def requests_may_be_compressed_and_large_replies_are(addresses: Addresses) -> None:
+    tenant = Tenant(addresses)
+    user = tenant.create_user()
+    items = [laptop()] * 100
+    create = CreateOrderRequest(user_id=user.aggregate_id, items=items)
+    order = tenant.orders.CreateOrder(create, compression=grpc.Compression.Gzip)
+    get = GetOrderRequest(order_id=order.aggregate_id, after=after(order))
+    # The client says by itself that it takes gzip, and undoes it.
+    summary = tenant.summaries.GetOrder(get, compression=grpc.Compression.Gzip).order
+    assert list(summary.items) == items, summary
+    error = refused(
+        grpc.StatusCode.UNIMPLEMENTED, tenant.summaries.GetOrder, get, compression=grpc.Compression.Deflate
+    )
+    assert "deflate" in error.details(), error
 
 
 @fact

@@ -116,7 +116,10 @@ impl ShardStream for DynamoStream {
                     Some(_) | None => StreamError::Failed(error.into()),
                 }
             })?;
-        let records = reply.records.unwrap_or_default().into_iter().map(record).collect::<Result<_, _>>()?;
+        // A reply without anything would say that the shard has ended. DynamoDB's replies have records, be it none.
+        let records =
+            reply.records.ok_or_else(|| AwsError::Nonsense("a reply without records".to_owned()))?;
+        let records = records.into_iter().map(record).collect::<Result<_, _>>()?;
         Ok(Records { records, next: reply.next_shard_iterator })
     }
 }

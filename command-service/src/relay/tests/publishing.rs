@@ -17,7 +17,8 @@ use super::{
     world::{World, eventually},
 };
 use crate::relay::{
-    bus::Entry,
+    EventBus,
+    bus::{Entry, Rejection},
     leases::Checkpoint,
     stream::{Content, Position},
 };
@@ -261,6 +262,28 @@ async fn shutdown_ends_work_that_the_bus_holds_up() {
     let bus = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
     let relay = world.start_with(World::config("a"), bus.clone());
     eventually("the bus was asked", || !bus.calls().is_empty()).await;
+    assert!(relay.stop().await <= Duration::from_secs(1));
+    assert_eq!(world.held_by("a").await, []);
+}
+
+/// A bus that never answers.
+#[derive(Clone, Default)]
+struct MuteBus(Arc<AtomicBool>);
+
+impl EventBus for MuteBus {
+    async fn put(&self, _: &[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> {
+        self.0.store(true, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdown_gives_up_the_lease_of_a_shard_whose_bus_does_not_answer() {
+    let world = World::new();
+    world.store_firsts(0..5);
+    let bus = MuteBus::default();
+    let relay = world.start_with(World::config("a"), bus.clone());
+    eventually("the bus was asked", || bus.0.load(Ordering::SeqCst)).await;
     assert!(relay.stop().await <= Duration::from_secs(1));
     assert_eq!(world.held_by("a").await, []);
 }

@@ -190,3 +190,56 @@ async fn a_replica_with_an_old_listing_does_not_read_a_child_before_its_parent()
     assert_eq!(leases.len(), 3, "{leases:?}");
     assert_eq!(world.held_by("b").await.len(), 0, "{leases:?}");
 }
+
+/// Leases that can be seen, and not taken: a role may scan and put, and not update.
+#[derive(Clone)]
+struct Untakeable(MemoryLeases);
+
+impl Leases for Untakeable {
+    async fn list(&self) -> Result<LeaseTable, AwsError> {
+        self.0.list().await
+    }
+    async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.0.create(lease).await
+    }
+    async fn take(&self, _: &Lease, _: &str, _: Timestamp) -> Result<Option<Lease>, AwsError> {
+        Err(AwsError::Refused("AccessDeniedException".to_owned()))
+    }
+    async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.0.keep(lease).await
+    }
+    async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.0.release(lease).await
+    }
+    async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
+        self.0.forget(seen).await
+    }
+    async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
+        self.0.announce(replica).await
+    }
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        self.0.note_complete(at).await
+    }
+    async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
+        self.0.withdraw(owner).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_nobody_can_take_shows_as_behind() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let world = World::new();
+    let a = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    a.crash().await;
+    let later = world.store_firsts([2]);
+    let (stream, table, bus) = (world.stream.clone(), world.table.clone(), world.bus.clone());
+    let _b = world.start_through(stream, Untakeable(world.leases.clone()), bus, table, World::config("b"));
+    sleep(Duration::from_secs(3_600)).await;
+    assert!(!world.has_published(&later));
+    let shown = shown.render();
+    let behind = shown.lines().find_map(|line| line.strip_prefix("relay_behind_seconds ")).unwrap();
+    assert!(behind.parse::<f64>().unwrap() > 3_000.0, "an event waits for an hour, and behind is {behind}");
+}

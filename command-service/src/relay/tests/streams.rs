@@ -597,3 +597,76 @@ async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_the
     sleep(Duration::from_secs(3_600)).await;
     world.until_published(&missed).await;
 }
+
+/// A stream whose reading panics.
+#[derive(Clone)]
+struct Explosive {
+    there: MemoryStream,
+    listed: Arc<AtomicU32>,
+}
+
+impl ShardStream for Explosive {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.listed.fetch_add(1, Ordering::SeqCst);
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        self.there.open(shard, position).await
+    }
+    async fn read(&self, _: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        panic!("a record that makes the program panic")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_whose_reading_panics_is_not_tried_ten_times_a_second() {
+    let world = World::new();
+    world.store_firsts(0..5);
+    let stream = Explosive { there: world.stream.clone(), listed: Arc::default() };
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream.clone(), leases, bus, table, World::config("a"));
+    sleep(Duration::from_secs(60)).await;
+    let listed = stream.listed.load(Ordering::SeqCst);
+    assert!(listed < 60, "the stream was listed {listed} times in a minute");
+}
+
+/// A stream that can be exchanged for one without records, on which cursors from before go on and bring nothing: as an
+/// emulator does that was away between two reads.
+#[derive(Clone)]
+struct Exchanged {
+    there: MemoryStream,
+    lives: Arc<AtomicU32>,
+}
+
+impl ShardStream for Exchanged {
+    type Cursor = (MemoryCursor, u32);
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<Self::Cursor, StreamError> {
+        Ok((self.there.open(shard, position).await?, self.lives.load(Ordering::SeqCst)))
+    }
+    async fn read(&self, (cursor, life): &Self::Cursor) -> Result<Records<Self::Cursor>, StreamError> {
+        if *life < self.lives.load(Ordering::SeqCst) {
+            return Ok(Records { records: Vec::new(), next: Some((cursor.clone(), *life)) });
+        }
+        let Records { records, next } = self.there.read(cursor).await?;
+        Ok(Records { records, next: next.map(|next| (next, *life)) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_has_outlived_its_stream_is_not_believed_for_ever() {
+    let world = World::new();
+    let stream = Exchanged { there: world.stream.clone(), lives: Arc::new(AtomicU32::new(1)) };
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let config = RelayConfig { trust_horizon: Duration::from_secs(1), ..World::config("a") };
+    let _relay = world.start_through(stream.clone(), leases, bus, table, config);
+    world.until_published(&world.store_firsts(0..5)).await;
+    let missed = world.store_firsts(10..15);
+    stream.lives.fetch_add(1, Ordering::SeqCst);
+    world.stream.drop_records();
+    world.until_published(&missed).await;
+    world.until_published(&world.store_firsts(20..25)).await;
+}

@@ -84,14 +84,14 @@ audited!(DynamoUsers, UserChange);
 audited!(DynamoOrders, OrderChange);
 
 /// The row that a change leaves where there was none.
-struct Expected {
+pub(super) struct Expected {
     key: String,
     /// Every attribute besides the key.
     attributes: HashMap<&'static str, AttributeValue>,
 }
 
 impl Expected {
-    fn of<C: Change>(rows: &impl InTable<C>, change: &C) -> Result<Self, AwsError> {
+    pub(super) fn of<C: Change>(rows: &impl InTable<C>, change: &C) -> Result<Self, AwsError> {
         if change.from() > 0 {
             return Err(flawed("it does not make its row"));
         }
@@ -101,6 +101,12 @@ impl Expected {
         let made_by = attributes(change.provenance());
         all.extend(made_by.into_iter().filter_map(|(name, value)| Some((name, value?))));
         Ok(Self { key: tenant_key(&stream.tenant, stream.id), attributes: all })
+    }
+
+    /// The row as an item of its table.
+    pub(super) fn item(self, table: &Table) -> Item {
+        let attributes = self.attributes.into_iter().map(|(name, value)| (name.to_owned(), value));
+        attributes.chain(table.key(self.key)).collect()
     }
 
     fn differences(&self, row: &Item) -> Vec<&'static str> {
@@ -187,13 +193,12 @@ impl Table {
         if text(&row.0, self.key)? != with.key {
             return Err(flawed("it is of another row"));
         }
-        let attributes = with.attributes.into_iter().map(|(name, value)| (name.to_owned(), value));
         let unchanged = self.unchanged(row);
         let sent = self
             .client
             .put_item()
             .table_name(&*self.name)
-            .set_item(Some(attributes.chain(self.key(with.key)).collect()))
+            .set_item(Some(with.item(self)))
             .condition_expression(unchanged.expression)
             .set_expression_attribute_names(Some(unchanged.names))
             .set_expression_attribute_values(unchanged.values)

@@ -87,7 +87,27 @@ pub(super) fn plain(number: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_domain::Email;
+    use proptest::{prelude::*, sample::select};
+
     use super::*;
+
+    /// Tenants and addresses of which parts look alike, with the sign that joins them in the addresses.
+    fn any_owner() -> impl Strategy<Value = (TenantId, Email)> {
+        let tenant = select(vec!["a", "b", "a-b", "b-a", "ab"]).prop_map(|tenant| tenant.parse().unwrap());
+        let email =
+            "[ab#-]{1,4}@[ab]{1,2}".prop_filter_map("an address", |email| Email::try_from(email).ok());
+        (tenant, email)
+    }
+
+    proptest! {
+        #[test]
+        fn no_two_tenants_or_addresses_make_one_key(one in any_owner(), other in any_owner()) {
+            let key = |(tenant, email): &(TenantId, Email)| tenant_key(tenant, email.normalised());
+            let same = one.0 == other.0 && one.1.normalised() == other.1.normalised();
+            prop_assert_eq!(key(&one) == key(&other), same);
+        }
+    }
 
     #[test]
     fn a_number_is_read_in_any_notation() {

@@ -1,6 +1,6 @@
 //! Order summaries: hash `OrderId`, indexes `UserId-index` and `Status-index`, both ranged by `CreatedKey`.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,10 +14,14 @@ use millrace_domain::{
 
 use super::{
     item::{Item, asked, decimal, parsed, tenant_and_id, tenant_key, text, unreadable, whole},
+    merge::{Gap, Merge, share},
     provenance::provenance,
-    table::{Range, Table, VERSION},
+    table::{Indexed, Range, Table, VERSION},
 };
-use crate::{Consistency, Key, Many, OrderChange, OrderRow, Position, ReadOrders, WriteRows, Written};
+use crate::{
+    Among, Consistency, Key, ListPart, MOST_EXAMINED, Many, OrderChange, OrderList, OrderRow, Position,
+    ReadOrders, WriteRows, Written,
+};
 
 const ORDER_ID: &str = "OrderId";
 const USER_ID: &str = "UserId";
@@ -35,8 +39,12 @@ const UPDATED_AT: &str = "UpdatedAt";
 const USER_INDEX: &str = "UserId-index";
 const STATUS_INDEX: &str = "Status-index";
 
-/// How many shards of an index one call reads at the same time.
-const SHARDS_AT_ONCE: usize = 16;
+/// How many keys of an index one call reads at the same time. Each brings 1 MB at most.
+const KEYS_AT_ONCE: usize = 16;
+
+/// How many of a user's orders are looked at first for those in a status. Most users have no more, and are done with one
+/// request; for one who has many, it is enough for a page of 20 where every fifth order is in the status.
+const FIRST_EXAMINED: u16 = 100;
 
 /// Order summaries on DynamoDB.
 #[derive(Debug, Clone)]
@@ -58,15 +66,39 @@ impl DynamoOrders {
         u16::try_from(order_id.0.as_u128() % u128::from(self.shards)).unwrap_or(0)
     }
 
-    async fn list(
+    /// The keys of an index that a list is read from, and what besides them tells its orders from others.
+    fn keys(&self, list: &OrderList) -> Vec<Of> {
+        let tenant = &list.tenant;
+        match list.among {
+            Among::User { user_id, status } => {
+                let hash = (USER_ID, tenant_key(tenant, user_id));
+                let with = status.map(|status| (STATUS, status.as_str().to_owned()));
+                vec![Of { index: USER_INDEX, hash, with }]
+            }
+            Among::Status(status) => {
+                let hash = |shard| (STATUS_KEY, status_key(tenant, status, shard));
+                let of = |shard| Of { index: STATUS_INDEX, hash: hash(shard), with: None };
+                (0..self.shards).map(of).collect()
+            }
+        }
+    }
+
+    /// What a key shows of a list below a place, where so many of its items are looked at; one request.
+    async fn show(
         &self,
-        index: &'static str,
-        hash: (&'static str, String),
+        of: Of,
+        list: &OrderList,
         before: Option<&Position>,
         limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        let below = before.map(|position| (CREATED_KEY, position.to_string()));
-        self.table.query(&Range { index, hash, below }, limit).await?.iter().map(row).collect()
+    ) -> Result<ListPart, AwsError> {
+        let Some(places) = list.places(before) else { return Ok(ListPart::default()) };
+        let Of { index, hash, with } = of;
+        let range = Range { index, hash, within: Some((CREATED_KEY, places)), with };
+        let Indexed { items, end } = self.table.query(range, limit).await?;
+        Ok(ListPart {
+            rows: items.iter().map(row).collect::<Result<_, _>>()?,
+            end: end.map(|keys| position(&keys)).transpose()?,
+        })
     }
 
     /// What a change sets, besides the version and the provenance.
@@ -127,40 +159,47 @@ impl ReadOrders for DynamoOrders {
         self.table.get_many(asked.keys().cloned(), consistency).await?.by_key(ORDER_ID, &asked, row)
     }
 
-    async fn by_user(
+    async fn part(
         &self,
-        tenant: &TenantId,
-        user_id: UserId,
+        list: &OrderList,
         before: Option<&Position>,
         limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        self.list(USER_INDEX, (USER_ID, tenant_key(tenant, user_id)), before, limit).await
-    }
-
-    async fn by_status(
-        &self,
-        tenant: &TenantId,
-        status: OrderStatus,
-        before: Option<&Position>,
-        limit: u16,
-    ) -> Result<Vec<OrderRow>, AwsError> {
-        // Any one shard may hold the newest `limit` orders, so each is asked for that many.
-        stream::iter(0..self.shards)
-            .map(|shard| {
-                self.list(STATUS_INDEX, (STATUS_KEY, status_key(tenant, status, shard)), before, limit)
+    ) -> Result<ListPart, AwsError> {
+        let keys = self.keys(list);
+        let (first, further) = match list.among {
+            Among::User { status: Some(_), .. } => {
+                let first = limit.max(FIRST_EXAMINED);
+                (first, Some(MOST_EXAMINED.saturating_sub(first)))
+            }
+            Among::User { status: None, .. } | Among::Status(_) => {
+                (share(limit, u16::try_from(keys.len()).unwrap_or(u16::MAX)), None)
+            }
+        };
+        let shown = stream::iter(keys.clone().into_iter().enumerate())
+            .map(|(key, of)| async move { Ok((key, self.show(of, list, before, first).await?)) })
+            .buffer_unordered(KEYS_AT_ONCE);
+        let mut merge = shown
+            .try_fold(Merge::new(limit), async |mut merge, (key, shown)| {
+                merge.add(key, shown);
+                Ok::<_, AwsError>(merge)
             })
-            .buffer_unordered(SHARDS_AT_ONCE)
-            .try_fold(Vec::new(), async |newest, rows| Ok(merge(newest, rows, limit)))
-            .await
+            .await?;
+        if let Some(Gap { key, below, missing }) = merge.gap()
+            && let Some(of) = keys.into_iter().nth(key)
+            && further != Some(0)
+        {
+            merge.add(key, self.show(of, list, Some(&below), further.unwrap_or(missing)).await?);
+        }
+        Ok(merge.part())
     }
 }
 
-/// The newest of two lists. Cut at every step, so that many shards take no more memory than few.
-fn merge(mut newest: Vec<OrderRow>, rows: Vec<OrderRow>, limit: u16) -> Vec<OrderRow> {
-    newest.extend(rows);
-    newest.sort_unstable_by_key(|row| Reverse(row.position()));
-    newest.truncate(limit.into());
-    newest
+/// A key of an index, and what its items have to have besides.
+#[derive(Debug, Clone)]
+struct Of {
+    index: &'static str,
+    hash: (&'static str, String),
+    with: Option<(&'static str, String)>,
 }
 
 fn status_key(tenant: &TenantId, status: OrderStatus, shard: u16) -> String {
@@ -192,6 +231,10 @@ fn row(item: &Item) -> Result<OrderRow, AwsError> {
         version: whole(item, VERSION)?,
         provenance: provenance(item),
     })
+}
+
+fn position(item: &Item) -> Result<Position, AwsError> {
+    text(item, CREATED_KEY)?.parse().map_err(|_| unreadable(CREATED_KEY))
 }
 
 fn status(item: &Item) -> Result<OrderStatus, AwsError> {

@@ -13,14 +13,10 @@ use super::{
     item::{Item, text, whole},
     provenance::attributes,
 };
-use crate::{Change, Consistency, Key, Many, Written};
+use crate::{Change, Consistency, Key, Many, Written, list::Places};
 
 /// The attribute that holds a row's version.
 pub(super) const VERSION: &str = "Version";
-
-/// The most pages that a list is read in. A page ends at 1 MB at the latest and an item has at most 400 KB, so this is
-/// enough for 128 orders even if each were as large as an item can be.
-const MOST_PAGES: usize = 64;
 
 /// A table of rows, each under a hash key.
 #[derive(Debug, Clone)]
@@ -38,6 +34,7 @@ pub(super) struct Found {
     /// The keys that there was no answer for.
     pub(super) left: Vec<Item>,
     /// The read units that AWS says it took; 0 where it does not say.
+    #[cfg_attr(not(any(test, feature = "audit")), allow(dead_code, reason = "only an audit adds them up"))]
     pub(super) read_units: f64,
 }
 
@@ -62,12 +59,22 @@ impl Found {
     }
 }
 
-/// Part of an index, from the greatest range key down.
+/// One key of an index, and which of its items.
 pub(super) struct Range {
     pub(super) index: &'static str,
     pub(super) hash: (&'static str, String),
-    /// Only what has a smaller range key than this one.
-    pub(super) below: Option<(&'static str, String)>,
+    /// Only those whose range keys are within these bounds.
+    pub(super) within: Option<(&'static str, Places)>,
+    /// Only those that have this value in an attribute. What has another is read all the same.
+    pub(super) with: Option<(&'static str, String)>,
+}
+
+/// Items of an index, from the greatest range key down.
+#[derive(Debug, Default)]
+pub(super) struct Indexed {
+    pub(super) items: Vec<Item>,
+    /// The keys of the last item that was looked at, where there may be more.
+    pub(super) end: Option<Item>,
 }
 
 impl Table {
@@ -152,51 +159,44 @@ impl Table {
         }
     }
 
-    /// The first `limit` items of part of an index.
-    pub(super) async fn query(&self, range: &Range, limit: u16) -> Result<Vec<Item>, AwsError> {
-        let mut items: Vec<Item> = Vec::new();
-        let mut from: Option<HashMap<String, AttributeValue>> = None;
-        for _ in 0..MOST_PAGES {
-            let missing = usize::from(limit).saturating_sub(items.len());
-            if missing == 0 {
-                return Ok(items);
-            }
-            let page = self.page(range, missing, from).await?;
-            items.extend(page.0);
-            from = page.1;
-            if from.is_none() {
-                return Ok(items);
-            }
-        }
-        Err(AwsError::Nonsense(format!("a list of {limit} rows does not end after {MOST_PAGES} pages")))
-    }
-
-    async fn page(
-        &self,
-        range: &Range,
-        limit: usize,
-        from: Option<Item>,
-    ) -> Result<(Vec<Item>, Option<Item>), AwsError> {
-        let (hash, value) = &range.hash;
+    /// The first items of a range, of which so many are looked at, or fewer where they have 1 MB (DynamoDB API Reference,
+    /// `Query`); one request.
+    pub(super) async fn query(&self, range: Range, limit: u16) -> Result<Indexed, AwsError> {
+        let (hash, value) = range.hash;
         let mut query = self
             .client
             .query()
             .table_name(&*self.name)
             .index_name(range.index)
             .scan_index_forward(false)
-            .limit(i32::try_from(limit).unwrap_or(i32::MAX))
-            .set_exclusive_start_key(from)
-            .expression_attribute_names("#hash", *hash)
-            .expression_attribute_values(":hash", AttributeValue::S(value.clone()));
-        query = match &range.below {
-            None => query.key_condition_expression("#hash = :hash"),
-            Some((attribute, value)) => query
-                .key_condition_expression("#hash = :hash AND #range < :below")
-                .expression_attribute_names("#range", *attribute)
-                .expression_attribute_values(":below", AttributeValue::S(value.clone())),
-        };
-        let page = query.send().await?;
-        Ok((page.items.unwrap_or_default(), page.last_evaluated_key.filter(|key| !key.is_empty())))
+            .limit(limit.into())
+            .expression_attribute_names("#hash", hash)
+            .expression_attribute_values(":hash", AttributeValue::S(value));
+        let mut condition = "#hash = :hash".to_owned();
+        if let Some((attribute, Places { from, to })) = range.within {
+            // An index takes one condition on its range key.
+            condition += match (&from, &to) {
+                (Some(_), Some(_)) => " AND #range BETWEEN :from AND :to",
+                (Some(_), None) => " AND #range >= :from",
+                (None, Some(_)) => " AND #range <= :to",
+                (None, None) => "",
+            };
+            let bounds = [(":from", from), (":to", to)];
+            for (name, bound) in bounds.into_iter().filter_map(|(name, bound)| Some((name, bound?))) {
+                query = query
+                    .expression_attribute_names("#range", attribute)
+                    .expression_attribute_values(name, AttributeValue::S(bound));
+            }
+        }
+        if let Some((attribute, value)) = range.with {
+            query = query
+                .filter_expression("#with = :with")
+                .expression_attribute_names("#with", attribute)
+                .expression_attribute_values(":with", AttributeValue::S(value));
+        }
+        let page = query.key_condition_expression(condition).send().await?;
+        let end = page.last_evaluated_key.filter(|key| !key.is_empty());
+        Ok(Indexed { items: page.items.unwrap_or_default(), end })
     }
 }
 

@@ -74,8 +74,9 @@ impl ReadUsers for DynamoUsers {
 
     async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
         let hash = (EMAIL_KEY, tenant_key(tenant, email.normalised()));
-        let items = self.0.query(&Range { index: EMAIL_INDEX, hash, below: None }, MOST_HOLDERS).await?;
-        let mut holders = items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
+        let range = Range { index: EMAIL_INDEX, hash, within: None, with: None };
+        let found = self.0.query(range, MOST_HOLDERS).await?;
+        let mut holders = found.items.iter().map(row).collect::<Result<Vec<_>, _>>()?;
         holders.sort_by_key(|row| Reverse((row.updated_at, row.user_id)));
         Ok(holders)
     }

@@ -4,7 +4,7 @@ use millrace_aws::{AwsError, Segment};
 use millrace_domain::{Aggregate as _, AggregateType, StreamId, TenantId, order::Order, user::User};
 use uuid::Uuid;
 
-use super::{MemoryOrders, MemoryUsers, Shared};
+use super::{MemoryOrders, MemoryUsers, Row, Shared};
 use crate::{
     AuditRows, Change, FoundRows, ListedRows, OrderChange, OrderRow, Provenance, UserChange, UserRow, flawed,
 };
@@ -12,13 +12,9 @@ use crate::{
 /// How many rows a page of a scan lists: few, so that most tables do not fit into one.
 const LISTED: usize = 7;
 
-/// A row in memory.
-pub(super) trait Row: Clone {
+/// A row that can be held against what it should be.
+pub(super) trait Audited: Row {
     const KIND: AggregateType;
-
-    fn key(&self) -> (TenantId, Uuid);
-
-    fn version(&self) -> u64;
 
     fn provenance(&self) -> Option<&Provenance>;
 
@@ -26,16 +22,8 @@ pub(super) trait Row: Clone {
     fn values(&self) -> Vec<(&'static str, String)>;
 }
 
-impl Row for UserRow {
+impl Audited for UserRow {
     const KIND: AggregateType = User::TYPE;
-
-    fn key(&self) -> (TenantId, Uuid) {
-        (self.tenant.clone(), self.user_id.0)
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
 
     fn provenance(&self) -> Option<&Provenance> {
         self.provenance.as_ref()
@@ -53,16 +41,8 @@ impl Row for UserRow {
     }
 }
 
-impl Row for OrderRow {
+impl Audited for OrderRow {
     const KIND: AggregateType = Order::TYPE;
-
-    fn key(&self) -> (TenantId, Uuid) {
-        (self.tenant.clone(), self.order_id.0)
-    }
-
-    fn version(&self) -> u64 {
-        self.version
-    }
 
     fn provenance(&self) -> Option<&Provenance> {
         self.provenance.as_ref()
@@ -133,7 +113,7 @@ fn made<R>(change: &impl Change, row: impl FnOnce() -> Result<R, AwsError>) -> R
     if change.from() > 0 { Err(flawed("it does not make its row")) } else { row() }
 }
 
-fn differences<R: Row>(row: &R, expected: &R) -> Vec<&'static str> {
+fn differences<R: Audited>(row: &R, expected: &R) -> Vec<&'static str> {
     let values = row.values().into_iter().zip(expected.values());
     let differing = values.filter(|(found, expected)| found != expected).map(|(found, _)| found.0);
     let mut names: Vec<_> = differing.collect();
@@ -150,7 +130,7 @@ fn differences<R: Row>(row: &R, expected: &R) -> Vec<&'static str> {
     names
 }
 
-impl<R: Row> Shared<R> {
+impl<R: Audited> Shared<R> {
     fn found(&self, streams: &[StreamId]) -> FoundRows<R> {
         let table = self.table();
         let row = |stream: &StreamId| {
@@ -178,9 +158,9 @@ impl<R: Row> Shared<R> {
             return Err(flawed("it is of another row"));
         }
         let mut table = self.table();
-        match table.rows.get_mut(&row.key()) {
+        match table.rows.get(&row.key()) {
             Some(kept) if kept.version() == row.version() => {
-                *kept = with;
+                table.put(with);
                 Ok(true)
             }
             Some(_) | None => Ok(false),

@@ -34,6 +34,10 @@ impl DeadLetters for SqsQueue {
         self.delete_from(&self.dead_letter_url, receipts).await
     }
 
+    async fn count(&self) -> Result<u64, AwsError> {
+        Ok(self.counts(&self.dead_letter_url).await?.iter().sum())
+    }
+
     async fn show(&self, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
         let at_once: Vec<_> = receipts.iter().map(|receipt| (receipt.clone(), Duration::ZERO)).collect();
         self.hide_in(&self.dead_letter_url, &at_once).await

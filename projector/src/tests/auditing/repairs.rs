@@ -198,3 +198,13 @@ async fn an_event_that_was_taken_for_a_known_one_while_its_row_was_too_new_is_no
     outcome.assert_finds(&["ORPHANED user-profiles 000000000002 row=3 repair=deleted,written".to_owned()]);
     bench.assert_right().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn no_row_is_deleted_because_the_event_store_is_empty() {
+    let bench = Bench::full().await;
+    let nothing = millrace_event_store::MemoryStore::default();
+    let outcome = run(nothing, bench.users.clone(), bench.orders.clone(), REPAIR).await;
+    assert!(outcome.summary.contains(" healed=0"), "{}", outcome.summary);
+    assert!(!outcome.summary.contains(" left=0"), "{}", outcome.summary);
+    bench.assert_right().await;
+}

@@ -1,0 +1,101 @@
+//! Watching over a connection: those who leave, and those who do not read.
+
+use std::time::Duration;
+
+use millrace_domain::order::OrderStatus;
+use millrace_proto::query::{
+    WatchOrderRequest, WatchOrderResponse, order_query_service_client::OrderQueryServiceClient,
+};
+use query_service::watch::{Pace, Watching};
+use tokio_util::sync::DropGuard;
+use tonic::{
+    Code, Status, Streaming,
+    transport::{Channel, Endpoint},
+};
+
+use crate::{
+    server::{connect, eventually, serve},
+    support::{World, basket, order_id, reason},
+};
+
+/// Fast, so that tests are.
+const PACE: Pace = Pace { fastest: Duration::from_millis(5), slowest: Duration::from_millis(50) };
+
+/// Serves watches for so many.
+async fn start(world: &World, most: usize) -> (String, DropGuard) {
+    let (address, shutdown, _) = serve(world, world.events.clone(), Watching { pace: PACE, most }).await;
+    (address, shutdown.drop_guard())
+}
+
+async fn watch(channel: &Channel, id: u128) -> Result<Streaming<WatchOrderResponse>, Status> {
+    let request = WatchOrderRequest { order_id: order_id(id).to_string(), ..Default::default() };
+    Ok(OrderQueryServiceClient::new(channel.clone()).watch_order(request).await?.into_inner())
+}
+
+async fn version(states: &mut Streaming<WatchOrderResponse>) -> u64 {
+    states.message().await.unwrap().unwrap().order.unwrap().version
+}
+
+#[tokio::test]
+async fn who_leaves_makes_room_though_nothing_happens_to_the_row() {
+    let world = World::default();
+    world.place(1, 7, 0).await;
+    let (address, _end) = start(&world, 1).await;
+    let channel = connect(&address).await;
+    let mut states = watch(&channel, 1).await.unwrap();
+    assert_eq!(version(&mut states).await, 1);
+    let refused = watch(&channel, 1).await.map(drop).unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
+    // The row rests: nothing would be sent to the caller, in which it could show that it is gone.
+    drop(states);
+    eventually(async || watch(&channel, 1).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_is_gone_makes_room() {
+    let world = World::default();
+    world.place(1, 7, 0).await;
+    let (address, _end) = start(&world, 2).await;
+    let staying = connect(&address).await;
+    let mut stays = watch(&staying, 1).await.unwrap();
+    let gone = tokio::task::spawn_blocking(move || {
+        // With the runtime ends all that was in it: nobody says goodbye.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            assert_eq!(version(&mut watch(&connect(&address).await, 1).await.unwrap()).await, 1)
+        });
+    });
+    gone.await.unwrap();
+    eventually(async || watch(&staying, 1).await.is_ok()).await;
+    assert_eq!(version(&mut stays).await, 1);
+}
+
+/// Long enough that a few of them fill what a connection holds.
+fn large() -> String {
+    "x".repeat(200)
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_sent_the_newest_state_afterwards_and_few_of_those_in_between() {
+    const VERSIONS: u64 = 400;
+    let world = World::default();
+    // Each state has 23 KB, and who does not read says that it takes 64: what comes in between would have to be kept here.
+    world.place_basket(1, 7, 0, basket(&large(), 100)).await;
+    let (address, _end) = start(&world, 2).await;
+    let channel = connect(&address).await;
+    let narrow = Endpoint::from_shared(address).unwrap().initial_stream_window_size(64 * 1024);
+    let mut slow = watch(&narrow.connect().await.unwrap(), 1).await.unwrap();
+    let mut quick = watch(&channel, 1).await.unwrap();
+    assert_eq!(version(&mut quick).await, 1);
+    for next in 2..=VERSIONS {
+        world.advance(1, next, OrderStatus::Processing).await;
+        while version(&mut quick).await < next {}
+    }
+    let mut seen = vec![version(&mut slow).await];
+    while *seen.last().unwrap() < VERSIONS {
+        seen.push(version(&mut slow).await);
+    }
+    println!("of {VERSIONS} states, who did not read got {}", seen.len());
+    assert!(seen.is_sorted_by(|one, next| one < next), "{seen:?}");
+    assert!(seen.len() < 50, "{} states were kept for it", seen.len());
+}

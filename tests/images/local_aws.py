@@ -1,0 +1,50 @@
+"""A local AWS with everything deployed in it, by `cargo run -- aws`."""
+
+import contextlib
+import queue
+import shlex
+import subprocess
+import time
+from collections.abc import Iterator
+
+import environment
+import stack
+
+
+@contextlib.contextmanager
+def running() -> Iterator[dict[str, str]]:
+    """The variables that deployables need; the AWS behind them ends at the end."""
+    process = subprocess.Popen(
+        ["cargo", "run", "--quiet", "--locked", "--", "aws"],
+        cwd=environment.ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    output = stack.Output(process)
+    try:
+        yield variables(process, output)
+    finally:
+        stack.stop(process)
+    assert process.returncode == 0, f"the local AWS ended with {process.returncode}:\n{output.tail()}"
+
+
+def variables(process: subprocess.Popen[str], output: stack.Output) -> dict[str, str]:
+    """Returns what the local AWS prints once it says that it is ready."""
+    found: dict[str, str] = {}
+    deadline = time.monotonic() + stack.START_PATIENCE
+    while True:
+        try:
+            line = output.lines.get(timeout=max(0.0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise TimeoutError(f"the local AWS was not ready within {stack.START_PATIENCE:.0f} s") from None
+        if line is None:
+            raise RuntimeError(f"the local AWS ended with {process.wait()}:\n{output.tail()}")
+        if line.startswith("export "):
+            name, value = shlex.split(line)[1].split("=", 1)
+            found[name] = value
+        elif "ready" in line and found:
+            return found

@@ -1,0 +1,423 @@
+"""What manifests must be. Each check takes the rendered resources of an overlay and yields complaints."""
+
+import dataclasses
+import functools
+import json
+import re
+from collections.abc import Iterator
+
+import kubernetes_validate
+
+from programs import DEPLOYABLES, Programs
+
+# The oldest Kubernetes that the manifests are for (it has `preStop.sleep`), and the newest that there is a schema of.
+VERSIONS = ("1.30", "1.37")
+# Kinds of other people's controllers, of which there is no schema here, with the fields that their `spec` must have.
+FOREIGN = {
+    "ScaledObject": {"scaleTargetRef", "triggers", "minReplicaCount", "maxReplicaCount"},
+    "TriggerAuthentication": {"podIdentity"},
+    "PodMonitor": {"selector", "podMetricsEndpoints"},
+    "PrometheusRule": {"groups"},
+}
+# How long a deployable may take from SIGTERM to its end, in seconds.
+DRAIN = 20
+# Kinds whose pods run until they are told to end.
+LASTING = ("Deployment", "StatefulSet")
+# Volumes that the restricted profile allows (Kubernetes, "Pod Security Standards").
+VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What manifests are held against."""
+
+    programs: Programs
+    # The variables that the infrastructure template's outputs come to.
+    outputs: set[str]
+    # The metrics that the README documents.
+    metrics: set[str]
+
+
+def outputs(template: str) -> set[str]:
+    """The template's outputs as variables: `EventStoreTable` is `EVENT_STORE_TABLE`."""
+    body = template.split("\nOutputs:\n", 1)[1]
+    names = re.findall(r"^  ([A-Za-z]+):$", body, re.MULTILINE)
+    return {re.sub(r"(?<!^)([A-Z])", r"_\1", name).upper() for name in names}
+
+
+def documented_metrics(readme: str) -> set[str]:
+    """The names in the README's table of metrics."""
+    table = readme.split("\n## Metrics\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    return {name for row in rows for name in re.findall(r"`([a-z_]+)", row)}
+
+
+# --- Finding one's way ------------------------------------------------------------------------------------------------
+
+
+def named(resource: dict) -> str:
+    """A resource as a person calls it."""
+    return f"{resource['kind']} {resource['metadata']['name']}"
+
+
+def of_kind(resources: list[dict], *kinds: str) -> list[dict]:
+    return [resource for resource in resources if resource["kind"] in kinds]
+
+
+def template(resource: dict) -> dict | None:
+    """The template of a workload's pods; nothing where it is no workload."""
+    spec = resource.get("spec") or {}
+    if resource["kind"] in ("Deployment", "StatefulSet", "DaemonSet", "Job"):
+        return spec["template"]
+    if resource["kind"] == "CronJob":
+        return spec["jobTemplate"]["spec"]["template"]
+    if resource["kind"] == "Pod":
+        return resource
+    return None
+
+
+def workloads(resources: list[dict]) -> list[tuple[dict, dict]]:
+    """Each workload with its pods' template."""
+    return [(resource, pod) for resource in resources if (pod := template(resource)) is not None]
+
+
+def containers(pod: dict) -> list[dict]:
+    return [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+
+
+def labels(pod: dict) -> dict[str, str]:
+    return (pod.get("metadata") or {}).get("labels") or {}
+
+
+def selects(selector: dict, of: dict[str, str]) -> bool:
+    """Whether a label selector selects these labels."""
+    for key, value in (selector.get("matchLabels") or {}).items():
+        if of.get(key) != value:
+            return False
+    for term in selector.get("matchExpressions") or []:
+        assert term["operator"] == "In", "no other operator is in use"
+        if of.get(term["key"]) not in term["values"]:
+            return False
+    return True
+
+
+def selected(resources: list[dict], selector: dict) -> list[dict]:
+    """The pods' templates that a selector selects."""
+    return [pod for _, pod in workloads(resources) if selects(selector, labels(pod))]
+
+
+def port_names(pod: dict) -> set[str | int]:
+    ports = [port for container in containers(pod) for port in container.get("ports", [])]
+    return {port.get("name") for port in ports} | {port["containerPort"] for port in ports}
+
+
+def deployable(container: dict) -> str | None:
+    """Which deployable a container runs, by its image's name."""
+    name = re.split(r"[@:]", container["image"].rsplit("/", 1)[-1])[0]
+    return name if name in DEPLOYABLES else None
+
+
+def command_of(container: dict) -> str | None:
+    """The command for operators that a container runs, if it is one."""
+    arguments = container.get("args") or []
+    return arguments[0] if arguments and not arguments[0].startswith("-") else None
+
+
+# --- The checks -------------------------------------------------------------------------------------------------------
+
+
+def fits_its_schema(resources: list[dict]) -> Iterator[str]:
+    """Strictly: a field that Kubernetes does not know is a complaint."""
+    for resource in resources:
+        if resource["kind"] not in FOREIGN:
+            yield from misfits(json.dumps(resource))
+        elif missing := FOREIGN[resource["kind"]] - set(resource["spec"]):
+            yield f"{named(resource)}: no {', '.join(sorted(missing))}"
+
+
+@functools.cache
+def misfits(text: str) -> tuple[str, ...]:
+    """What is wrong with a resource, by its schemas, which take long to read."""
+    resource, found = json.loads(text), []
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(resource, version, strict=True)
+        except kubernetes_validate.ValidationError as error:
+            where = ".".join(str(step) for step in error.absolute_path)
+            found.append(f"{named(resource)}: not of Kubernetes {version}: {where}: {error.message}")
+        except kubernetes_validate.SchemaNotFoundError as error:
+            found.append(f"{named(resource)}: {error.message}")
+    return tuple(found)
+
+
+def is_restricted(resources: list[dict]) -> Iterator[str]:
+    """The restricted profile (Kubernetes, "Pod Security Standards"), and that the namespace enforces it."""
+    for namespace in of_kind(resources, "Namespace"):
+        if labels({"metadata": namespace["metadata"]}).get("pod-security.kubernetes.io/enforce") != "restricted":
+            yield f"{named(namespace)}: does not enforce the restricted profile"
+    for workload, pod in workloads(resources):
+        spec, who = pod["spec"], named(workload)
+        for field in ("hostNetwork", "hostPID", "hostIPC"):
+            if spec.get(field):
+                yield f"{who}: {field}"
+        for volume in spec.get("volumes", []):
+            if kinds := set(volume) - {"name"} - VOLUMES:
+                yield f"{who}: a volume of kind {', '.join(kinds)}"
+        of_pod = spec.get("securityContext") or {}
+        if of_pod.get("sysctls"):
+            yield f"{who}: sysctls"
+        for container in containers(pod):
+            of_container = container.get("securityContext") or {}
+            where = f"{who}, container {container['name']}"
+
+            def said(field, of_pod=of_pod, of_container=of_container):
+                return of_container.get(field, of_pod.get(field))
+
+            if said("runAsNonRoot") is not True or said("runAsUser") in (0, None):
+                yield f"{where}: may run as root"
+            if (said("seccompProfile") or {}).get("type") not in ("RuntimeDefault", "Localhost"):
+                yield f"{where}: no seccomp profile"
+            if of_container.get("allowPrivilegeEscalation") is not False or of_container.get("privileged"):
+                yield f"{where}: may gain privileges"
+            capabilities = of_container.get("capabilities") or {}
+            if capabilities.get("drop") != ["ALL"] or capabilities.get("add"):
+                yield f"{where}: keeps capabilities"
+            if any(port.get("hostPort") for port in container.get("ports", [])):
+                yield f"{where}: a port of the host"
+
+
+def is_bounded(resources: list[dict]) -> Iterator[str]:
+    """A root file system that cannot be written, and resources."""
+    for workload, pod in workloads(resources):
+        for container in containers(pod):
+            where = f"{named(workload)}, container {container['name']}"
+            if (container.get("securityContext") or {}).get("readOnlyRootFilesystem") is not True:
+                yield f"{where}: its root file system can be written"
+            resources_of = container.get("resources") or {}
+            for kind, names in (("requests", ("cpu", "memory")), ("limits", ("memory",))):
+                for name in names:
+                    if name not in (resources_of.get(kind) or {}):
+                        yield f"{where}: no {kind} of {name}"
+        if pod["spec"].get("automountServiceAccountToken") is not False:
+            yield f"{named(workload)}: has a token of the cluster's API"
+
+
+def is_probed(resources: list[dict]) -> Iterator[str]:
+    """Three probes, on the health names that are for them, and an end that is waited for."""
+    for workload, pod in workloads(resources):
+        if workload["kind"] not in LASTING:
+            continue
+        for container in containers(pod):
+            where = f"{named(workload)}, container {container['name']}"
+            for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+                if probe not in container:
+                    yield f"{where}: no {probe}"
+                    continue
+                if not deployable(container):
+                    continue
+                grpc = container[probe].get("grpc") or {}
+                expected = "readiness" if probe == "readinessProbe" else "liveness"
+                if grpc.get("service") != expected:
+                    yield f"{where}: the {probe} does not ask for {expected}"
+                if {"name": "grpc", "containerPort": grpc.get("port")} not in [
+                    {key: port.get(key) for key in ("name", "containerPort")} for port in container.get("ports", [])
+                ]:
+                    yield f"{where}: the {probe} asks on another port than that of gRPC"
+            if deployable(container):
+                stop = ((container.get("lifecycle") or {}).get("preStop") or {}).get("sleep") or {}
+                if pod["spec"].get("terminationGracePeriodSeconds", 30) <= stop.get("seconds", 0) + DRAIN:
+                    yield f"{named(workload)}: is killed before it has drained"
+        if any(deployable(container) for container in containers(pod)):
+            if len(pod["spec"].get("topologySpreadConstraints") or []) < 2:
+                yield f"{named(workload)}: is not spread over zones and nodes"
+
+
+def points_at_something(resources: list[dict]) -> Iterator[str]:
+    """Whatever names pods, ports, workloads, accounts or configuration names some that exist."""
+    for workload, pod in workloads(resources):
+        if (selector := workload["spec"].get("selector")) and not selects(selector, labels(pod)):
+            yield f"{named(workload)}: does not select its own pods"
+        for constraint in pod["spec"].get("topologySpreadConstraints") or []:
+            if not selects(constraint["labelSelector"], labels(pod)):
+                yield f"{named(workload)}: a spread that does not count its own pods"
+    for service in of_kind(resources, "Service"):
+        pods = selected(resources, {"matchLabels": service["spec"]["selector"]})
+        if not pods:
+            yield f"{named(service)}: selects no pod"
+        for port in service["spec"]["ports"]:
+            if any(port["targetPort"] not in port_names(pod) for pod in pods):
+                yield f"{named(service)}: its pods have no port {port['targetPort']}"
+    for budget in of_kind(resources, "PodDisruptionBudget"):
+        if not selected(resources, budget["spec"]["selector"]):
+            yield f"{named(budget)}: selects no pod"
+    for policy in of_kind(resources, "NetworkPolicy"):
+        pods = selected(resources, policy["spec"]["podSelector"])
+        if not pods:
+            yield f"{named(policy)}: selects no pod"
+        for rule in policy["spec"].get("ingress") or []:
+            for port in rule.get("ports", []):
+                if any(port["port"] not in port_names(pod) for pod in pods):
+                    yield f"{named(policy)}: its pods have no port {port['port']}"
+    for monitor in of_kind(resources, "PodMonitor"):
+        pods = selected(resources, monitor["spec"]["selector"])
+        if len(pods) < len(DEPLOYABLES):
+            yield f"{named(monitor)}: does not scrape every deployable"
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            if any(endpoint["port"] not in port_names(pod) for pod in pods):
+                yield f"{named(monitor)}: its pods have no port {endpoint['port']}"
+    yield from names_exist(resources)
+
+
+def names_exist(resources: list[dict]) -> Iterator[str]:
+    """Names of accounts and of configuration."""
+    accounts = {account["metadata"]["name"] for account in of_kind(resources, "ServiceAccount")} | {"default"}
+    maps = {each["metadata"]["name"]: set(each.get("data") or {}) for each in of_kind(resources, "ConfigMap")}
+    for workload, pod in workloads(resources):
+        who = named(workload)
+        if pod["spec"].get("serviceAccountName", "default") not in accounts:
+            yield f"{who}: there is no service account {pod['spec']['serviceAccountName']}"
+        for volume in pod["spec"].get("volumes", []):
+            if "configMap" in volume and volume["configMap"]["name"] not in maps:
+                yield f"{who}: there is no ConfigMap {volume['configMap']['name']}"
+        for container in containers(pod):
+            for each in container.get("envFrom", []):
+                if each["configMapRef"]["name"] not in maps:
+                    yield f"{who}: there is no ConfigMap {each['configMapRef']['name']}"
+            for each in container.get("env", []):
+                reference = (each.get("valueFrom") or {}).get("configMapKeyRef")
+                if reference and reference["key"] not in maps.get(reference["name"], set()):
+                    yield f"{who}: {each['name']} is not in the ConfigMap {reference['name']}"
+    for resource in resources:
+        namespace = resource["metadata"].get("namespace")
+        if resource["kind"] != "Namespace" and namespace not in {
+            each["metadata"]["name"] for each in of_kind(resources, "Namespace")
+        }:
+            yield f"{named(resource)}: is in no namespace that there is"
+
+
+def is_scaled_and_guarded(resources: list[dict]) -> Iterator[str]:
+    """Each deployable has its service, budget, account, policy, and one who scales it where it can be scaled at all."""
+    scalers: dict[str, list[str]] = {}
+    for scaler in of_kind(resources, "HorizontalPodAutoscaler", "ScaledObject"):
+        target = scaler["spec"]["scaleTargetRef"]
+        scalers.setdefault(target["name"], []).append(named(scaler))
+        kinds = [each["metadata"]["name"] for each in of_kind(resources, target["kind"])]
+        if target["name"] not in kinds:
+            yield f"{named(scaler)}: scales nothing"
+    deployments = {each["metadata"]["name"]: each for each in of_kind(resources, "Deployment")}
+    for name in DEPLOYABLES:
+        if name not in deployments:
+            yield f"there is no Deployment {name}"
+            continue
+        own = labels(template(deployments[name]))
+        pinned = "replicas" in deployments[name]["spec"]
+        if pinned == (name in scalers) or len(scalers.get(name, [])) > 1:
+            yield f"Deployment {name}: scaled by {scalers.get(name, [])}, replicas given: {pinned}"
+        for kind, selector in (
+            ("PodDisruptionBudget", lambda each: each["spec"]["selector"]),
+            ("NetworkPolicy", lambda each: {"matchLabels": {}} | each["spec"]["podSelector"]),
+            ("Service", lambda each: {"matchLabels": each["spec"]["selector"]}),
+        ):
+            its_own = [each for each in of_kind(resources, kind) if each["metadata"]["name"] == name]
+            if not its_own or not selects(selector(its_own[0]), own):
+                yield f"Deployment {name}: has no {kind} of its own"
+        headless = [each for each in of_kind(resources, "Service") if each["metadata"]["name"] == name]
+        if any(each["spec"].get("clusterIP") != "None" for each in headless):
+            yield f"Service {name}: is not headless, so gRPC would not be balanced"
+    denies = [
+        policy
+        for policy in of_kind(resources, "NetworkPolicy")
+        if policy["spec"]["podSelector"] == {}
+        and set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
+        and not policy["spec"].get("ingress")
+        and not policy["spec"].get("egress")
+    ]
+    if not denies:
+        yield "no NetworkPolicy denies what no other allows"
+
+
+def is_understood(resources: list[dict], facts: Facts) -> Iterator[str]:
+    """Every variable, flag and port is one that the deployable knows, and none that it needs is missing."""
+    maps = {each["metadata"]["name"]: set(each.get("data") or {}) for each in of_kind(resources, "ConfigMap")}
+    for workload, pod in workloads(resources):
+        for container in containers(pod):
+            program = deployable(container)
+            if not program:
+                continue
+            command, where = command_of(container), f"{named(workload)}, container {container['name']}"
+            given = {each["name"] for each in container.get("env", [])}
+            for each in container.get("envFrom", []):
+                given |= maps.get(each["configMapRef"]["name"], set())
+            for name in sorted(given - facts.programs.variables(program, command)):
+                yield f"{where}: {program} knows no variable {name}"
+            flags = {argument.split("=")[0] for argument in container.get("args") or [] if argument.startswith("--")}
+            for flag in sorted(flags - facts.programs.flags(program, command)):
+                yield f"{where}: {program} knows no flag {flag}"
+            needed = facts.programs.required(program, command) | {"AWS_REGION"}
+            for name in sorted(needed - given):
+                yield f"{where}: {name} is missing"
+            if command:
+                continue
+            for port, variable in (("grpc", "GRPC_ADDR"), ("metrics", "METRICS_ADDR")):
+                expected = {"name": port, "containerPort": facts.programs.port(program, variable)}
+                if expected not in container.get("ports", []):
+                    yield f"{where}: does not name the port {expected}"
+
+
+def is_what_was_deployed(overlay: str, resources: list[dict], facts: Facts) -> Iterator[str]:
+    """The configuration is made of the template's outputs; images are pinned, in production to the byte."""
+    for stack in of_kind(resources, "ConfigMap"):
+        if not re.fullmatch(r"stack-[a-z0-9]{10}", stack["metadata"]["name"]):
+            continue
+        keys = set(stack["data"])
+        if overlay.startswith("eks") and keys != facts.outputs:
+            yield f"stack.env: not the template's outputs: {', '.join(sorted(keys ^ facts.outputs))}"
+        for key in sorted(keys - facts.outputs):
+            yield f"stack.env: {key} is no output of the template"
+    for workload, pod in workloads(resources):
+        for container in containers(pod):
+            pinned = r".+@sha256:[0-9a-f]{64}" if overlay.startswith("eks") else r".+:[0-9][0-9A-Za-z.-]*"
+            if not re.fullmatch(pinned, container["image"]):
+                yield f"{named(workload)}: the image {container['image']} is not pinned"
+    if overlay.startswith("eks"):
+        for account in of_kind(resources, "ServiceAccount"):
+            role = (account["metadata"].get("annotations") or {}).get("eks.amazonaws.com/role-arn", "")
+            if not re.fullmatch(rf"arn:[a-z-]+:iam::\d{{12}}:role/.*-{account['metadata']['name']}", role):
+                yield f"{named(account)}: takes on no role of its name"
+
+
+def asks_for_metrics_that_exist(resources: list[dict], facts: Facts) -> Iterator[str]:
+    """Alerts are about metrics that the README documents."""
+    for rules in of_kind(resources, "PrometheusRule"):
+        for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
+            asked = set(re.findall(r"\b([a-z_]+)\{", rule["expr"]))
+            if not asked:
+                yield f"alert {rule['alert']}: asks for no metric"
+            for metric in sorted(asked):
+                if metric not in facts.metrics and metric.removesuffix("_bucket") not in facts.metrics:
+                    yield f"alert {rule['alert']}: there is no metric {metric}"
+            if rule["labels"].get("severity") not in ("page", "ticket") or not rule["annotations"].get("summary"):
+                yield f"alert {rule['alert']}: says neither how urgent it is nor what is wrong"
+
+
+def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
+    """All that is wrong with an overlay. What does not fit its schema is not looked at any further."""
+    return list(fits_its_schema(resources)) or [
+        *is_restricted(resources),
+        *is_bounded(resources),
+        *is_probed(resources),
+        *points_at_something(resources),
+        *is_scaled_and_guarded(resources),
+        *is_understood(resources, facts),
+        *is_what_was_deployed(overlay, resources, facts),
+        *asks_for_metrics_that_exist(resources, facts),
+    ]
