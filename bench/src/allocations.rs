@@ -4,7 +4,7 @@ use std::{sync::Arc, thread};
 
 use allocation_counter::{AllocationInfo, measure};
 use anyhow::anyhow;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     contender::{Kind, Outcome},
@@ -18,7 +18,7 @@ const BEFORE: u32 = 200;
 const COMMANDS: u32 = 400;
 
 /// What one command allocates.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Allocations {
     pub(crate) count: f64,
     pub(crate) bytes: f64,

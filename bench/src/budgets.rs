@@ -45,7 +45,7 @@ pub(crate) fn all(results: &Results) -> Vec<Budget> {
     of_speed(results, &mut budgets);
     of_path(results, &mut budgets);
     for started in &results.started {
-        let name = started.deployable;
+        let name = &started.deployable;
         budgets.push(at_most(&format!("{name}: start to SERVING"), 0.5, started.seconds, "s"));
         budgets.push(at_most(&format!("{name}: idle memory"), 40.0, started.idle_mib, "MiB"));
     }

@@ -20,11 +20,23 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "quick")]
     pub(crate) ceiling: bool,
 
-    /// Where results are written [default: bench/results/<today>].
+    /// Measures this program as the deployables instead of building it: another build of `deployed`, to compare the two.
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) deployed: Option<PathBuf>,
+
+    /// Where results are written [default: bench/results/<today>, and README.md shows them].
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
 
     /// How long each run is, as a part of what is usual: for a first look.
     #[arg(long, value_name = "PART", default_value_t = 1.0)]
     pub(crate) length: f64,
+}
+
+impl Options {
+    /// Whether this is the run that README tells of: all of it, at its usual length and place.
+    #[expect(clippy::float_cmp, reason = "the default is exact")]
+    pub(crate) fn is_usual(&self) -> bool {
+        self.length == 1.0 && self.out.is_none() && self.deployed.is_none()
+    }
 }

@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, PutRequest, WriteRequest},
 };
 use futures::future::BoxFuture;
-pub(crate) use grpc::Service;
+pub(crate) use grpc::{Service, choose, program};
 
 use crate::{
     site::{Access, Site},

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use command_service::loader::FIRST_PAGE;
 use millrace_event_store::ReadEvents as _;
 use millrace_tests::{Traffic, Wire};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     contender::{Kind, Outcome},
@@ -22,7 +22,7 @@ pub(crate) const LENGTHS: [u64; 4] = [1, 100, 1_000, 10_000];
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What one contender's command costs on a stream of some length.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) contender: String,
     pub(crate) length: u64,
@@ -33,7 +33,7 @@ pub(crate) struct Cost {
 }
 
 /// What one command costs, on average.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Bill {
     pub(crate) requests: f64,
     pub(crate) operations: BTreeMap<String, f64>,

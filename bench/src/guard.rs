@@ -2,15 +2,9 @@
 
 use std::sync::Arc;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
-use crate::{
-    allocations,
-    contender::Kind,
-    costs::{self, Bill, Cost},
-    null::Null,
-    site::Site,
-};
+use crate::{allocations, contender::Kind, costs, null::Null, site::Site};
 
 /// The most allocations of a warm command of Millrace's for one of the floor's, and the most bytes in them: what was counted,
 /// and a little more. The floor's are the SDK's own, which change with its releases.
@@ -39,18 +33,18 @@ pub(crate) async fn run() -> anyhow::Result<()> {
             wrong.push(format!("{what}: {counted:.3}, at most {most:.3}"));
         }
     };
+    let mut costs = Vec::new();
     for length in [1, 100, 1_000] {
-        for Cost { cold, bill, .. } in costs::count(&site, Kind::Millrace, length).await? {
-            let Bill { requests, read_units, write_units, .. } = bill.map_err(anyhow::Error::msg)?;
-            for (events, is_cold, most_requests, most_read, most_written) in MOST {
-                if (events, is_cold) == (length, cold) {
-                    let of = format!("{events} events, {}", if cold { "cold" } else { "warm" });
-                    tell(format!("requests of a command on {of}"), requests, most_requests);
-                    tell(format!("read units of a command on {of}"), read_units, most_read);
-                    tell(format!("write units of a command on {of}"), write_units, most_written);
-                }
-            }
-        }
+        costs.extend(costs::count(&site, Kind::Millrace, length).await?);
+    }
+    for (length, cold, most_requests, most_read, most_written) in MOST {
+        let of = format!("{length} events, {}", if cold { "cold" } else { "warm" });
+        let cost = costs.iter().find(|cost| (cost.length, cost.cold) == (length, cold));
+        let cost = cost.with_context(|| format!("a command on {of} was not counted"))?;
+        let bill = cost.bill.as_ref().map_err(|reason| anyhow::anyhow!("a command on {of}: {reason}"))?;
+        tell(format!("requests of a command on {of}"), bill.requests, most_requests);
+        tell(format!("read units of a command on {of}"), bill.read_units, most_read);
+        tell(format!("write units of a command on {of}"), bill.write_units, most_written);
     }
     let null = Null::start()?;
     let floor = allocations::count(&site, Kind::Floor, null.url()).await?;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::{BoxFuture, try_join_all};
 use hdrhistogram::Histogram;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::Instant};
 
 use crate::{contender::Outcome, machine::cpu_seconds};
@@ -13,7 +13,7 @@ use crate::{contender::Outcome, machine::cpu_seconds};
 pub(crate) type Call = Arc<dyn Fn(usize) -> BoxFuture<'static, anyhow::Result<Outcome>> + Send + Sync>;
 
 /// How fast calls were.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Speed {
     pub(crate) calls: u64,
     /// Those that lost against another one.
@@ -84,7 +84,7 @@ pub(crate) async fn closed(
 }
 
 /// How long answers took, in milliseconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) asked_per_second: f64,
     /// What came of it: less, where answers took longer than there was time.

@@ -3,7 +3,7 @@
 use std::{fs, process::Command};
 
 use anyhow::Context as _;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The unit in which Linux tells processor time to programs, whatever its own clock is: a hundredth of a second.
 const TICK_SECONDS: f64 = 0.01;
@@ -28,7 +28,7 @@ pub(crate) fn resident_mib(process: u32) -> anyhow::Result<f64> {
 }
 
 /// What it was measured on.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) processor: String,
     pub(crate) cores: usize,

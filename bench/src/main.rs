@@ -23,24 +23,13 @@ mod site;
 mod speeds;
 mod user;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os();
-    let role = args.nth(1).unwrap_or_default();
-    // Other processes of a run are this program under another name.
-    let as_role = |name: &str| -> Vec<OsString> {
-        [name.into()].into_iter().chain(std::env::args_os().skip(2)).collect()
-    };
-    match role.to_str().unwrap_or_default() {
-        "command-service" => return command_service::main(as_role("command-service")),
-        "query-service" => return query_service::main(as_role("query-service")),
-        "projector" => return projector::main(as_role("projector")),
-        _ => {}
-    }
-    match measured(role == null::ROLE) {
+    // The null endpoint of a run is this program under another name.
+    match measured(std::env::args_os().nth(1).is_some_and(|role| role == null::ROLE)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");

@@ -10,7 +10,7 @@ use millrace_proto::{
     query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
 };
 use millrace_tests::World;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Request, transport::Channel};
 use uuid::Uuid;
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(25);
 const OF_COMMANDS: [&str; 4] = ["PutItem", "TransactWriteItems", "Query", "GetItem"];
 
 /// How long it took, at one rate.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Lag {
     /// From the reply until a query showed it.
     pub(crate) lag: Latency,

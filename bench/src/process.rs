@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use millrace_tests::process::Deployable;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{contender::Service, machine::resident_mib, site::Site};
 
 /// A deployable.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Started {
-    pub(crate) deployable: &'static str,
+    pub(crate) deployable: String,
     /// From its start until it said SERVING, the median of several starts.
     pub(crate) seconds: f64,
     pub(crate) idle_mib: f64,
@@ -32,7 +32,7 @@ pub(crate) async fn measure(site: &Site, step: &dyn Fn(&str)) -> anyhow::Result<
         }
         times.sort_unstable();
         let seconds = times[STARTS / 2].as_secs_f64();
-        all.push(Started { deployable: deployable.name(), seconds, idle_mib });
+        all.push(Started { deployable: deployable.name().to_owned(), seconds, idle_mib });
     }
     Ok(all)
 }

@@ -4,7 +4,6 @@
 //! that is measured, on read models that are empty.
 
 use std::{
-    env,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -13,15 +12,20 @@ use anyhow::ensure;
 use futures::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream};
 use millrace_event_store::{AppendEvents as _, Commit};
 use millrace_tests::process::Deployable;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{contender::history, load::as_f64, site::Site, user::User};
+use crate::{
+    contender::{history, program},
+    load::as_f64,
+    site::Site,
+    user::User,
+};
 
 /// Readers side by side, as an audit has them by default.
 const SEGMENTS: i32 = 4;
 
 /// How fast it was.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Rebuild {
     pub(crate) events: u64,
     pub(crate) rows: u64,
@@ -66,7 +70,7 @@ pub(crate) async fn measure(users: u64, events_of_each: u64, step: &dyn Fn(&str)
 
 /// Reads a part of the table, by the SDK as it comes; how many events there were.
 async fn scan(site: &Site, segment: i32) -> anyhow::Result<u64> {
-    let client = site.access().aws().dynamodb_in_bulk();
+    let client = site.access().bare();
     let mut found = 0;
     let mut from = None;
     loop {
@@ -87,7 +91,7 @@ async fn scan(site: &Site, segment: i32) -> anyhow::Result<u64> {
 }
 
 async fn repair(site: &Site) -> anyhow::Result<()> {
-    let mut child = Command::new(env::current_exe()?)
+    let mut child = Command::new(program()?)
         .args([Deployable::Projector.name(), "audit", "--repair", "--grace", "0"])
         .env_clear()
         .envs(site.ground.env())

@@ -1,9 +1,9 @@
 //! All that was measured in one run.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    budgets::Budget,
+    budgets::{self, Budget},
     contender::Kind,
     costs::{Bill, Cost, LENGTHS},
     machine::Machine,
@@ -14,13 +14,13 @@ use crate::{
 };
 
 /// A run.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Results {
     pub(crate) date: String,
     pub(crate) machine: Machine,
     pub(crate) command: String,
     pub(crate) took_seconds: f64,
-    pub(crate) prices: &'static str,
+    pub(crate) prices: String,
     pub(crate) costs: Vec<Cost>,
     /// Millrace's warm command where the stack has no index by event type.
     pub(crate) unindexed: Option<Bill>,
@@ -35,12 +35,22 @@ pub(crate) struct Results {
     pub(crate) loaded: Lag,
     pub(crate) rebuild: Rebuild,
     pub(crate) started: Vec<Started>,
+    /// The budgets, held against what was measured.
+    #[serde(skip_deserializing)]
     pub(crate) budgets: Vec<Budget>,
     /// Where a peer is ahead of Millrace.
+    #[serde(skip_deserializing)]
     pub(crate) ahead: Vec<String>,
 }
 
 impl Results {
+    /// Draws conclusions from what was measured.
+    pub(crate) fn judged(mut self) -> Self {
+        self.budgets = budgets::all(&self);
+        self.ahead = ahead(&self);
+        self
+    }
+
     /// What a contender's command costs, if it could be counted.
     pub(crate) fn bill(&self, contender: &str, length: u64, cold: bool) -> Option<&Bill> {
         let mut costs = self.costs.iter();
@@ -60,7 +70,7 @@ impl Results {
 }
 
 /// In what a peer is ahead of Millrace, in sentences.
-pub(crate) fn ahead(results: &Results) -> Vec<String> {
+fn ahead(results: &Results) -> Vec<String> {
     let mut ahead = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_peer()) {
         for cold in [true, false] {

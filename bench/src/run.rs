@@ -1,7 +1,6 @@
 //! A whole run, one part after the other, so that nothing disturbs what is measured.
 
 use std::{
-    path::{Path as FilePath, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,15 +8,14 @@ use std::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{
-    budgets,
     cli::Options,
-    contender::Kind,
+    contender::{Kind, choose},
     costs::{self, Bill, Cost, LENGTHS},
     machine::Machine,
     null::Null,
     path::{Lag, Path},
     prices, process, rebuild, report,
-    results::{self, Results},
+    results::Results,
     site::Site,
     speeds::{self, Answered, Contention, Measured},
     user::today,
@@ -40,6 +38,8 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let began = Instant::now();
     let run = Run::new(options);
     let machine = Machine::this();
+    run.step("building the deployables");
+    choose(options.deployed.as_deref())?;
     let (costs, unindexed) = run.costs().await?;
     let site = Arc::new(Site::new(true).await?);
     let (speeds, latencies) = run.speeds(&site).await?;
@@ -54,12 +54,12 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let [idle, loaded, lags @ ..] = Box::pin(run.path()).await?;
     let rebuild = rebuild::measure(run.users_to_rebuild(), 50, &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
-    let mut results = Results {
+    let results = Results {
         date: today(),
         machine,
-        command: "cargo run --release --manifest-path bench/Cargo.toml".to_owned(),
+        command: report::COMMAND.to_owned(),
         took_seconds: began.elapsed().as_secs_f64(),
-        prices: prices::SOURCE,
+        prices: prices::SOURCE.to_owned(),
         costs,
         unindexed,
         speeds,
@@ -76,29 +76,28 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
         budgets: Vec::new(),
         ahead: Vec::new(),
     };
-    results.budgets = budgets::all(&results);
-    results.ahead = results::ahead(&results);
+    let results = results.judged();
     println!("{}", report::markdown(&results));
-    let folder = folder(options);
+    let folder = options.out.clone().unwrap_or_else(|| report::folder(&results));
     report::write(&results, &folder)?;
     println!("Written to {}.", folder.display());
+    if options.is_usual() {
+        report::readme::write(&results)?;
+        println!("README.md shows it.");
+    }
     Ok(())
 }
 
 /// Measures what the code is capable of, and tells it.
 pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
     let run = Run::new(options);
+    run.step("building the deployables");
+    choose(options.deployed.as_deref())?;
     let site = Arc::new(Site::new(true).await?);
     let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
     println!("{}", report::ceilings(&ceilings));
     Ok(())
-}
-
-/// Where results go.
-fn folder(options: &Options) -> PathBuf {
-    let default = || FilePath::new(env!("CARGO_MANIFEST_DIR")).join("results").join(today());
-    options.out.clone().unwrap_or_else(default)
 }
 
 struct Run {
@@ -111,7 +110,7 @@ impl Run {
         let kinds = Kind::ALL.len() * LENGTHS.len();
         let fast = Kind::FAST.len() + 1;
         let steps =
-            kinds + 1 + fast * (CLIENTS.len() * ROUNDS + 1) + fast + 6 * ROUNDS + 4 * ROUNDS + 3 + 5 + 3;
+            kinds + 2 + fast * (CLIENTS.len() * ROUNDS + 1) + fast + 6 * ROUNDS + 4 * ROUNDS + 3 + 5 + 3;
         let bar = ProgressBar::new(u64::try_from(steps).unwrap_or(u64::MAX));
         let style = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

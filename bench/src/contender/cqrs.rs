@@ -50,7 +50,8 @@ impl Aggregate for State {
 }
 
 impl Cqrs {
-    /// Every command folds all events.
+    /// Every command folds all events. They are read in one page, so beyond a megabyte of them every command is a
+    /// conflict; the size of the channel that the library's README names against that is for replays alone.
     pub(crate) fn events(client: Client) -> Self {
         Self { framework: dynamodb_cqrs(client, Vec::new(), ()) }
     }

@@ -1,14 +1,17 @@
-//! Millrace over gRPC: a deployable as a process of its own, which is this program under another name.
+//! Millrace over gRPC: a deployable as a process of its own.
 
 use std::{
     env,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use futures::{FutureExt as _, future::BoxFuture};
 use millrace_proto::command::user_command_service_client::UserCommandServiceClient;
 use millrace_tests::{
@@ -20,6 +23,37 @@ use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::{Contender, Outcome, millrace};
 use crate::user::User;
+
+/// The program that is all deployables, once it is [chosen](choose).
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+
+/// Chooses the program that is all deployables: a given one, or one that is built as this program was.
+pub(crate) fn choose(given: Option<&Path>) -> anyhow::Result<()> {
+    let program = given.map_or_else(built, |given| Ok(given.to_owned()))?;
+    PROGRAM.get_or_init(|| program);
+    Ok(())
+}
+
+/// The program that was chosen.
+pub(crate) fn program() -> anyhow::Result<&'static Path> {
+    PROGRAM.get().map(PathBuf::as_path).context("no program was chosen")
+}
+
+fn built() -> anyhow::Result<PathBuf> {
+    const NAME: &str = "deployed";
+    // This program is <target>/<profile>/bench.
+    let own = env::current_exe()?;
+    let folder = own.parent().context("a program lies in a folder")?;
+    let target = folder.parent().context("a profile's folder lies in the target's")?;
+    let mut build = Command::new(env!("CARGO"));
+    build.args(["build", "--quiet", "--bin", NAME, "--target-dir"]).arg(target);
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    ensure!(build.status()?.success(), "the deployables cannot be built");
+    Ok(folder.join(NAME))
+}
 
 /// A deployable that runs.
 pub(crate) struct Service {
@@ -35,7 +69,7 @@ impl Service {
         ground: &Ground,
         changed: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(env::current_exe()?);
+        let mut command = Command::new(program()?);
         command
             .arg(deployable.name())
             .env_clear()
