@@ -61,8 +61,8 @@ impl Aws {
             .build();
         let config = config
             .into_builder()
-            // Every attempt ends in time, its reply's body read. What would watch each body for stalls besides is work
-            // for every request.
+            // Every attempt ends in time, its reply's body included, and long before this watch over bodies would have
+            // acted (after 20 s): it is only work for every request.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(timeouts)
             .retry_config(
