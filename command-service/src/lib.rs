@@ -48,7 +48,7 @@ use crate::{
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     process::main(args, async |config: Config, process| {
         let aws = Aws::from_env().await?;
-        let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;
+        let listeners = Listeners::bind(config.grpc_addr, &config.common).await?;
         run(config, &aws, listeners, process).await
     })
 }

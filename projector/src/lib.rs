@@ -83,7 +83,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     process::main(args, |config: Config, process| async move {
         let aws = Aws::from_env().await?;
-        let listeners = Listeners::bind(config.grpc_addr, config.common.metrics_addr).await?;
+        let listeners = Listeners::bind(config.grpc_addr, &config.common).await?;
         run(config, &aws, listeners, process).await
     })
 }

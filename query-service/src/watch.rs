@@ -14,7 +14,7 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use millrace_aws::AwsError;
 use millrace_domain::{OrderId, Timestamp, UserId};
 use millrace_read_models::{Consistency, Key, MOST_ROWS, Many, OrderRow, ReadOrders, ReadUsers, UserRow};
-use millrace_runtime::{Failure, clock};
+use millrace_runtime::{Failure, call::EndOfStream, clock};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
     time::{Instant, sleep, sleep_until},
@@ -347,7 +347,7 @@ impl<R: Rows> Watch<R> {
     pub fn messages<M: Send + 'static>(
         self,
         seen: u64,
-        end: Option<Instant>,
+        end: Option<EndOfStream>,
         message: impl Fn(&R::Row) -> M + Send + 'static,
     ) -> BoxStream<'static, Result<M, Status>> {
         let first = Some((self, seen, message));
@@ -357,7 +357,7 @@ impl<R: Rows> Watch<R> {
             let next = tokio::select! {
                 biased;
                 () = ending.cancelled() => Err(Failure::Ending),
-                () = passed(end) => Err(Failure::DeadlineExceeded),
+                failure = passed(end) => Err(failure),
                 next = watch.newer_than(seen) => next,
             };
             match next {
@@ -387,9 +387,13 @@ impl<R: Rows> Drop for Watch<R> {
     }
 }
 
-async fn passed(end: Option<Instant>) {
+/// What the caller is told at the end, when it has come.
+async fn passed(end: Option<EndOfStream>) -> Failure {
     match end {
-        Some(end) => sleep_until(end).await,
+        Some(end) => {
+            sleep_until(end.at()).await;
+            end.failure()
+        }
         None => std::future::pending().await,
     }
 }

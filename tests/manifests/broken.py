@@ -54,6 +54,16 @@ def pop(*path) -> Callable[[list[dict]], object]:
     return breaking
 
 
+def unset(resources: list[dict], variable: str) -> None:
+    """Takes a variable of the projector's away."""
+    container(resources)["env"] = [each for each in container(resources)["env"] if each["name"] != variable]
+
+
+def set_to(resources: list[dict], variable: str, value: str) -> None:
+    """Sets a variable of the projector's to something else."""
+    next(each for each in container(resources)["env"] if each["name"] == variable)["value"] = value
+
+
 BROKEN = [
     Broken(
         "a field that Kubernetes does not know", lambda all: container(all).update(readynessProbe={}), "readynessProbe"
@@ -71,6 +81,48 @@ BROKEN = [
     ),
     Broken(
         "a probe on another port", lambda all: container(all)["readinessProbe"]["grpc"].update(port=1), "another port"
+    ),
+    Broken(
+        "a probe of a port that speaks TLS",
+        lambda all: container(all)["readinessProbe"]["grpc"].update(port=50053),
+        "asks on another port than health",
+    ),
+    Broken("plain text", lambda all: unset(all, "TLS_CERT_FILE"), "TLS_CERT_FILE is not in a secret of its own"),
+    Broken(
+        "the key of another",
+        lambda all: pod(all)["volumes"][0]["secret"].update(secretName="query-service-tls"),
+        "TLS_KEY_FILE is not in a secret of its own",
+    ),
+    Broken(
+        "a secret that never changes",
+        lambda all: container(all)["volumeMounts"][0].update(subPath="tls.crt"),
+        "never changes",
+    ),
+    Broken(
+        "health on loopback",
+        lambda all: set_to(all, "HEALTH_ADDR", "127.0.0.1:8086"),
+        "not served where the kubelet could ask",
+    ),
+    Broken("health elsewhere", lambda all: set_to(all, "HEALTH_ADDR", "0.0.0.0:8087"), "a port that is not named"),
+    Broken("no tokens", pop("envFrom"), "for want of JWT_ISSUER"),
+    Broken(
+        "tokens for anybody",
+        lambda all: next(each for each in all if each["metadata"]["name"].startswith("identity-"))["data"].pop(
+            "JWT_AUDIENCE"
+        ),
+        "for want of JWT_AUDIENCE",
+    ),
+    Broken(
+        "no keys of tokens",
+        lambda all: next(each for each in all if each["metadata"]["name"].startswith("identity-"))["data"].pop(
+            "JWT_JWKS_URL"
+        ),
+        "no keys that tokens",
+    ),
+    Broken(
+        "a Service that calls TLS plain text",
+        lambda all: find(all, "Service", "projector")["spec"]["ports"][0].update(appProtocol="kubernetes.io/h2c"),
+        "says that it speaks plain text",
     ),
     Broken(
         "no probe of the local AWS",

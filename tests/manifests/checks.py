@@ -126,6 +126,15 @@ def deployable(container: dict) -> str | None:
     return name if name in DEPLOYABLES else None
 
 
+def named_ports(container: dict) -> list[dict]:
+    return [{key: port.get(key) for key in ("name", "containerPort")} for port in container.get("ports", [])]
+
+
+def value_of(container: dict, variable: str) -> str | None:
+    """What an environment variable is set to, if that stands in the container itself."""
+    return next((each.get("value") for each in container.get("env", []) if each["name"] == variable), None)
+
+
 def command_of(container: dict) -> str | None:
     """The command for operators that a container runs, if it is one."""
     arguments = container.get("args") or []
@@ -228,10 +237,10 @@ def is_probed(resources: list[dict]) -> Iterator[str]:
                 expected = "readiness" if probe == "readinessProbe" else "liveness"
                 if grpc.get("service") != expected:
                     yield f"{where}: the {probe} does not ask for {expected}"
-                if {"name": "grpc", "containerPort": grpc.get("port")} not in [
-                    {key: port.get(key) for key in ("name", "containerPort")} for port in container.get("ports", [])
-                ]:
-                    yield f"{where}: the {probe} asks on another port than that of gRPC"
+                # The kubelet speaks no TLS: where gRPC does, health has a port of its own.
+                port = "health" if value_of(container, "TLS_CERT_FILE") else "grpc"
+                if {"name": port, "containerPort": grpc.get("port")} not in named_ports(container):
+                    yield f"{where}: the {probe} asks on another port than {port}"
             if deployable(container):
                 stop = ((container.get("lifecycle") or {}).get("preStop") or {}).get("sleep") or {}
                 if pod["spec"].get("terminationGracePeriodSeconds", 30) <= stop.get("seconds", 0) + DRAIN:
@@ -369,8 +378,46 @@ def is_understood(resources: list[dict], facts: Facts) -> Iterator[str]:
                 continue
             for port, variable in (("grpc", "GRPC_ADDR"), ("metrics", "METRICS_ADDR")):
                 expected = {"name": port, "containerPort": facts.programs.port(program, variable)}
-                if expected not in container.get("ports", []):
+                if expected not in named_ports(container):
                     yield f"{where}: does not name the port {expected}"
+
+
+def is_guarded(overlay: str, resources: list[dict]) -> Iterator[str]:
+    """In production gRPC is served over TLS, from secrets that can be swapped, to callers who are authenticated."""
+    if not overlay.startswith("eks"):
+        return
+    maps = {each["metadata"]["name"]: each.get("data") or {} for each in of_kind(resources, "ConfigMap")}
+    for workload, pod in workloads(resources):
+        secrets = {each["name"]: each["secret"]["secretName"] for each in pod["spec"].get("volumes", []) if "secret" in each}
+        for container in containers(pod):
+            if workload["kind"] not in LASTING or not deployable(container):
+                continue
+            where = f"{named(workload)}, container {container['name']}"
+            for variable in ("TLS_CERT_FILE", "TLS_KEY_FILE"):
+                directory = (value_of(container, variable) or "").rpartition("/")[0]
+                mounts = [each for each in container.get("volumeMounts", []) if each["mountPath"] == directory]
+                if secrets.get(mounts[0]["name"] if mounts else None) != f"{workload['metadata']['name']}-tls":
+                    yield f"{where}: {variable} is not in a secret of its own"
+                elif "subPath" in mounts[0]:
+                    yield f"{where}: {variable} never changes, being mounted with subPath"
+            health = (value_of(container, "HEALTH_ADDR") or "").rpartition(":")
+            if not health[0] or health[0] in ("127.0.0.1", "[::1]", "localhost"):
+                yield f"{where}: health is not served where the kubelet could ask"
+            elif {"name": "health", "containerPort": int(health[2])} not in named_ports(container):
+                yield f"{where}: health is served on a port that is not named"
+            given = {}
+            for each in container.get("envFrom", []):
+                given |= maps.get(each["configMapRef"]["name"], {})
+            for variable in ("JWT_ISSUER", "JWT_AUDIENCE"):
+                if not given.get(variable):
+                    yield f"{where}: callers are not authenticated, for want of {variable}"
+            if not given.get("JWT_JWKS_URL") and not given.get("JWT_JWKS_FILE"):
+                yield f"{where}: no keys that tokens are verified with"
+    for service in of_kind(resources, "Service"):
+        if service["metadata"]["name"] in DEPLOYABLES and any(
+            port.get("appProtocol") != "https" for port in service["spec"]["ports"]
+        ):
+            yield f"{named(service)}: says that it speaks plain text"
 
 
 def is_what_was_deployed(overlay: str, resources: list[dict], facts: Facts) -> Iterator[str]:
@@ -418,6 +465,7 @@ def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
         *points_at_something(resources),
         *is_scaled_and_guarded(resources),
         *is_understood(resources, facts),
+        *is_guarded(overlay, resources),
         *is_what_was_deployed(overlay, resources, facts),
         *asks_for_metrics_that_exist(resources, facts),
     ]

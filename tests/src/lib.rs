@@ -233,7 +233,7 @@ type Tasks = JoinSet<anyhow::Result<()>>;
 async fn ports() -> anyhow::Result<(Listeners, Channel)> {
     let grpc = TcpListener::bind("127.0.0.1:0").await?;
     let channel = Endpoint::from_shared(format!("http://{}", grpc.local_addr()?))?.connect_lazy();
-    Ok((Listeners { grpc, metrics: None }, channel))
+    Ok((Listeners::open(grpc), channel))
 }
 
 fn process(shutdown: &CancellationToken) -> Process {

@@ -1,10 +1,14 @@
 //! What a request says of its caller.
 
+use http::HeaderMap;
 use millrace_domain::TenantId;
 use tokio::time::Instant;
 use tonic::Request;
 
-use crate::{Failure, TraceParent};
+use crate::{
+    Failure, TraceParent,
+    identity::{Refusal, gate::Identity},
+};
 
 /// The metadata key that names the tenant.
 pub const TENANT_KEY: &str = "x-tenant-id";
@@ -18,8 +22,34 @@ pub struct Call {
     pub trace: TraceParent,
     /// When the caller stops waiting, or the edge ends the call if that is sooner; `None` where the caller did not say.
     pub deadline: Option<Instant>,
-    /// When the caller stops waiting, however long that may be: the end of a reply that goes on.
-    pub end_of_stream: Option<Instant>,
+    /// When a reply that goes on has to end; `None` where it need not.
+    pub end_of_stream: Option<EndOfStream>,
+}
+
+/// When a reply that goes on has to end, and why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EndOfStream {
+    /// The caller stops waiting, however long that may be.
+    Deadline(Instant),
+    /// The caller's token is no longer good.
+    Token(Instant),
+}
+
+impl EndOfStream {
+    /// When that is.
+    pub fn at(self) -> Instant {
+        match self {
+            Self::Deadline(at) | Self::Token(at) => at,
+        }
+    }
+
+    /// What the caller is told then.
+    pub fn failure(self) -> Failure {
+        match self {
+            Self::Deadline(_) => Failure::DeadlineExceeded,
+            Self::Token(_) => Refusal::Expired.into(),
+        }
+    }
 }
 
 /// The caller's deadline, put into the request's extensions at the edge.
@@ -32,29 +62,45 @@ pub(crate) struct Deadline {
 }
 
 impl Call {
-    /// Reads a request's metadata. A tenant that is not well-formed, or named twice, is refused.
+    /// Reads what the edge knows of a request's caller, and what its metadata says. Where callers are authenticated, the
+    /// tenant is the token's; elsewhere it is the one that the request names, and one that is not well-formed, or named
+    /// twice, is refused.
     pub fn of<T>(request: &Request<T>) -> Result<Self, Failure> {
-        let mut tenants = request.metadata().get_all(TENANT_KEY).iter();
-        let tenant = match (tenants.next(), tenants.next()) {
-            (None, _) => Ok(TenantId::default()),
-            (Some(tenant), None) => {
-                tenant.to_str().map_err(|_| ()).and_then(|text| text.parse().map_err(|_| ()))
-            }
-            (Some(_), Some(_)) => Err(()),
+        let identity = request.extensions().get::<Identity>();
+        let tenant = match identity {
+            Some(known) => known.tenant.clone().ok_or(Refusal::NotOpen)?,
+            None => named_tenant(request.metadata().as_ref())?.unwrap_or_default(),
         };
         let deadline = request.extensions().get::<Deadline>();
+        let of_caller = deadline.map(|deadline| EndOfStream::Deadline(deadline.of_caller));
+        let of_token = identity.and_then(|known| known.expires).map(EndOfStream::Token);
         Ok(Self {
-            tenant: tenant
-                .map_err(|()| Failure::invalid(TENANT_KEY, "must be 1 to 64 of a-z, 0-9 and -, once"))?,
+            tenant,
             trace: TraceParent::current(),
             deadline: deadline.map(|deadline| deadline.of_call),
-            end_of_stream: deadline.map(|deadline| deadline.of_caller),
+            end_of_stream: of_caller.into_iter().chain(of_token).min_by_key(|end| end.at()),
         })
+    }
+}
+
+/// The tenant that a request names, if it names one.
+pub(crate) fn named_tenant(headers: &HeaderMap) -> Result<Option<TenantId>, Failure> {
+    let mut tenants = headers.get_all(TENANT_KEY).iter();
+    let tenant = match (tenants.next(), tenants.next()) {
+        (None, _) => return Ok(None),
+        (Some(tenant), None) => tenant.to_str().ok().and_then(|text| text.parse().ok()),
+        (Some(_), Some(_)) => None,
+    };
+    match tenant {
+        Some(tenant) => Ok(Some(tenant)),
+        None => Err(Failure::invalid(TENANT_KEY, "must be 1 to 64 of a-z, 0-9 and -, once")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn with_tenants(tenants: &[&'static str]) -> Request<()> {
@@ -78,6 +124,39 @@ mod tests {
                 matches!(Call::of(&with_tenants(tenants)), Err(Failure::InvalidArgument(_))),
                 "{tenants:?}"
             );
+        }
+    }
+
+    fn known(tenant: Option<&str>, expires: Option<Instant>) -> Identity {
+        Identity { tenant: tenant.map(|name| name.parse().unwrap()), expires }
+    }
+
+    #[test]
+    fn a_known_callers_tenant_is_not_what_the_request_says() {
+        let mut request = with_tenants(&["acme"]);
+        request.extensions_mut().insert(known(Some("other"), None));
+        assert_eq!(Call::of(&request).unwrap().tenant.as_str(), "other");
+        request.extensions_mut().insert(known(None, None));
+        assert!(matches!(Call::of(&request), Err(Failure::Refused(Refusal::NotOpen))));
+    }
+
+    #[tokio::test]
+    async fn a_stream_ends_with_the_token_or_the_deadline() {
+        let now = Instant::now();
+        let (sooner, later) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
+        for (expires, of_caller, end) in [
+            (Some(sooner), None, Some(EndOfStream::Token(sooner))),
+            (Some(sooner), Some(later), Some(EndOfStream::Token(sooner))),
+            (Some(later), Some(sooner), Some(EndOfStream::Deadline(sooner))),
+            (None, Some(sooner), Some(EndOfStream::Deadline(sooner))),
+            (None, None, None),
+        ] {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(known(Some("acme"), expires));
+            if let Some(of_caller) = of_caller {
+                request.extensions_mut().insert(Deadline { of_call: now, of_caller });
+            }
+            assert_eq!(Call::of(&request).unwrap().end_of_stream, end);
         }
     }
 }

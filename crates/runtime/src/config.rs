@@ -5,7 +5,10 @@ use std::{collections::HashSet, ffi::OsString, net::SocketAddr};
 
 use clap::{Arg, Args, Command, Parser, builder::Resettable, error::ErrorKind};
 
-use crate::telemetry::{self, LogFormat};
+use crate::{
+    guard::Security,
+    telemetry::{self, LogFormat},
+};
 
 /// What every deployable can be told.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +25,10 @@ pub struct Common {
     /// quarter of them, and 16 in any case.
     #[arg(long, env = "MAX_CONCURRENT_CALLS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrent_calls: u32,
+
+    /// TLS, and who may call.
+    #[command(flatten)]
+    pub security: Security,
 
     /// Ends when standard input does: for a parent process that must leave nothing behind.
     #[arg(long, hide = true)]

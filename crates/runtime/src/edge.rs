@@ -16,7 +16,7 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{Failure, TraceParent, call::Deadline, trace::CURRENT};
+use crate::{Failure, TraceParent, call::Deadline, identity::gate::Gate, trace::CURRENT};
 
 /// What a call is answered with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(crate) enum Answer {
 /// The calls that a server knows, by their paths, such as `/grpc.health.v1.Health/Check`.
 pub(crate) type Methods = HashMap<String, Answer>;
 
+/// What a call is called that no contract has.
+pub(crate) const UNKNOWN: &str = "unknown";
+
 /// No call takes longer, whatever its caller says: each holds one of the places that all callers share. The replies of
 /// streams may go on.
 const LONGEST_CALL: Duration = Duration::from_secs(30);
@@ -42,15 +45,18 @@ const LONGEST_STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub(crate) struct EdgeLayer {
     slots: Arc<Semaphore>,
     methods: Arc<Methods>,
+    gate: Gate,
 }
 
 impl EdgeLayer {
     /// An edge that lets `calls` run at a time and sheds the rest. Logs and metrics name the calls in `methods`; any
-    /// other path is its caller's invention, of any number and content, and is called `unknown`.
-    pub(crate) fn new(calls: usize, methods: Methods) -> Self {
+    /// other path is its caller's invention, of any number and content, and is called `unknown`. The `gate` says who may
+    /// pass.
+    pub(crate) fn new(calls: usize, methods: Methods, gate: Gate) -> Self {
         Self {
             slots: Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))),
             methods: Arc::new(methods),
+            gate,
         }
     }
 }
@@ -59,16 +65,17 @@ impl<S> Layer<S> for EdgeLayer {
     type Service = Edge<S>;
 
     fn layer(&self, inner: S) -> Edge<S> {
-        Edge { inner, slots: self.slots.clone(), methods: self.methods.clone() }
+        Edge { inner, slots: self.slots.clone(), methods: self.methods.clone(), gate: self.gate.clone() }
     }
 }
 
-/// The edge: trace, deadline, a bound on calls, panics contained, and the framework's own refusals translated.
+/// The edge: trace, deadline, a bound on calls, callers authenticated, panics contained, and the framework's own refusals translated.
 #[derive(Clone)]
 pub(crate) struct Edge<S> {
     inner: S,
     slots: Arc<Semaphore>,
     methods: Arc<Methods>,
+    gate: Gate,
 }
 
 impl<S> Service<Request<Body>> for Edge<S>
@@ -88,10 +95,10 @@ where
         // The clone takes the place of the service that was polled ready (see the documentation of `Service`).
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
-        let slots = self.slots.clone();
+        let (slots, gate) = (self.slots.clone(), self.gate.clone());
         let started = Instant::now();
         let known = self.methods.get_key_value(request.uri().path());
-        let method = known.map_or("unknown", |(path, _)| path.as_str()).to_owned();
+        let method = known.map_or(UNKNOWN, |(path, _)| path.as_str()).to_owned();
         if matches!(known, Some((_, Answer::Many))) {
             // Each message of a stream is compressed by itself, and the framework cannot leave out those that are small,
             // as the states of a row are: that would cost time and save nothing.
@@ -111,9 +118,19 @@ where
             if matches!(slot, Some(Err(_))) {
                 return record(&method, started, Status::from(Failure::Overloaded).into_http());
             }
-            let answer = AssertUnwindSafe(inner.call(request)).catch_unwind();
+            let answer = async {
+                let admitted = gate.admit(&method, request.headers()).await?;
+                if let Some(identity) = admitted.identity {
+                    request.extensions_mut().insert(identity);
+                }
+                let _place = admitted.place;
+                let Ok(response) = inner.call(request).await;
+                Ok::<_, Failure>(translate(response))
+            };
+            let answer = AssertUnwindSafe(answer).catch_unwind();
             let response = match tokio::time::timeout_at(end, answer).await {
-                Ok(Ok(Ok(response))) => translate(response),
+                Ok(Ok(Ok(response))) => response,
+                Ok(Ok(Err(failure))) => Status::from(failure).into_http(),
                 Ok(Err(_)) => Status::from(Failure::Internal("a call panicked".to_owned())).into_http(),
                 Err(_) => Status::from(Failure::DeadlineExceeded).into_http(),
             };
@@ -187,6 +204,7 @@ mod tests {
         EdgeLayer::new(
             calls,
             HashMap::from([(PROBE.to_owned(), Answer::One), (STREAM.to_owned(), Answer::Many)]),
+            Gate::default(),
         )
     }
 

@@ -7,7 +7,7 @@ use millrace_domain::{Invalid, user::User};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::trace::TraceParent;
+use crate::{identity::Refusal, trace::TraceParent};
 
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "millrace";
@@ -73,6 +73,12 @@ pub enum Failure {
         /// The reason in the `ErrorInfo`, such as `EVENT_TYPE_INDEX_OFF`.
         reason: &'static str,
     },
+    /// The caller is not known, or may not do this.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The caller's tenant has as many calls under way as one tenant may have.
+    #[error("too many calls of this tenant are under way")]
+    TenantBusy,
     /// The process has as much to do as it takes on.
     #[error("the server is busy")]
     Overloaded,
@@ -193,6 +199,13 @@ impl From<Failure> for Status {
                 (Code::FailedPrecondition, message, details)
             }
             Failure::NotDeployed { reason, .. } => (Code::Unimplemented, message, error_info(reason)),
+            Failure::Refused(refusal) => {
+                let (code, details) = refused(refusal);
+                (code, message, details)
+            }
+            Failure::TenantBusy => {
+                (Code::ResourceExhausted, message, retry_later("TENANT_BUSY", RETRY_AFTER))
+            }
             Failure::Overloaded => (Code::ResourceExhausted, message, retry_later("OVERLOADED", RETRY_AFTER)),
             Failure::ReadModelBehind => {
                 (Code::Unavailable, message, retry_later("READ_MODEL_BEHIND", RETRY_READ_AFTER))
@@ -217,6 +230,33 @@ impl From<Failure> for Status {
             }
         };
         Self::with_error_details(code, message, details)
+    }
+}
+
+/// The part of the table about callers. Who cannot show who they are learn little; who can learn what they lack.
+fn refused(refusal: Refusal) -> (Code, ErrorDetails) {
+    let unknown = |reason| (Code::Unauthenticated, error_info(reason));
+    let denied = |reason| (Code::PermissionDenied, error_info(reason));
+    match refusal {
+        Refusal::NoToken => unknown("TOKEN_MISSING"),
+        Refusal::Malformed
+        | Refusal::TooLarge
+        | Refusal::Algorithm
+        | Refusal::UnknownKey
+        | Refusal::Signature => unknown("TOKEN_INVALID"),
+        Refusal::Expired => unknown("TOKEN_EXPIRED"),
+        Refusal::NotYetValid => unknown("TOKEN_NOT_YET_VALID"),
+        Refusal::Issuer => unknown("TOKEN_ISSUER"),
+        Refusal::Audience => unknown("TOKEN_AUDIENCE"),
+        Refusal::NoScope(scope) => {
+            let metadata = [("scope".to_owned(), scope.to_owned())];
+            let details = ErrorDetails::with_error_info("SCOPE_MISSING", ERROR_DOMAIN, metadata);
+            (Code::PermissionDenied, details)
+        }
+        Refusal::NoTenant => denied("TENANT_MISSING"),
+        Refusal::OtherTenant => denied("TENANT_MISMATCH"),
+        Refusal::NotOpen => denied("NOT_OPEN"),
+        Refusal::NoKeys => (Code::Unavailable, retry_later("KEYS_UNAVAILABLE", RETRY_AFTER)),
     }
 }
 
@@ -249,6 +289,22 @@ mod tests {
                 Unimplemented,
                 Some("INDEX_OFF"),
             ),
+            (Refusal::NoToken.into(), Unauthenticated, Some("TOKEN_MISSING")),
+            (Refusal::Malformed.into(), Unauthenticated, Some("TOKEN_INVALID")),
+            (Refusal::TooLarge.into(), Unauthenticated, Some("TOKEN_INVALID")),
+            (Refusal::Algorithm.into(), Unauthenticated, Some("TOKEN_INVALID")),
+            (Refusal::UnknownKey.into(), Unauthenticated, Some("TOKEN_INVALID")),
+            (Refusal::Signature.into(), Unauthenticated, Some("TOKEN_INVALID")),
+            (Refusal::Expired.into(), Unauthenticated, Some("TOKEN_EXPIRED")),
+            (Refusal::NotYetValid.into(), Unauthenticated, Some("TOKEN_NOT_YET_VALID")),
+            (Refusal::Issuer.into(), Unauthenticated, Some("TOKEN_ISSUER")),
+            (Refusal::Audience.into(), Unauthenticated, Some("TOKEN_AUDIENCE")),
+            (Refusal::NoScope("a:b").into(), PermissionDenied, Some("SCOPE_MISSING")),
+            (Refusal::NoTenant.into(), PermissionDenied, Some("TENANT_MISSING")),
+            (Refusal::OtherTenant.into(), PermissionDenied, Some("TENANT_MISMATCH")),
+            (Refusal::NotOpen.into(), PermissionDenied, Some("NOT_OPEN")),
+            (Refusal::NoKeys.into(), Unavailable, Some("KEYS_UNAVAILABLE")),
+            (Failure::TenantBusy, ResourceExhausted, Some("TENANT_BUSY")),
             (Failure::Overloaded, ResourceExhausted, Some("OVERLOADED")),
             (Failure::ReadModelBehind, Unavailable, Some("READ_MODEL_BEHIND")),
             (Failure::DeadlineExceeded, DeadlineExceeded, Some("DEADLINE_EXCEEDED")),

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, future::Future, io::Write as _, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, error::ErrorKind};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -46,7 +46,7 @@ where
     W: FnOnce(C, Process) -> F,
     F: Future<Output = anyhow::Result<()>>,
 {
-    let config: C = match config::read(args) {
+    let config: C = match config::read(args).and_then(consistent) {
         Ok(config) => config,
         Err(error) => {
             let _ = error.print();
@@ -66,6 +66,15 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// A configuration whose values go together, or all that does not.
+fn consistent<C: Configured>(config: C) -> Result<C, clap::Error> {
+    let wrong = config.common().security.wrong();
+    if wrong.is_empty() {
+        return Ok(config);
+    }
+    Err(C::command().error(ErrorKind::ArgumentConflict, wrong.join("\n\n")))
 }
 
 /// How an operator's command ended that did all that it was to do.
@@ -171,4 +180,30 @@ fn cancel_with_stdin(shutdown: CancellationToken) {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         shutdown.cancel();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Config {
+        #[command(flatten)]
+        common: Common,
+    }
+
+    impl Configured for Config {
+        fn common(&self) -> &Common {
+            &self.common
+        }
+    }
+
+    #[test]
+    fn values_that_do_not_go_together_are_a_mistake_of_configuration() {
+        let read =
+            |args: &[&str]| config::read::<Config>(args.iter().map(OsString::from)).and_then(consistent);
+        assert!(read(&["program"]).is_ok());
+        let said = read(&["program", "--tls-cert-file=a", "--jwt-issuer=i"]).unwrap_err().to_string();
+        assert!(said.contains("TLS_KEY_FILE") && said.contains("JWT_AUDIENCE"), "{said}");
+    }
 }

@@ -4,21 +4,22 @@ use std::{future::IntoFuture as _, net::SocketAddr, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, routing::get};
-use futures::future::BoxFuture;
+use futures::{FutureExt as _, future::BoxFuture};
 use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_aws::AwsError;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
-use tonic::{
-    service::RoutesBuilder,
-    transport::{Server, server::TcpIncoming},
-};
+use tonic::{service::RoutesBuilder, transport::Server};
 
 use crate::{
+    config::Common,
     edge::{Answer, EdgeLayer, Methods},
+    guard::Guard,
     health::Board,
+    identity::{Reflection, gate::Gate},
+    tls::{Tls, incoming::incoming},
 };
 
 /// The largest request that is read, in bytes. The largest valid one, an order of 100 items with products of 200
@@ -55,25 +56,39 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 /// From the signal on, calls in flight have this long; connections that are idle but open are cut after it.
 const DRAIN: Duration = Duration::from_secs(12);
 
-/// The ports of a deployable, bound.
+/// The ports of a deployable, bound, and what guards them.
 pub struct Listeners {
     /// For gRPC.
     pub grpc: TcpListener,
     /// For metrics, where they are served.
     pub metrics: Option<TcpListener>,
+    /// For health alone, in plain text, where it is served apart.
+    pub health: Option<TcpListener>,
+    /// What guards the gRPC port.
+    pub guard: Guard,
 }
 
 impl Listeners {
-    /// Binds both ports.
-    pub async fn bind(grpc: SocketAddr, metrics: SocketAddr) -> anyhow::Result<Self> {
+    /// Reads what guards the ports, and binds them.
+    pub async fn bind(grpc: SocketAddr, common: &Common) -> anyhow::Result<Self> {
+        let guard = Guard::load(&common.security, common.max_concurrent_calls).await?;
+        let bound = async |name, addr| {
+            TcpListener::bind(addr).await.with_context(|| format!("binding the {name} port {addr}"))
+        };
         Ok(Self {
-            grpc: TcpListener::bind(grpc).await.with_context(|| format!("binding the gRPC port {grpc}"))?,
-            metrics: Some(
-                TcpListener::bind(metrics)
-                    .await
-                    .with_context(|| format!("binding the metrics port {metrics}"))?,
-            ),
+            grpc: bound("gRPC", grpc).await?,
+            metrics: Some(bound("metrics", common.metrics_addr).await?),
+            health: match common.security.health_addr {
+                Some(addr) => Some(bound("health", addr).await?),
+                None => None,
+            },
+            guard,
         })
+    }
+
+    /// A gRPC port that anybody may call, and no other.
+    pub fn open(grpc: TcpListener) -> Self {
+        Self { grpc, metrics: None, health: None, guard: Guard::default() }
     }
 }
 
@@ -114,39 +129,83 @@ pub async fn serve(
     mut served: Served,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let grpc_addr = listeners.grpc.local_addr()?;
-    let metrics_addr = listeners.metrics.as_ref().map(TcpListener::local_addr).transpose()?;
-    let (board, health) = Board::new(served.names).await;
-    served.routes.add_service(bounded!(health));
-    add_reflection(&mut served.routes)?;
+    let Listeners { grpc, metrics, health, guard } = listeners;
+    let grpc_addr = grpc.local_addr()?;
+    let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+    let (board, health_service) = Board::new(served.names).await;
+    let mut health_alone = RoutesBuilder::default();
+    health_alone.add_service(bounded!(health_service.clone()));
+    served.routes.add_service(bounded!(health_service));
+    if guard.reflection != Reflection::Off {
+        add_reflection(&mut served.routes)?;
+    }
 
     let upkeep = keep_metrics_up(served.metrics.clone(), shutdown.clone());
-    let metrics = serve_metrics(listeners.metrics, served.metrics, shutdown.clone());
-    let readiness = keep_readiness(board, served.probe, shutdown.clone());
-    let incoming = TcpIncoming::from(listeners.grpc).with_nodelay(Some(true));
-    let grpc = Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+    let metrics = serve_metrics(metrics, served.metrics, shutdown.clone());
+    let probe = || async {
+        guard.is_ready()?;
+        (served.probe)().await
+    };
+    let readiness = keep_readiness(board, probe, shutdown.clone());
+    let calls = usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX);
+    // Boxed, as is what keeps the guard: they are large, and on the path of nothing that is fast.
+    let grpc = server()
         // No single connection takes all of the places; some are for streams that take none, such as health's.
         .max_concurrent_streams(Some((served.max_concurrent_calls / 4).max(16)))
-        .http2_max_header_list_size(Some(16 * 1024))
-        .layer(EdgeLayer::new(usize::try_from(served.max_concurrent_calls).unwrap_or(usize::MAX), methods()?))
+        .layer(EdgeLayer::new(calls, methods()?, guard.gate.clone()))
         .add_routes(served.routes.routes())
-        .serve_with_incoming_shutdown(incoming, shutdown.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            incoming(grpc, guard.tls.as_ref().map(Tls::current)),
+            shutdown.clone().cancelled_owned(),
+        )
+        .boxed();
+    let health = serve_health(health, health_alone)?;
 
     let metrics_addr = metrics_addr.map(|addr| addr.to_string());
     tracing::info!(grpc_addr = %grpc_addr, metrics_addr, "serving");
+    guard.warn(grpc_addr);
     let grpc = async {
+        let served = async {
+            tokio::select! {
+                ended = grpc => ended.context("serving gRPC"),
+                () = after(&shutdown, DRAIN) => Ok(()),
+            }
+        };
+        // Health apart is there for as long as calls are answered, to say that no more should come.
         let ended = tokio::select! {
-            ended = grpc => ended.context("serving gRPC"),
-            () = after(&shutdown, DRAIN) => Ok(()),
+            ended = served => ended,
+            ended = health => ended,
         };
         // Where serving failed, nothing else is to go on.
         shutdown.cancel();
         ended
     };
-    let (grpc, metrics, (), ()) = tokio::join!(grpc, metrics, readiness, upkeep);
+    let (grpc, metrics, (), (), ()) =
+        tokio::join!(grpc, metrics, readiness, upkeep, guard.keep(shutdown.clone()).boxed());
     grpc.and(metrics)
+}
+
+/// What all gRPC ports have in common.
+fn server() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .http2_max_header_list_size(Some(16 * 1024))
+}
+
+/// Serves health alone, until nobody waits for it any more. It takes no places from calls, tells nothing but whether the
+/// process lives and works, and is open.
+fn serve_health(
+    listener: Option<TcpListener>,
+    routes: RoutesBuilder,
+) -> anyhow::Result<BoxFuture<'static, anyhow::Result<()>>> {
+    let Some(listener) = listener else { return Ok(std::future::pending().boxed()) };
+    let served = server()
+        .max_concurrent_streams(Some(16))
+        .layer(EdgeLayer::new(16, methods()?, Gate::default()))
+        .add_routes(routes.routes())
+        .serve_with_incoming(incoming(listener, None));
+    Ok(served.map(|ended| ended.context("serving health")).boxed())
 }
 
 async fn after(shutdown: &CancellationToken, patience: Duration) {
@@ -190,7 +249,10 @@ fn add_reflection(routes: &mut RoutesBuilder) -> anyhow::Result<()> {
 
 /// Shows what the probe finds, until the shutdown, and NOT_SERVING from then on. Each change is logged, and while the
 /// process cannot do its work the reason is repeated from time to time.
-async fn keep_readiness(board: Board, probe: Probe, shutdown: CancellationToken) {
+async fn keep_readiness<F>(board: Board, probe: impl Fn() -> F, shutdown: CancellationToken)
+where
+    F: Future<Output = Result<(), String>>,
+{
     let mut pause = FIRST_PROBE_INTERVAL;
     let mut readiness = Readiness::new();
     let watch = async {
@@ -266,6 +328,12 @@ async fn serve_metrics(
         Some(ended) => ended.context("serving metrics"),
         None => Ok(()),
     }
+}
+
+/// The path of every call of every contract, for tests of what holds for all.
+#[cfg(test)]
+pub(crate) fn method_paths() -> Vec<String> {
+    methods().expect("contracts that can be read").into_keys().collect()
 }
 
 #[cfg(test)]

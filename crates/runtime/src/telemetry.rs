@@ -44,6 +44,12 @@ fn is_harmless(line: &Metadata<'_>) -> bool {
     *line.level() <= Level::INFO || !TALKATIVE.iter().any(|library| line.target().starts_with(library))
 }
 
+/// The same as a filter.
+#[cfg(test)]
+pub(crate) fn harmless() -> tracing_subscriber::filter::FilterFn {
+    filter_fn(is_harmless)
+}
+
 /// Starts logging to standard output and collecting metrics, once a process; a later call changes nothing.
 pub fn init(format: Option<LogFormat>) -> anyhow::Result<Option<PrometheusHandle>> {
     log_to(io::stdout, io::stdout().is_terminal(), format)?;

@@ -51,7 +51,7 @@ pub(crate) async fn serve(
     let address = format!("http://{}", grpc.local_addr().unwrap());
     let shutdown = CancellationToken::new();
     let process = Process { shutdown: shutdown.clone(), metrics: None };
-    let listeners = Listeners { grpc, metrics: None };
+    let listeners = Listeners::open(grpc);
     let tokens = PageTokens::of_table("orders");
     let server =
         tokio::spawn(query_service::answer(world.models(), events, tokens, watching, listeners, 64, process));

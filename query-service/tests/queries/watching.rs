@@ -18,11 +18,11 @@ use millrace_proto::query::{
     order_query_service_server::OrderQueryService, user_query_service_server::UserQueryService,
 };
 use millrace_read_models::{Key, Many};
-use millrace_runtime::clock;
+use millrace_runtime::{call::EndOfStream, clock};
 use query_service::watch::{Hub, Rows};
 use tokio::{
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
@@ -192,6 +192,20 @@ async fn a_reading_that_is_older_than_the_one_before_is_not_sent() {
         }
     }
     assert_eq!(all, [5, 6, 7, 9]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_ends_with_its_callers_token_or_deadline_and_says_which() {
+    for (is_token, code) in [(true, Code::Unauthenticated), (false, Code::DeadlineExceeded)] {
+        let at = Instant::now() + SOON;
+        let end = if is_token { EndOfStream::Token(at) } else { EndOfStream::Deadline(at) };
+        let hub = Versions::default().hub(1);
+        let watch = hub.watch(hub.place().unwrap(), key(1), 1);
+        let mut sent = watch.messages(0, Some(end), |version| *version);
+        assert_eq!(sent.next().await.unwrap().unwrap(), 1);
+        assert_eq!(sent.next().await.unwrap().unwrap_err().code(), code);
+        assert!(sent.next().await.is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,10 @@
+//! Guarded servers, over real connections. Certificates and keys are made here, for each test.
+
+mod configuration;
+mod keys;
+mod limits;
+mod mutual;
+mod support;
+mod swaps;
+mod tokens;
+mod traces_left;

@@ -1,0 +1,181 @@
+//! Server TLS from mounted files, read again when they change.
+//!
+//! What is swapped is the whole configuration, not only the certificate: new connections get the certificate, the key and
+//! the authorities of clients that the files had last, and no session of theirs is taken up that began under older ones.
+//! Connections that are open go on with what they began with.
+
+pub(crate) mod incoming;
+
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
+
+use rustls::{
+    RootCertStore, ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    server::{VerifierBuilderError, WebPkiClientVerifier},
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::files;
+
+/// How often the files are looked at. Kubernetes itself takes about a minute to bring a changed secret to a pod.
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where the files are, in PEM.
+#[derive(Debug, Clone)]
+pub(crate) struct Files {
+    /// The server's certificate and what leads from it to an authority.
+    pub(crate) chain: PathBuf,
+    /// Its private key.
+    pub(crate) key: PathBuf,
+    /// The authorities of clients. With them, a client without a certificate of theirs is turned away.
+    pub(crate) client_authorities: Option<PathBuf>,
+}
+
+/// Why files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {0}")]
+    File(#[from] io::Error),
+    /// A file does not hold what it should.
+    #[error("{} holds no {what} in PEM", .path.display())]
+    Empty {
+        /// Which file.
+        path: PathBuf,
+        /// What should be in it.
+        what: &'static str,
+    },
+    /// The certificate and the key are no pair, or of a kind that is not known.
+    #[error("the certificate and the key cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+    /// No client could be verified by the authorities.
+    #[error("the authorities of clients cannot be used: {0}")]
+    Authorities(#[from] VerifierBuilderError),
+}
+
+/// What the files held.
+#[derive(Clone, PartialEq, Eq)]
+struct Contents {
+    chain: Vec<u8>,
+    key: Vec<u8>,
+    client_authorities: Option<Vec<u8>>,
+}
+
+impl Files {
+    fn read(&self) -> io::Result<Contents> {
+        let client_authorities =
+            self.client_authorities.as_ref().map(|path| files::read(path)).transpose()?;
+        Ok(Contents { chain: files::read(&self.chain)?, key: files::read(&self.key)?, client_authorities })
+    }
+
+    /// Makes a configuration of what the files held: TLS 1.2 and 1.3, and HTTP/2 only.
+    fn configuration(&self, contents: &Contents) -> Result<ServerConfig, TlsError> {
+        // The library of cryptography that the AWS SDK uses as well.
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+        let config = match (&self.client_authorities, &contents.client_authorities) {
+            (Some(path), Some(pem)) => {
+                let mut roots = RootCertStore::empty();
+                for authority in certificates(path, pem)? {
+                    roots.add(authority)?;
+                }
+                let clients =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build()?;
+                config.with_client_cert_verifier(clients)
+            }
+            _ => config.with_no_client_auth(),
+        };
+        let chain = certificates(&self.chain, &contents.chain)?;
+        let key = PrivateKeyDer::from_pem_slice(&contents.key)
+            .map_err(|_| TlsError::Empty { path: self.key.clone(), what: "private key" })?;
+        let mut config = config.with_single_cert(chain, key)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(config)
+    }
+}
+
+fn certificates(path: &std::path::Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        Ok(_) | Err(_) => Err(TlsError::Empty { path: path.to_owned(), what: "certificate" }),
+    }
+}
+
+/// TLS as the files had it last, of those times when they could be used.
+pub(crate) struct Tls {
+    files: Files,
+    interval: Duration,
+    began_with: Contents,
+    config: watch::Sender<Arc<ServerConfig>>,
+}
+
+impl Tls {
+    /// Reads the files for the first time, when what is wrong with them is an error.
+    pub(crate) fn load(files: Files, interval: Duration) -> Result<Self, TlsError> {
+        let began_with = files.read()?;
+        let config = watch::Sender::new(Arc::new(files.configuration(&began_with)?));
+        Ok(Self { files, interval, began_with, config })
+    }
+
+    /// Whether clients have to show a certificate.
+    pub(crate) fn is_mutual(&self) -> bool {
+        self.files.client_authorities.is_some()
+    }
+
+    /// The configuration for each new connection.
+    pub(crate) fn current(&self) -> watch::Receiver<Arc<ServerConfig>> {
+        self.config.subscribe()
+    }
+
+    /// Looks at the files again and again, until the shutdown. What cannot be used is told, once, and changes nothing.
+    pub(crate) async fn keep(&self, shutdown: CancellationToken) {
+        let mut last = Ok(self.began_with.clone());
+        metrics::gauge!("tls_files_refused").set(0.0);
+        let keep = async {
+            loop {
+                tokio::time::sleep(self.interval).await;
+                let seen = self.look().await;
+                // Files that are read while they change do not belong together: they are read until they rest.
+                if seen != last && seen == self.look().await {
+                    self.take_up(&seen);
+                    last = seen;
+                }
+            }
+        };
+        shutdown.run_until_cancelled(keep).await;
+    }
+
+    /// What the files hold now, or why they cannot be read.
+    async fn look(&self) -> Result<Contents, String> {
+        let files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || files.read()).await;
+        read.map_err(|error| error.to_string())?.map_err(|error| TlsError::from(error).to_string())
+    }
+
+    fn take_up(&self, seen: &Result<Contents, String>) {
+        let made = seen
+            .as_ref()
+            .map_err(Clone::clone)
+            .and_then(|contents| self.files.configuration(contents).map_err(|error| error.to_string()));
+        let outcome = match made {
+            Ok(config) => {
+                self.config.send_replace(Arc::new(config));
+                tracing::info!("the files of TLS have changed, and are in use for new connections");
+                metrics::gauge!("tls_files_refused").set(0.0);
+                "taken_up"
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "the files of TLS have changed and cannot be used; the old ones stay in use"
+                );
+                metrics::gauge!("tls_files_refused").set(1.0);
+                "refused"
+            }
+        };
+        metrics::counter!("tls_reloads_total", "outcome" => outcome).increment(1);
+    }
+}
