@@ -20,6 +20,11 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "quick")]
     pub(crate) ceiling: bool,
 
+    /// Measures nothing, and writes the newest report and its part of README.md again from its results.json: after a change
+    /// of how they are told.
+    #[arg(long, conflicts_with_all = ["quick", "ceiling"])]
+    pub(crate) again: bool,
+
     /// Measures this program as the deployables instead of building it: another build of `deployed`, to compare the two.
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) deployed: Option<PathBuf>,

@@ -48,6 +48,7 @@ fn measured(is_null: bool) -> anyhow::Result<()> {
     runtime.block_on(async move {
         match () {
             () if options.quick => guard::run().await,
+            () if options.again => report::again(),
             () if options.ceiling => Box::pin(run::ceiling(&options)).await,
             () => Box::pin(run::all(&options)).await,
         }

@@ -40,10 +40,31 @@ pub(crate) fn folder(results: &Results) -> PathBuf {
     top().join(FOLDER).join(&results.date)
 }
 
+/// The newest results that were written, judged anew.
+fn newest() -> anyhow::Result<Results> {
+    let folders = fs::read_dir(top().join(FOLDER))?.map(|folder| anyhow::Ok(folder?.path()));
+    let newest =
+        folders.collect::<anyhow::Result<Vec<_>>>()?.into_iter().max().context("there are no results")?;
+    let json = fs::read_to_string(newest.join("results.json"))?;
+    Ok(serde_json::from_str::<Results>(&json)?.judged())
+}
+
+/// Tells of the newest results again: after a change of how they are told.
+pub(crate) fn again() -> anyhow::Result<()> {
+    let results = newest()?;
+    tell(&results, &folder(&results))?;
+    readme::write(&results)
+}
+
 /// Writes all that is told into a folder.
 pub(crate) fn write(results: &Results, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     fs::write(folder.join("results.json"), serde_json::to_string_pretty(results)? + "\n")?;
+    tell(results, folder)
+}
+
+/// Writes what is told of results.
+fn tell(results: &Results, folder: &Path) -> anyhow::Result<()> {
     fs::write(folder.join("results.md"), markdown(results))?;
     fs::write(folder.join("dollars.svg"), dollars(results).svg())?;
     fs::write(folder.join("per-core.svg"), per_core(results).svg())?;

@@ -92,23 +92,17 @@ fn budgets(results: &Results) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
-    use crate::{report::markdown, results::is_peer, speeds::OVER_GRPC};
-
-    /// The newest results, and where they are.
-    fn newest() -> (Results, PathBuf) {
-        let folders = fs::read_dir(top().join(FOLDER)).unwrap();
-        let newest = folders.map(|folder| folder.unwrap().path()).max().expect("there are results");
-        let json = fs::read_to_string(newest.join("results.json")).unwrap();
-        (serde_json::from_str::<Results>(&json).unwrap().judged(), newest)
-    }
+    use crate::{
+        report::{folder, markdown, newest},
+        results::is_peer,
+        speeds::OVER_GRPC,
+    };
 
     #[test]
     fn what_is_told_of_a_run_is_what_it_measured() {
-        let (results, folder) = newest();
-        let told = fs::read_to_string(folder.join("results.md")).unwrap();
+        let results = newest().unwrap();
+        let told = fs::read_to_string(folder(&results).join("results.md")).unwrap();
         assert_eq!(told, markdown(&results), "results.md is not of results.json");
         let readme = fs::read_to_string(top().join("README.md")).unwrap();
         assert_eq!(apart(&readme).unwrap().1, part(&results), "README.md is not of the newest results");
@@ -117,7 +111,7 @@ mod tests {
     /// The sentences of README.md that have no numbers.
     #[test]
     fn what_readme_claims_was_measured() {
-        let (results, _) = newest();
+        let results = newest().unwrap();
         let ours = results.ceiling(Kind::Millrace.name()).unwrap().speed.per_core();
         let over_grpc = results.ceiling(OVER_GRPC).unwrap().speed.per_core();
         for peer in results.ceilings.iter().filter(|ceiling| is_peer(&ceiling.contender)) {
