@@ -211,7 +211,7 @@ fn over_a_broken_wire_every_promise_is_kept_too() {
 }
 
 /// What befalls requests, each so many of a thousand.
-const STORM: [(Fault, u16); 10] = [
+const STORM: [(Fault, u16); 11] = [
     (Fault::Delay(LONGEST_DELAY), 60),
     (Fault::DelayAfter(LONGEST_DELAY), 60),
     (Fault::Throttle(Throttling::ProvisionedThroughputExceeded), 60),
@@ -222,6 +222,7 @@ const STORM: [(Fault, u16); 10] = [
     (Fault::Duplicate(Answer::Second), 40),
     (Fault::Hang, 5),
     (Fault::HangAfter, 5),
+    (Fault::HangWithin, 5),
 ];
 
 const LONGEST_DELAY: Duration = Duration::from_millis(30);

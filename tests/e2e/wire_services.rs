@@ -1,13 +1,20 @@
 //! The wire before all the services that the deployables use, and a wire that is out of reach.
 
-use std::{io::ErrorKind, time::Duration};
+use std::{
+    io::ErrorKind,
+    time::{Duration, Instant},
+};
 
+use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_eventbridge::types::{PutEventsRequestEntry, PutEventsResultEntry};
 use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
     QueueAttributeName, SendMessageBatchRequestEntry,
 };
-use futures::future::join_all;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, join_all},
+};
 use millrace_aws::{Aws, AwsError, AwsResult};
 use millrace_tests::{Answer, Entries, Fault, FaultKind, Ground, Throttling, Wire};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
@@ -153,6 +160,7 @@ async fn every_fault_befalls_every_service_and_the_next_attempt_comes_through() 
         (Fault::Duplicate(Answer::Second), 2),
         (Fault::Hang, 1),
         (Fault::HangAfter, 2),
+        (Fault::HangWithin, 2),
     ];
     let all =
         Service::ALL.into_iter().flat_map(|service| faults.map(|(fault, times)| (service, fault, times)));
@@ -169,6 +177,54 @@ async fn every_fault_befalls_every_service_and_the_next_attempt_comes_through() 
         assert_eq!(effects, times, "{service:?}, {fault:?}");
     }))
     .await;
+}
+
+/// Nothing watches the bodies of replies by themselves: the attempt's time-out has to be what ends one that stops.
+#[tokio::test]
+async fn a_reply_that_stops_within_its_body_ends_its_attempt_with_every_client() {
+    /// Longer than any call may take with all its attempts, so that only one that has no end meets it.
+    const FOR_EVER: Duration = Duration::from_secs(60);
+    const LONG_POLL: Duration = Duration::from_secs(1);
+
+    let line = Line::new().await;
+    let (dynamodb, bulk, streams) = (line.aws.dynamodb(), line.aws.dynamodb_in_bulk(), line.aws.streams());
+    let (eventbridge, sqs) = (line.aws.eventbridge(), line.aws.sqs(LONG_POLL));
+    let key = AttributeValue::S("a".to_owned());
+    let get = dynamodb.get_item().table_name(line.ground.output("SnapshotTable")).key("AggregateId", key);
+    let scan = bulk.scan().table_name(line.ground.output("EventStoreTable"));
+    let describe = eventbridge.describe_event_bus().name(line.ground.output("EventBusName"));
+    let receive = sqs.receive_message().queue_url(line.queue()).wait_time_seconds(1);
+    let calls = [
+        ("GetItem", answered(get.send())),
+        ("Scan", answered(scan.send())),
+        ("ListStreams", answered(streams.list_streams().send())),
+        ("DescribeEventBus", answered(describe.send())),
+        ("ReceiveMessage", answered(receive.send())),
+    ];
+    let operations = calls.each_ref().map(|(operation, _)| *operation);
+    let _ambushes = operations.map(|operation| line.wire.lie_in_wait(operation, Fault::HangWithin));
+    // Side by side, since each waits for seconds.
+    join_all(calls.into_iter().map(async |(operation, call)| {
+        let began = Instant::now();
+        let ended = tokio::time::timeout(FOR_EVER, call).await;
+        let ended = ended.unwrap_or_else(|_| panic!("{operation} waits for ever"));
+        println!("{operation}: {ended:?} after {:?}", began.elapsed());
+        assert!(matches!(ended, Err(AwsError::Unreachable(_))), "{operation}: {ended:?}");
+    }))
+    .await;
+    let traffic = line.wire.take();
+    for operation in operations {
+        assert!(traffic[operation].requests >= 2, "{operation} was tried again");
+        assert!(traffic[operation].response_bytes >= 1, "the reply to {operation} had begun");
+    }
+}
+
+/// What became of a call.
+fn answered<'a, T, E>(call: impl Future<Output = Result<T, E>> + Send + 'a) -> BoxFuture<'a, AwsResult<()>>
+where
+    AwsError: From<E>,
+{
+    async move { Ok(call.await.map(drop)?) }.boxed()
 }
 
 #[tokio::test]

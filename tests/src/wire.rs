@@ -35,6 +35,7 @@ mod batch;
 mod call;
 mod faults;
 mod meter;
+mod reply;
 
 pub use access::Access;
 use batch::Batch;
@@ -42,6 +43,7 @@ use call::Call;
 pub use faults::{Answer, Entries, Fault, FaultKind, Faults, Throttling};
 use meter::Bill;
 pub use meter::Traffic;
+use reply::Reply;
 
 /// More than AWS takes or gives in one piece.
 const LARGEST_BODY: usize = 32 << 20;
@@ -308,10 +310,12 @@ struct Cut;
 /// What a client sees of its request.
 enum Seen {
     Reply(Response<Bytes>),
+    /// The head and half of the body.
+    Half(Response<Bytes>),
     Nothing,
 }
 
-async fn carry<B: Body>(shared: Arc<Shared>, request: Request<B>) -> Result<Response<Full<Bytes>>, Cut>
+async fn carry<B: Body>(shared: Arc<Shared>, request: Request<B>) -> Result<Response<Reply>, Cut>
 where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
@@ -329,14 +333,14 @@ where
     // A task of its own: this one ends when the client goes away.
     let exchange = suffer(shared.clone(), call, fault);
     let exchange = tokio::spawn(shared.end.clone().run_until_cancelled_owned(exchange));
-    match exchange.await.map_err(|_| Cut)?.ok_or(Cut)?? {
-        Seen::Reply(reply) => {
-            let response_bytes = length(reply.body());
-            shared.count(&operation, Traffic { response_bytes, ..Traffic::default() });
-            Ok(reply.map(Full::new))
-        }
+    let reply = match exchange.await.map_err(|_| Cut)?.ok_or(Cut)?? {
+        Seen::Reply(reply) => reply.map(Reply::whole),
+        Seen::Half(reply) => reply.map(Reply::half),
         Seen::Nothing => pending().await,
-    }
+    };
+    let response_bytes = reply.body().given();
+    shared.count(&operation, Traffic { response_bytes, ..Traffic::default() });
+    Ok(reply)
 }
 
 /// Carries a call to AWS and its reply back, as the fault allows.
@@ -376,6 +380,7 @@ async fn suffer(shared: Arc<Shared>, call: Call, fault: Option<Fault>) -> Result
             forward().await?;
             return Ok(Seen::Nothing);
         }
+        Fault::HangWithin => return Ok(Seen::Half(forward().await?)),
         Fault::RefuseEntries(entries) => match Batch::of(&call.operation, &call.body, entries) {
             Some(batch) => {
                 let reply = match batch.rest() {

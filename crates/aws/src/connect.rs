@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
+use aws_config::{
+    BehaviorVersion, SdkConfig, retry::RetryConfig, stalled_stream_protection::StalledStreamProtectionConfig,
+    timeout::TimeoutConfig,
+};
 
 use crate::Requests;
 
@@ -58,6 +61,9 @@ impl Aws {
             .build();
         let config = config
             .into_builder()
+            // Every attempt ends in time, its reply's body included, and long before this watch over bodies would have
+            // acted (after 20 s): it is only work for every request.
+            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
             .timeout_config(timeouts)
             .retry_config(
                 RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(25)),

@@ -1,8 +1,11 @@
 //! What all aggregates share: the trait that one implements, and [`Root`], which folds a stream into its present state
 //! and decides what a command adds to it.
 
-use std::collections::VecDeque;
+mod remembered;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use remembered::Remembered;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{AggregateType, CommandDigest, CommandId, EventId, Timestamp};
@@ -90,8 +93,23 @@ pub struct Receipt {
 #[serde(from = "Answer", into = "Answer")]
 struct Answered {
     command_id: CommandId,
+    /// What tells most other ids apart without a look at their text, which stands elsewhere in memory.
+    mark: u64,
     digest: CommandDigest,
     receipt: Receipt,
+}
+
+impl Answered {
+    fn new(command_id: CommandId, digest: CommandDigest, receipt: Receipt) -> Self {
+        Self { mark: mark(&command_id), command_id, digest, receipt }
+    }
+}
+
+/// Equal ids have equal marks. Nothing rests on others having other ones, and none is stored.
+fn mark(command_id: &CommandId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    command_id.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// [`Answered`] in a snapshot, of which 128 of these are nearly all: without names, half the size.
@@ -99,12 +117,12 @@ type Answer = (CommandId, CommandDigest, u64, EventId);
 
 impl From<Answer> for Answered {
     fn from((command_id, digest, version, event_id): Answer) -> Self {
-        Self { command_id, digest, receipt: Receipt { version, event_id } }
+        Self::new(command_id, digest, Receipt { version, event_id })
     }
 }
 
 impl From<Answered> for Answer {
-    fn from(Answered { command_id, digest, receipt }: Answered) -> Self {
+    fn from(Answered { command_id, mark: _, digest, receipt }: Answered) -> Self {
         (command_id, digest, receipt.version, receipt.event_id)
     }
 }
@@ -141,13 +159,13 @@ pub enum Refused<R> {
 pub struct Root<A> {
     state: Option<A>,
     version: u64,
-    answered: VecDeque<Answered>,
+    answered: Remembered,
 }
 
 impl<A> Default for Root<A> {
     /// The root of an empty stream.
     fn default() -> Self {
-        Self { state: None, version: 0, answered: VecDeque::new() }
+        Self { state: None, version: 0, answered: Remembered::default() }
     }
 }
 
@@ -164,7 +182,7 @@ impl<A: Aggregate> Root<A> {
 
     /// The id of the last event; `None` before the first.
     pub fn last_event(&self) -> Option<EventId> {
-        self.answered.back().map(|last| last.receipt.event_id)
+        self.answered.last().map(|last| last.receipt.event_id)
     }
 
     /// About how many bytes of memory the commands take that the root remembers, which is what makes one large.
@@ -172,7 +190,7 @@ impl<A: Aggregate> Root<A> {
         // The text of an id stands on the heap, behind two counts.
         let bytes =
             |a: &Answered| size_of::<Answered>() + 2 * size_of::<usize>() + a.command_id.as_str().len();
-        self.answered.iter().map(bytes).sum()
+        self.answered.held().map(bytes).sum()
     }
 
     /// The root after one more event, which must be the next one.
@@ -182,17 +200,14 @@ impl<A: Aggregate> Root<A> {
         }
         let state = A::evolve(self.state, &recorded.event)?;
         let receipt = Receipt { version: recorded.version, event_id: recorded.event_id };
-        match self.answered.back_mut() {
+        match self.answered.last_mut() {
             // A command's events follow each other; the last one is its result.
             Some(last) if last.command_id == recorded.command_id => last.receipt = receipt,
-            _ => self.answered.push_back(Answered {
-                command_id: recorded.command_id.clone(),
-                digest: recorded.command_digest,
+            _ => self.answered.push(Answered::new(
+                recorded.command_id.clone(),
+                recorded.command_digest,
                 receipt,
-            }),
-        }
-        if self.answered.len() > REMEMBERED_COMMANDS {
-            self.answered.pop_front();
+            )),
         }
         Ok(Self { state: Some(state), version: recorded.version, answered: self.answered })
     }
@@ -208,7 +223,9 @@ impl<A: Aggregate> Root<A> {
         command: &A::Command,
         at: Timestamp,
     ) -> Result<Decision<A::Event>, Refused<A::Refusal>> {
-        if let Some(earlier) = self.answered.iter().rev().find(|a| a.command_id == *command_id) {
+        let mark = mark(command_id);
+        let is_it = |earlier: &&Answered| earlier.mark == mark && earlier.command_id == *command_id;
+        if let Some(earlier) = self.answered.newest_first().find(is_it) {
             return if earlier.digest == digest {
                 Ok(Decision::Replay(earlier.receipt))
             } else {
@@ -315,6 +332,9 @@ pub(crate) mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
     use uuid::Uuid;
 
     use super::{testing::noon, *};
@@ -364,6 +384,126 @@ mod tests {
         }
         assert!(matches!(testing::send(root.clone(), "1", 1, &1).1, Ok(Decision::Replay(_))));
         assert!(matches!(testing::send(root, "0", 1, &1).1, Ok(Decision::Append(_))));
+    }
+
+    #[test]
+    fn an_id_with_the_mark_of_another_is_another_id() {
+        let asked: CommandId = "asked".parse().unwrap();
+        let receipt = Receipt { version: 1, event_id: EventId(Uuid::from_u128(1)) };
+        let other = Answered::new("other".parse().unwrap(), CommandDigest(1), receipt);
+        let collides = Answered { mark: mark(&asked), ..other };
+        let decide = |answered: Vec<Answered>| {
+            let root = Root { state: Some(Counter(1)), version: 1, answered: answered.into_iter().collect() };
+            root.decide(&asked, CommandDigest(1), None, &1, noon())
+        };
+        assert_eq!(decide(vec![collides.clone()]), Ok(Decision::Append(vec![1])), "it was not seen");
+        let seen = Answered::new(asked.clone(), CommandDigest(1), receipt);
+        for answered in [vec![collides.clone(), seen.clone()], vec![seen, collides]] {
+            assert_eq!(decide(answered), Ok(Decision::Replay(receipt)), "it was seen");
+        }
+    }
+
+    /// What may befall a root. There are several at a time, numbered, as a cache, snapshots and commands in flight have
+    /// them, and copies share what they remember.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A command that adds so many events, given to the root.
+        Send { root: usize, id: u16, events: u64 },
+        /// So many commands with ids of their own, given to the root.
+        SendMany { root: usize, count: u16 },
+        /// The second takes the place of the first.
+        Copy { to: usize, from: usize },
+        /// The root is written into a snapshot and read from it.
+        Keep { root: usize },
+    }
+
+    const ROOTS: usize = 3;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let root = || 0..ROOTS;
+        prop_oneof![
+            4 => (root(), 0..200_u16, 1..4_u64).prop_map(|(root, id, events)| Step::Send { root, id, events }),
+            2 => (root(), 1..40_u16).prop_map(|(root, count)| Step::SendMany { root, count }),
+            2 => (root(), root()).prop_map(|(to, from)| Step::Copy { to, from }),
+            1 => root().prop_map(|root| Step::Keep { root }),
+        ]
+    }
+
+    /// A root as it might have been written without a thought for speed: every id with its receipt, the oldest first.
+    #[derive(Debug, Clone, Default)]
+    struct Model {
+        version: u64,
+        answered: VecDeque<(String, Receipt)>,
+    }
+
+    impl Model {
+        /// The receipt of a command, and whether it was answered before.
+        fn send(&mut self, id: &str, events: u64) -> (Receipt, bool) {
+            if let Some((_, earlier)) = self.answered.iter().find(|(seen, _)| seen == id) {
+                return (*earlier, true);
+            }
+            self.version += events;
+            let receipt =
+                Receipt { version: self.version, event_id: EventId(Uuid::from_u128(self.version.into())) };
+            self.answered.push_back((id.to_owned(), receipt));
+            if self.answered.len() > REMEMBERED_COMMANDS {
+                self.answered.pop_front();
+            }
+            (receipt, false)
+        }
+    }
+
+    fn send_both(root: &mut Root<Counter>, model: &mut Model, id: &str, events: u64) {
+        let (receipt, is_replay) = model.send(id, events);
+        let (after, decision) = testing::send(std::mem::take(root), id, 1, &events);
+        if is_replay {
+            assert_eq!(decision, Ok(Decision::Replay(receipt)), "{id}");
+        } else {
+            assert!(matches!(decision, Ok(Decision::Append(_))), "{id}: {decision:?}");
+        }
+        assert_eq!(after.version(), model.version);
+        *root = after;
+    }
+
+    proptest! {
+        #[test]
+        fn roots_that_share_what_they_remember_answer_as_a_plain_list_would(
+            steps in prop::collection::vec(step(), 1..60),
+        ) {
+            let mut roots = vec![(Root::<Counter>::default(), Model::default()); ROOTS];
+            let mut told = 1000_u32;
+            for step in steps {
+                match step {
+                    Step::Send { root, id, events } => {
+                        let (root, model) = &mut roots[root];
+                        send_both(root, model, &id.to_string(), events);
+                    }
+                    Step::SendMany { root, count } => {
+                        let (root, model) = &mut roots[root];
+                        for _ in 0..count {
+                            told += 1;
+                            send_both(root, model, &told.to_string(), 1);
+                        }
+                    }
+                    Step::Copy { to, from } => roots[to] = roots[from].clone(),
+                    Step::Keep { root } => {
+                        let kept = serde_json::to_value(&roots[root].0).unwrap();
+                        prop_assert!(kept["answered"].as_array().unwrap().len() <= REMEMBERED_COMMANDS);
+                        let read = serde_json::from_value(kept).unwrap();
+                        prop_assert_eq!(&roots[root].0, &read);
+                        roots[root].0 = read;
+                    }
+                }
+            }
+            // Exactly these, with exactly these receipts, and in this order.
+            for (root, model) in &roots {
+                let remembered = root.answered.newest_first();
+                let remembered: Vec<_> = remembered.map(|a| (a.command_id.to_string(), a.receipt)).collect();
+                let expected: Vec<_> = model.answered.iter().rev().cloned().collect();
+                prop_assert_eq!(remembered, expected);
+                prop_assert_eq!(root.last_event(), model.answered.back().map(|(_, last)| last.event_id));
+            }
+        }
     }
 
     #[test]

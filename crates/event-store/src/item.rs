@@ -94,8 +94,7 @@ pub(crate) fn item_of(
     } = &event.envelope;
     let index_key =
         index_shards.map(|shards| event_type_key(tenant_id, event_type, shard_of(*aggregate_id, shards)));
-    let optional = [(TRACE_PARENT, trace_parent.clone()), (EVENT_TYPE_KEY, index_key)];
-    [
+    let always = [
         (AGGREGATE_ID, text(event.envelope.stream())),
         (VERSION, number(version)),
         (EVENT_ID, text(event_id)),
@@ -109,11 +108,13 @@ pub(crate) fn item_of(
         (COMMAND_DIGEST, text(event.command_digest)),
         (CORRELATION_ID, text(correlation_id)),
         (CAUSATION_ID, text(causation_id)),
-    ]
-    .into_iter()
-    .chain(optional.into_iter().filter_map(|(name, value)| Some((name, AttributeValue::S(value?)))))
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
+    ];
+    let optional = [(TRACE_PARENT, trace_parent.clone()), (EVENT_TYPE_KEY, index_key)];
+    let mut item = Item::with_capacity(always.len() + optional.len());
+    item.extend(always.map(|(name, value)| (name.to_owned(), value)));
+    let optional = optional.into_iter().filter_map(|(name, value)| Some((name, AttributeValue::S(value?))));
+    item.extend(optional.map(|(name, value)| (name.to_owned(), value)));
+    item
 }
 
 pub(crate) fn text(value: impl ToString) -> AttributeValue {

@@ -33,6 +33,8 @@ pub enum Fault {
     Hang,
     /// The request took effect, and no reply comes until the client goes away.
     HangAfter,
+    /// The request took effect, and its reply stops in the middle of its body, until the client goes away.
+    HangWithin,
     /// AWS takes a batch, of which it refuses these entries, each by itself. Nothing was done about them.
     RefuseEntries(Entries),
     /// AWS says that it refuses these entries of a batch, and yet all of it took effect.
@@ -88,6 +90,7 @@ pub enum FaultKind {
     Duplicate,
     Hang,
     HangAfter,
+    HangWithin,
     RefuseEntries,
     RefuseEntriesAfter,
 }
@@ -106,6 +109,7 @@ impl Fault {
             Self::Duplicate(_) => FaultKind::Duplicate,
             Self::Hang => FaultKind::Hang,
             Self::HangAfter => FaultKind::HangAfter,
+            Self::HangWithin => FaultKind::HangWithin,
             Self::RefuseEntries(_) => FaultKind::RefuseEntries,
             Self::RefuseEntriesAfter(_) => FaultKind::RefuseEntriesAfter,
         }
@@ -156,8 +160,9 @@ impl Faults {
             (FaultKind::ResetAfter, 40),
             (FaultKind::Duplicate, 30),
             // Few: each costs the client the whole time-out of an attempt.
-            (FaultKind::Hang, 3),
-            (FaultKind::HangAfter, 3),
+            (FaultKind::Hang, 2),
+            (FaultKind::HangAfter, 2),
+            (FaultKind::HangWithin, 2),
         ]
         .into_iter()
         .fold(Self::none(seed), |faults, (kind, per_mille)| faults.with(kind, per_mille))
@@ -173,9 +178,10 @@ impl Faults {
             (FaultKind::ServerErrorAfter, 4),
             (FaultKind::Reset, 4),
             (FaultKind::ResetAfter, 5),
-            (FaultKind::Duplicate, 4),
+            (FaultKind::Duplicate, 3),
             (FaultKind::Hang, 1),
             (FaultKind::HangAfter, 1),
+            (FaultKind::HangWithin, 1),
             (FaultKind::RefuseEntries, 4),
             (FaultKind::RefuseEntriesAfter, 2),
         ]
@@ -239,6 +245,7 @@ impl Faults {
             }
             FaultKind::Hang => Fault::Hang,
             FaultKind::HangAfter => Fault::HangAfter,
+            FaultKind::HangWithin => Fault::HangWithin,
             FaultKind::RefuseEntries => Fault::RefuseEntries(Entries(rng.random())),
             FaultKind::RefuseEntriesAfter => Fault::RefuseEntriesAfter(Entries(rng.random())),
         }
@@ -316,7 +323,7 @@ mod tests {
         assert_eq!(drizzle.per_mille.values().sum::<u16>(), 50);
         let kinds: BTreeSet<_> =
             all(&drizzle, "PutEvents").into_iter().flatten().map(|fault| fault.kind()).collect();
-        assert_eq!(kinds.len(), 12, "every kind there is: {kinds:?}");
+        assert_eq!(kinds.len(), 13, "every kind there is: {kinds:?}");
     }
 
     #[test]

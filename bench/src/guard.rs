@@ -1,0 +1,59 @@
+//! The guard against getting worse: counts that do not depend on the machine, each with the most that it may be.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+use crate::{allocations, contender::Kind, costs, null::Null, site::Site};
+
+/// The most allocations of a warm command of Millrace's for one of the floor's, and the most bytes in them: what was counted,
+/// and a little more. The floor's are the SDK's own, which change with its releases.
+const ALLOCATIONS: f64 = 1.2;
+const BYTES: f64 = 1.2;
+
+/// What a command of Millrace's may cost: events, cold or warm, requests, read units, write units. Warm ones have their
+/// share of a snapshot every 80 events.
+const MOST: [(u64, bool, f64, f64, f64); 6] = [
+    (1, true, 2.0, 1.0, 2.0),
+    (1, false, 1.0, 0.0, 2.0),
+    (100, true, 2.0, 17.0, 2.0),
+    (100, false, 1.0125, 0.0, 2.25),
+    (1_000, true, 3.0, 19.0, 2.0),
+    (1_000, false, 1.0125, 0.0, 2.25),
+];
+
+/// Counts, and fails where a count is higher than it may be.
+pub(crate) async fn run() -> anyhow::Result<()> {
+    let site = Arc::new(Site::new(true).await?);
+    let mut wrong = Vec::new();
+    let mut tell = |what: String, counted: f64, most: f64| {
+        let verdict = if counted <= most { "ok" } else { "TOO MUCH" };
+        println!("{what:<60} {counted:>10.3}  at most {most:>10.3}  {verdict}");
+        if counted > most {
+            wrong.push(format!("{what}: {counted:.3}, at most {most:.3}"));
+        }
+    };
+    let mut costs = Vec::new();
+    for length in [1, 100, 1_000] {
+        costs.extend(costs::count(&site, Kind::Millrace, length).await?);
+    }
+    for (length, cold, most_requests, most_read, most_written) in MOST {
+        let of = format!("{length} events, {}", if cold { "cold" } else { "warm" });
+        let cost = costs.iter().find(|cost| (cost.length, cost.cold) == (length, cold));
+        let cost = cost.with_context(|| format!("a command on {of} was not counted"))?;
+        let bill = cost.bill.as_ref().map_err(|reason| anyhow::anyhow!("a command on {of}: {reason}"))?;
+        tell(format!("requests of a command on {of}"), bill.requests, most_requests);
+        tell(format!("read units of a command on {of}"), bill.read_units, most_read);
+        tell(format!("write units of a command on {of}"), bill.write_units, most_written);
+    }
+    let null = Null::start()?;
+    let floor = allocations::count(&site, Kind::Floor, null.url()).await?;
+    let ours = allocations::count(&site, Kind::Millrace, null.url()).await?;
+    println!("allocations of a warm command: {:.0}, of the floor's: {:.0}", ours.count, floor.count);
+    tell("allocations, as a multiple of the floor's".to_owned(), ours.count / floor.count, ALLOCATIONS);
+    tell("bytes allocated, as a multiple of the floor's".to_owned(), ours.bytes / floor.bytes, BYTES);
+    if !wrong.is_empty() {
+        bail!("commands cost more than they did:\n{}", wrong.join("\n"));
+    }
+    Ok(())
+}

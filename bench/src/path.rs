@@ -1,0 +1,214 @@
+//! The whole path: from a command's reply until a query shows it, by way of stream, relay, bus, queue and projector.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use futures::FutureExt as _;
+use millrace_aws::Aws;
+use millrace_proto::{
+    command::{CreateUserRequest, UpdateUserProfileRequest},
+    query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
+};
+use millrace_tests::World;
+use serde::{Deserialize, Serialize};
+use tokio::{task::JoinSet, time::Instant};
+use tonic::{Code, Request, transport::Channel};
+use uuid::Uuid;
+
+use crate::{
+    contender::Outcome,
+    load::{Call, Latency, Times, as_f64, closed},
+    user::{NAME, User},
+};
+
+/// The longest that a query waits for what it is to show.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// What commands send, and the relay does not while the stream is whole.
+const OF_COMMANDS: [&str; 4] = ["PutItem", "TransactWriteItems", "Query", "GetItem"];
+
+/// How long it took, at one rate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Lag {
+    /// From the reply until a query showed it.
+    pub(crate) lag: Latency,
+    /// What the relay sent for an event, by operation.
+    pub(crate) relay: BTreeMap<String, f64>,
+    /// What the projector sent for an event, by operation.
+    pub(crate) projector: BTreeMap<String, f64>,
+}
+
+impl Lag {
+    /// The relay's requests for an event.
+    pub(crate) fn relay_requests(&self) -> f64 {
+        self.relay.values().sum()
+    }
+
+    /// The projector's requests for an event.
+    pub(crate) fn projector_requests(&self) -> f64 {
+        self.projector.values().sum()
+    }
+}
+
+/// Millrace, whole, with users.
+pub(crate) struct Path {
+    world: World,
+    users: Arc<Vec<Uuid>>,
+}
+
+impl Path {
+    /// Brings it up, with so many users.
+    pub(crate) async fn new(users: usize) -> anyhow::Result<Self> {
+        let world = World::new().await?;
+        let mut ids = Vec::with_capacity(users);
+        for _ in 0..users {
+            let (email, name) = (User::new(0).email(), NAME.to_owned());
+            let request = CreateUserRequest { email, name, ..Default::default() };
+            ids.push(world.users().create_user(request).await?.into_inner().aggregate_id.parse()?);
+        }
+        let path = Self { world, users: Arc::new(ids) };
+        let last = path.users.len() - 1;
+        path.readable(last, 1).await?;
+        Ok(path)
+    }
+
+    /// Ends it in order.
+    pub(crate) async fn end(self) -> anyhow::Result<()> {
+        self.world.end().await
+    }
+
+    /// Gives a user a name; the version that came of it.
+    fn rename(&self, number: usize) -> impl Future<Output = anyhow::Result<u64>> + Send + 'static {
+        let (mut users, id) = (self.world.users(), self.users[number % self.users.len()]);
+        async move {
+            let request = UpdateUserProfileRequest {
+                user_id: id.to_string(),
+                name: Some(NAME.to_owned()),
+                ..Default::default()
+            };
+            Ok(users.update_user_profile(request).await?.into_inner().version)
+        }
+    }
+
+    /// Waits until a query shows a version of a user.
+    async fn readable(&self, number: usize, version: u64) -> anyhow::Result<()> {
+        readable((self.world.user_queries(), self.users[number % self.users.len()]), version).await
+    }
+
+    /// So many commands a second by the clock.
+    pub(crate) async fn at(&self, per_second: u32, time: Duration) -> anyhow::Result<Lag> {
+        let counts = self.counts().await;
+        let began = Instant::now();
+        let mut tasks = JoinSet::new();
+        let commands = time.as_secs_f64() * f64::from(per_second);
+        let mut number = 0_u32;
+        while f64::from(number) < commands {
+            let due = began + Duration::from_secs_f64(f64::from(number) / f64::from(per_second));
+            tokio::time::sleep_until(due).await;
+            let user = usize::try_from(number).unwrap_or(0);
+            let rename = self.rename(user);
+            let path = (self.world.user_queries(), self.users[user % self.users.len()]);
+            tasks.spawn(async move {
+                let version = rename.await?;
+                let replied = Instant::now();
+                readable(path, version).await?;
+                anyhow::Ok(replied.elapsed())
+            });
+            number += 1;
+        }
+        let mut times = Times::new()?;
+        while let Some(ended) = tasks.join_next().await {
+            times.note(ended??);
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.told(times.told(f64::from(per_second), seconds), counts).await
+    }
+
+    /// One command after the other, each when the one before can be read: the stack has nothing else to do.
+    pub(crate) async fn idle(&self, commands: usize) -> anyhow::Result<Lag> {
+        let counts = self.counts().await;
+        let began = Instant::now();
+        let mut times = Times::new()?;
+        for number in 0..commands {
+            let version = self.rename(number).await?;
+            let replied = Instant::now();
+            self.readable(number, version).await?;
+            times.note(replied.elapsed());
+        }
+        self.told(times.told(0.0, began.elapsed().as_secs_f64()), counts).await
+    }
+
+    /// Sixteen clients who ask again as soon as they have their reply: what an event costs then, and how long the last one
+    /// took.
+    pub(crate) async fn loaded(&self, time: Duration) -> anyhow::Result<Lag> {
+        const CLIENTS: usize = 16;
+        let counts = self.counts().await;
+        let (users, ids) = (self.world.users(), self.users.clone());
+        let call: Call = Arc::new(move |client| {
+            let (mut users, user_id) = (users.clone(), ids[client % ids.len()].to_string());
+            async move {
+                let name = Some(NAME.to_owned());
+                let request = UpdateUserProfileRequest { user_id, name, ..Default::default() };
+                users.update_user_profile(request).await?;
+                Ok(Outcome::Done)
+            }
+            .boxed()
+        });
+        let speed = closed(&call, CLIENTS, time, None).await?;
+        let replied = Instant::now();
+        for client in 0..CLIENTS {
+            let version = self.rename(client).await?;
+            self.readable(client, version).await?;
+        }
+        let mut times = Times::new()?;
+        times.note(replied.elapsed());
+        let mut lag = times.told(0.0, 1.0);
+        (lag.answers, lag.per_second) = (speed.calls + 2 * 16, speed.per_second);
+        self.told(lag, counts).await
+    }
+
+    /// What was sent until now, once nothing is on its way any more.
+    async fn counts(&self) -> [BTreeMap<String, u64>; 2] {
+        // The projector deletes messages after it has written rows.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        [&self.world.command_aws, &self.world.projector_aws].map(|aws: &Aws| aws.requests().counts())
+    }
+
+    async fn told(&self, lag: Latency, before: [BTreeMap<String, u64>; 2]) -> anyhow::Result<Lag> {
+        let [relay, projector] = self.counts().await;
+        let [relay_before, projector_before] = before;
+        let each = |after: BTreeMap<String, u64>, before: BTreeMap<String, u64>| {
+            let sent = after.into_iter().map(move |(name, count)| {
+                let count = count - before.get(&name).copied().unwrap_or(0);
+                (name, as_f64(count) / as_f64(lag.answers.max(1)))
+            });
+            sent.filter(|(_, count)| *count > 0.0).collect::<BTreeMap<_, _>>()
+        };
+        let (mut relay, mut projector) = (each(relay, relay_before), each(projector, projector_before));
+        relay.retain(|name, _| !OF_COMMANDS.contains(&name.as_str()));
+        // Of time, not of events: the depths of queues, every 15 s.
+        projector.remove("GetQueueAttributes");
+        Ok(Lag { lag, relay, projector })
+    }
+}
+
+/// Waits until a query shows a version of a user.
+async fn readable(
+    (mut queries, id): (UserQueryServiceClient<Channel>, Uuid),
+    version: u64,
+) -> anyhow::Result<()> {
+    let after = Some(ReadAfter { aggregate_id: id.to_string(), version });
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let query = GetUserProfileRequest { user_id: id.to_string(), after: after.clone() };
+        let mut request = Request::new(query);
+        request.set_timeout(end.saturating_duration_since(Instant::now()));
+        match queries.get_user_profile(request).await {
+            // The emulator has one processor, and may be too busy to answer in time. Callers try again, as they are told to.
+            Err(status) if status.code() == Code::Unavailable && Instant::now() < end => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            answer => return answer.map(drop).context("a command was not readable in time"),
+        }
+    }
+}

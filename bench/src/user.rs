@@ -1,0 +1,101 @@
+//! The one domain that all contenders have: a user who is given a name, again and again.
+
+use std::fmt;
+
+use millrace_domain::{Aggregate as _, StreamId, TenantId, Timestamp, user};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The name that is given. The same each time, so that every event is of one size.
+pub(crate) const NAME: &str = "John Doe";
+
+/// A user.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct User {
+    pub(crate) id: Uuid,
+    /// How many events there were when the measuring began.
+    pub(crate) length: u64,
+}
+
+impl User {
+    /// A user that nobody else has, who has or will have so many events.
+    pub(crate) fn new(length: u64) -> Self {
+        Self { id: Uuid::new_v4(), length }
+    }
+
+    /// Millrace's stream of the user.
+    pub(crate) fn stream(&self) -> StreamId {
+        StreamId { tenant: TenantId::default(), aggregate_type: user::User::TYPE, id: self.id }
+    }
+
+    /// An address that nobody else has.
+    pub(crate) fn email(&self) -> String {
+        format!("{}@example.com", self.id)
+    }
+}
+
+impl fmt::Display for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.id.fmt(f)
+    }
+}
+
+/// What has happened to a user, as the peers store it: the fields of Millrace's own events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all_fields = "camelCase")]
+pub(crate) enum Event {
+    UserCreated { user_id: String, email: String, name: String, created_at: String },
+    UserProfileUpdated { user_id: String, name: String, updated_at: String },
+}
+
+impl Event {
+    /// The event of a version of a user's stream.
+    pub(crate) fn of(user: &User, version: u64) -> Self {
+        let (user_id, name, now) = (user.id.to_string(), NAME.to_owned(), now().to_string());
+        match version {
+            1 => Self::UserCreated { user_id, email: user.email(), name, created_at: now },
+            _ => Self::UserProfileUpdated { user_id, name, updated_at: now },
+        }
+    }
+
+    /// Its type.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::UserCreated { .. } => "UserCreated",
+            Self::UserProfileUpdated { .. } => "UserProfileUpdated",
+        }
+    }
+}
+
+/// A user's state, as the peers fold it and keep it in snapshots.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct State {
+    user_id: String,
+    email: String,
+    name: String,
+    created_at: String,
+    updated_at: String,
+}
+
+impl State {
+    /// The state after an event.
+    pub(crate) fn after(self, event: Event) -> Self {
+        match event {
+            Event::UserCreated { user_id, email, name, created_at } => {
+                Self { user_id, email, name, updated_at: created_at.clone(), created_at }
+            }
+            Event::UserProfileUpdated { name, updated_at, .. } => Self { name, updated_at, ..self },
+        }
+    }
+}
+
+/// The present time.
+pub(crate) fn now() -> Timestamp {
+    millrace_runtime::clock::now()
+}
+
+/// Today, as `2026-11-25`.
+pub(crate) fn today() -> String {
+    now().to_string().chars().take(10).collect()
+}
