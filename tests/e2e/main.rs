@@ -21,6 +21,7 @@ mod kept_on_dynamodb;
 mod leases;
 mod lists;
 mod metrics;
+mod outcomes;
 mod past;
 mod permissions;
 mod poison;

@@ -245,12 +245,12 @@ async fn a_row_names_its_newest_event_and_the_command_the_correlation_and_the_tr
     let john = create_user(&world, "john@example.com").await.unwrap();
     let request = CreateOrderRequest {
         command_id: Some("place".into()),
-        correlation_id: Some("checkout 名前".into()),
+        correlation_id: Some("checkout 注文".into()),
         ..laptop(&john.id)
     };
     let reply = world.orders().create_order(traced(request, 1)).await.unwrap().into_inner();
     let order = At { id: reply.aggregate_id, version: reply.version };
-    assert_made_by(&world, &order, [&reply.event_id, "checkout 名前", "place"], 1).await;
+    assert_made_by(&world, &order, [&reply.event_id, "checkout 注文", "place"], 1).await;
 
     let change = async |status: OrderStatus, trace_id| {
         let request = UpdateOrderStatusRequest {

@@ -34,7 +34,13 @@ pub(crate) fn listen() {
 pub(crate) fn assert_discreet() {
     assert!(LINES.load(Ordering::Relaxed) > 0, "nothing was logged, so nothing was looked at");
     let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    assert!(found.is_empty(), "what was logged must not be: {}", found[0]);
+    let shown: Vec<_> = found.iter().take(5).map(ToString::to_string).collect();
+    assert!(
+        found.is_empty(),
+        "what was logged must not be: {} lines, such as\n{}",
+        found.len(),
+        shown.join("\n")
+    );
     drop(found);
     if let Some(metrics) = METRICS.get() {
         assert_clean("the metrics", &metrics.render());
