@@ -19,7 +19,7 @@ const TEXTS: [&str; 12] = [
     "9999-12-31T23:59:60.999999999+23:59",
     "CREATED",
     "",
-    "#",
+    "acme#user#00000000-0000-0000-0000-000000000002",
 ];
 
 /// Characters of which numbers are made.
