@@ -12,6 +12,7 @@ mod contention;
 mod costs;
 mod edge;
 mod encodings;
+mod guarded;
 mod health;
 mod history;
 mod history_costs;

@@ -133,6 +133,7 @@ pub async fn serve(
     let Listeners { grpc, metrics, health, guard } = listeners;
     let grpc_addr = grpc.local_addr()?;
     let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
+    let health_addr = health.as_ref().map(TcpListener::local_addr).transpose()?;
     let (board, health_service) = Board::new(served.names).await;
     let mut health_alone = RoutesBuilder::default();
     health_alone.add_service(bounded!(health_service.clone()));
@@ -162,8 +163,9 @@ pub async fn serve(
         .boxed();
     let health = serve_health(health, health_alone)?;
 
-    let metrics_addr = metrics_addr.map(|addr| addr.to_string());
-    tracing::info!(grpc_addr = %grpc_addr, metrics_addr, "serving");
+    let [metrics_addr, health_addr] =
+        [metrics_addr, health_addr].map(|addr| addr.map(|addr| addr.to_string()));
+    tracing::info!(grpc_addr = %grpc_addr, metrics_addr, health_addr, "serving");
     guard.warn(grpc_addr);
     let grpc = async {
         let served = async {
