@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aws_config::{BehaviorVersion, SdkConfig, retry::RetryConfig, timeout::TimeoutConfig};
 
-use crate::Requests;
+use crate::{Requests, traced::Traced};
 
 /// The longest that one attempt of a call may take. DynamoDB answers a small request in some milliseconds, so an
 /// attempt that took two seconds is lost.
@@ -73,8 +73,10 @@ impl Aws {
 
     /// A client for DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        let config =
-            aws_sdk_dynamodb::config::Builder::from(&self.config).interceptor(self.requests.clone()).build();
+        let config = aws_sdk_dynamodb::config::Builder::from(&self.config)
+            .interceptor(self.requests.clone())
+            .interceptor(Traced)
+            .build();
         aws_sdk_dynamodb::Client::from_conf(config)
     }
 
@@ -88,6 +90,7 @@ impl Aws {
         let config = aws_sdk_dynamodb::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_dynamodb::Client::from_conf(config)
     }
@@ -96,6 +99,7 @@ impl Aws {
     pub fn streams(&self) -> aws_sdk_dynamodbstreams::Client {
         let config = aws_sdk_dynamodbstreams::config::Builder::from(&self.config)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_dynamodbstreams::Client::from_conf(config)
     }
@@ -104,6 +108,7 @@ impl Aws {
     pub fn eventbridge(&self) -> aws_sdk_eventbridge::Client {
         let config = aws_sdk_eventbridge::config::Builder::from(&self.config)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_eventbridge::Client::from_conf(config)
     }
@@ -118,6 +123,7 @@ impl Aws {
         let config = aws_sdk_sqs::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_sqs::Client::from_conf(config)
     }
