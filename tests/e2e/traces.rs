@@ -46,7 +46,6 @@ fn traced<T>(message: T, trace: u32, sampled: bool) -> Request<T> {
 
 /// The three deployables as processes, whose spans go to a collector.
 struct Stage {
-    ground: Ground,
     logs: PathBuf,
     processes: BTreeMap<Deployable, Process>,
 }
@@ -61,7 +60,7 @@ impl Stage {
             let log = logs.join(format!("{}.log", deployable.name()));
             processes.insert(deployable, ready(command, &log).await);
         }
-        Self { ground, logs, processes }
+        Self { logs, processes }
     }
 
     async fn heard_by(test: &str, collector: &Collector) -> Self {
