@@ -9,6 +9,7 @@ use millrace_domain::{
 use millrace_event_store::{AppendError, AppendEvents, Commit, Entry, Snapshots, StoredEvent};
 use millrace_proto::{Envelope, codec::EventCodec};
 use millrace_runtime::{Failure, TraceParent, Turns};
+use millrace_traces::{Kind, Span, within};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
@@ -105,9 +106,50 @@ struct Own {
     event_id: EventId,
     /// What the last commit that was sent would be answered with.
     receipt: Option<Receipt>,
+    /// The span of the append, which is the cause of all that becomes of the events: they carry it. The same at every
+    /// attempt, since any of them may be the one that took effect.
+    trace: TraceParent,
+    /// The same span, from the first attempt on.
+    span: Option<Span>,
 }
 
 impl Own {
+    /// An attempt to append begins.
+    fn begin<A: Aggregate>(&mut self, order: &Order<A>, receipt: Receipt) {
+        self.receipt = Some(receipt);
+        let stream = &order.stream;
+        let span = self.span.get_or_insert_with(|| {
+            Span::start(self.trace, Some(order.trace), Kind::Internal, || {
+                format!("append {}", stream.aggregate_type)
+            })
+        });
+        span.describe(|span| {
+            span.set("millrace.tenant", stream.tenant.as_str().to_owned());
+            span.set("millrace.aggregate.type", stream.aggregate_type.as_str().to_owned());
+            span.set("millrace.aggregate.id", stream.id.to_string());
+            span.set("millrace.version", i64::try_from(receipt.version).unwrap_or(i64::MAX));
+        });
+    }
+
+    /// What became of the attempt.
+    fn ended(&mut self, outcome: Result<(), &AppendError>) {
+        let Some(span) = &mut self.span else { return };
+        span.describe(|span| match outcome {
+            Ok(()) => span.succeed(),
+            Err(error) => {
+                let reason = match error {
+                    AppendError::Conflict { .. } => "conflict",
+                    AppendError::Contended => "contended",
+                    AppendError::KeyTaken { .. } => "key_taken",
+                    AppendError::TooLarge { .. } => "too_large",
+                    AppendError::Failed(_) => "aws",
+                };
+                span.note(reason, Vec::new());
+                span.fail(reason);
+            }
+        });
+    }
+
     /// Whether a receipt is that of another execution of the command.
     fn is_replay(&self, receipt: Receipt) -> bool {
         self.receipt.is_none_or(|own| own.event_id != receipt.event_id)
@@ -153,7 +195,8 @@ where
             self.loader.load(&order.stream).await?
         };
         // The same at every attempt, so that one that took effect unnoticed is met as our own.
-        let mut own = Own { event_id: EventId(Uuid::now_v7()), receipt: None };
+        let event_id = EventId(Uuid::now_v7());
+        let mut own = Own { event_id, receipt: None, trace: order.trace.child(), span: None };
         let mut at = (self.config.clock)();
         for attempt in 0..ATTEMPTS {
             loaded = match self.attempt(order, &loaded, &mut own, at).await? {
@@ -211,15 +254,18 @@ where
             Err(refused) if *fresh => return Err(order.refusal(refused)),
             Err(_) => return Ok(Step::Doubtful),
         };
-        let Prepared { commit, after, receipt } = prepare(order, root, events, own.event_id, at)?;
-        own.receipt = Some(receipt);
-        match self.store.append(&commit).await {
+        let Prepared { commit, after, receipt } = prepare(order, root, events, own, at)?;
+        own.begin(order, receipt);
+        let appended = within(own.trace, self.store.append(&commit)).await;
+        own.ended(appended.as_ref().map(|()| ()));
+        match appended {
             Ok(()) => Ok(self.done(order, root, after, receipt)),
             Err(AppendError::Conflict { existing }) => {
                 meters::conflict();
                 let met = match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
                     Some(existing) if existing.envelope.event_id == own.event_id => {
+                        own.ended(Ok(()));
                         return Ok(self.done(order, root, after, receipt));
                     }
                     // Another call carried the command out, of whose events this is the first and may not be the last.
@@ -269,9 +315,10 @@ fn prepare<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>>(
     order: &Order<A>,
     root: &Root<A>,
     events: Vec<A::Event>,
-    event_id: EventId,
+    own: &Own,
     at: Timestamp,
 ) -> Result<Prepared<A>, Failure> {
+    let event_id = own.event_id;
     let mut after = root.clone();
     let mut stored = Vec::with_capacity(events.len());
     let mut receipt = None;
@@ -279,7 +326,7 @@ fn prepare<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>>(
         // The first has the id itself, the others have ids that follow from it.
         let event_id = if n == 0 { event_id } else { EventId(Uuid::new_v5(&event_id.0, &n.to_be_bytes())) };
         let version = after.version().saturating_add(1);
-        stored.push(order.store(version, event_id, &event, at));
+        stored.push(order.store(version, event_id, &event, own.trace, at));
         receipt = Some(Receipt { version, event_id });
         let recorded = Recorded {
             version,
@@ -320,7 +367,14 @@ impl<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>> Order<A> {
         }
     }
 
-    fn store(&self, version: u64, event_id: EventId, event: &A::Event, at: Timestamp) -> StoredEvent {
+    fn store(
+        &self,
+        version: u64,
+        event_id: EventId,
+        event: &A::Event,
+        trace: TraceParent,
+        at: Timestamp,
+    ) -> StoredEvent {
         let encoded = event.encode();
         StoredEvent {
             envelope: Envelope {
@@ -336,7 +390,7 @@ impl<A: Aggregate<Event: EventCodec, Refusal: IntoFailure>> Order<A> {
                 command_id: self.command_id.clone(),
                 correlation_id: self.correlation_id.clone(),
                 causation_id: self.command_id.clone(),
-                trace_parent: Some(self.trace.to_string()),
+                trace_parent: Some(trace.to_string()),
             },
             command_digest: self.digest,
         }

@@ -26,7 +26,7 @@
 //! # Where things are
 //! [`ShardStream`], [`Leases`], [`EventBus`] and [`Refill`] are what the relay needs of the world; [`aws`] and
 //! [`memory`] hold two implementations of each. `plan` decides which leases to take, `keeper` keeps one, `shard` reads
-//! under it, `publisher` sends what was read.
+//! under it, `publisher` sends what was read, `traced` tells of it in traces.
 
 pub mod aws;
 pub mod bus;
@@ -44,6 +44,7 @@ pub mod stream;
 #[cfg(test)]
 mod tests;
 mod time;
+mod traced;
 
 use std::{
     collections::{HashMap, HashSet},

@@ -39,6 +39,11 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Whether this call wrote the version into the row.
+    pub(crate) fn has_written(&self, version: u64) -> bool {
+        self.written.as_ref().is_some_and(|written| written.contains(&version))
+    }
+
     /// Nothing is known of the row; every event of the batch fails.
     pub(crate) fn panicked() -> Self {
         Self { failure: Some((1, Failure::Panicked)), ..Self::default() }

@@ -24,6 +24,7 @@ use crate::{
     backoff::Backoff,
     metrics::{self, DEAD_LETTERS, FAILURES, count_queue_error, count_reason},
     queue::{Cause, MOST_MESSAGES, Message, Queue, Receipt},
+    traced,
 };
 
 /// A line about a message that failed, with all that leads to it and nothing of what it says. A macro, since a level is
@@ -260,6 +261,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             match self.queue.dead_letter(&message, &cause).await {
                 Ok(()) => {
                     self.log_dead_letter(&message, &failed);
+                    traced::given_up(H::NAME, &message, &failed);
                     count_reason(DEAD_LETTERS, H::NAME, reason);
                     sorted.done.push(message.receipt);
                 }

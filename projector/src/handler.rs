@@ -13,6 +13,7 @@ use millrace_event_store::ReadEvents;
 use millrace_proto::Envelope;
 use millrace_read_models::WriteRows;
 use millrace_runtime::{TraceParent, Turns};
+use millrace_traces::{enter, within};
 
 use crate::{
     Failed, Failure,
@@ -20,6 +21,7 @@ use crate::{
     bus, metrics,
     projection::{Projection, read, trace},
     queue::Message,
+    traced::{self, Processing, Writing},
 };
 
 /// Does the work that messages ask for. Receiving them, deleting them and trying again is the business of
@@ -57,20 +59,24 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Projector<P, W, R> {
     }
 
     /// Brings a row up to date and settles the messages that were about it.
-    async fn apply(&self, stream: &StreamId, asked: &Asked<P>) -> Vec<(usize, Result<(), Failed>)> {
+    async fn apply(&self, stream: &StreamId, mut asked: Asked<P>) -> Vec<(usize, Result<(), Failed>)> {
         let row = Row::<P, W, R> { stream, brought: &asked.brought, rows: &self.rows, events: &self.events };
         let turn = self.turns.wait(stream).await;
+        let (carrier, writes) = asked.writes();
         // A panic is the row's own: the batch's others are not to suffer from it.
-        let outcome = AssertUnwindSafe(row.bring_up_to_date()).catch_unwind().await;
+        let work = AssertUnwindSafe(row.bring_up_to_date()).catch_unwind();
+        let outcome = within(carrier, work).await;
         drop(turn);
         let outcome = outcome.unwrap_or_else(|_| Outcome::panicked());
-        self.report(&outcome, asked);
-        asked.letters.iter().map(|letter| (letter.message, letter.settled(&outcome))).collect()
+        let failure = outcome.failure.as_ref().map(|(_, failure)| failure);
+        writes.into_iter().for_each(|write| write.ended(outcome.reached, outcome.gaps, failure));
+        enter(carrier, || self.report(&outcome, &asked));
+        asked.letters.iter_mut().map(|letter| (letter.message, letter.settled(&outcome))).collect()
     }
 
     /// Notes in metrics and logs what became of a row. Failures are for the consumer to tell of.
     fn report(&self, outcome: &Outcome, asked: &Asked<P>) {
-        let written = |version| outcome.written.as_ref().is_some_and(|written| written.contains(&version));
+        let written = |version| outcome.has_written(version);
         let now = (self.clock)();
         let mut known = 0;
         let mut seen = 0;
@@ -101,15 +107,21 @@ impl<P: Projection, W: WriteRows<P::Change>, R: ReadEvents> Handle for Projector
         for (message, outcome) in outcomes.iter_mut().enumerate() {
             match open::<P>(&messages[message].body) {
                 Ok((envelope, change)) => {
-                    rows.entry(envelope.stream()).or_default().add(Letter { message, envelope }, change);
+                    let processing = Processing::begin(P::NAME, &messages[message], &envelope);
+                    let letter = Letter { message, envelope, processing };
+                    rows.entry(letter.envelope.stream()).or_default().add(letter, change);
                 }
-                Err(failed) => *outcome = Err(failed),
+                Err(failed) => {
+                    traced::unread(P::NAME, &messages[message], &failed);
+                    *outcome = Err(failed);
+                }
             }
         }
         for asked in rows.values_mut() {
             asked.letters.sort_by_key(|letter| letter.envelope.version);
         }
-        let work: Vec<_> = rows.iter().map(|(stream, asked)| self.apply(stream, asked)).collect();
+        let work: Vec<_> =
+            rows.into_iter().map(|(stream, asked)| async move { self.apply(&stream, asked).await }).collect();
         let settled: Vec<_> = stream::iter(work).buffer_unordered(Self::ROWS_AT_ONCE).collect().await;
         for (message, outcome) in settled.into_iter().flatten() {
             outcomes[message] = outcome;
@@ -148,6 +160,8 @@ struct Letter {
     message: usize,
     /// What it says, without the data.
     envelope: Envelope,
+    /// The work on it, as it is told in its trace.
+    processing: Processing,
 }
 
 impl Letter {
@@ -170,13 +184,19 @@ impl Letter {
     }
 
     /// What became of the message, given what became of its row.
-    fn settled(&self, outcome: &Outcome) -> Result<(), Failed> {
+    fn settled(&mut self, outcome: &Outcome) -> Result<(), Failed> {
         let version = self.envelope.version;
         match &outcome.failure {
-            _ if version <= outcome.reached => Ok(()),
-            // The row was brought as far as the batch goes.
-            None => Ok(()),
-            Some((at, failure)) => Err(failed(&self.envelope, failure.clone().met_by(version, *at))),
+            // The row was brought to it, or as far as the batch goes.
+            Some((at, failure)) if version > outcome.reached => {
+                let failure = failure.clone().met_by(version, *at);
+                self.processing.failed(&failure);
+                Err(failed(&self.envelope, failure))
+            }
+            Some(_) | None => {
+                self.processing.done(outcome.has_written(version));
+                Ok(())
+            }
         }
     }
 }
@@ -199,6 +219,16 @@ impl<P: Projection> Asked<P> {
         let brought = self.brought.entry(letter.envelope.version).or_default();
         *brought = brought.take().or(change);
         self.letters.push(letter);
+    }
+
+    /// The span that the requests of the row belong to, and what is told of the write in the trace of each message. The
+    /// requests are the newest event's, or those of a trace of their own where that has none.
+    fn writes(&self) -> (TraceParent, Vec<Writing>) {
+        let mut writes: Vec<Writing> = Vec::new();
+        for letter in self.letters.iter().rev() {
+            writes.extend(letter.processing.write(P::NAME, writes.first()));
+        }
+        (writes.first().map_or_else(TraceParent::unrecorded, Writing::trace), writes)
     }
 }
 

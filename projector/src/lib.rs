@@ -20,6 +20,7 @@ pub mod queue;
 mod redrive;
 #[cfg(test)]
 mod tests;
+mod traced;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 

@@ -7,4 +7,5 @@ mod failing;
 mod redriving;
 mod requests;
 mod telling;
+mod traces;
 mod world;

@@ -36,6 +36,7 @@ mod replica;
 mod requests;
 mod rows;
 mod streams;
+mod traces;
 mod validation;
 mod watchers;
 mod wire;

@@ -275,6 +275,11 @@ BROKEN = [
         lambda all: container(all)["ports"][0].update(containerPort=50051),
         "does not name the port",
     ),
+    Broken(
+        "no way to the collector",
+        lambda all: without(all, "NetworkPolicy", "traces"),
+        "no NetworkPolicy lets it out to http://collector",
+    ),
     Broken("no port of metrics", lambda all: container(all)["ports"].pop(1), "does not name the port"),
     Broken("a tag in production", lambda all: container(all).update(image="millrace/projector:0.1.0"), "is not pinned"),
     Broken(

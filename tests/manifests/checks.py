@@ -456,6 +456,24 @@ def asks_for_metrics_that_exist(resources: list[dict], facts: Facts) -> Iterator
                 yield f"alert {rule['alert']}: says neither how urgent it is nor what is wrong"
 
 
+def reaches_its_collector(resources: list[dict]) -> Iterator[str]:
+    """Whoever is told where traces are sent can get there."""
+    for workload, pod in workloads(resources):
+        for container in containers(pod):
+            url = value_of(container, "OTEL_EXPORTER_OTLP_ENDPOINT")
+            if not url:
+                continue
+            open_ports = {
+                port["port"]
+                for policy in of_kind(resources, "NetworkPolicy")
+                if selects(policy["spec"]["podSelector"], labels(pod))
+                for rule in policy["spec"].get("egress") or []
+                for port in rule.get("ports", [])
+            }
+            if int(url.rsplit(":", 1)[1]) not in open_ports:
+                yield f"{named(workload)}: no NetworkPolicy lets it out to {url}"
+
+
 def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
     """All that is wrong with an overlay. What does not fit its schema is not looked at any further."""
     return list(fits_its_schema(resources)) or [
@@ -468,4 +486,5 @@ def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
         *is_guarded(overlay, resources),
         *is_what_was_deployed(overlay, resources, facts),
         *asks_for_metrics_that_exist(resources, facts),
+        *reaches_its_collector(resources),
     ]

@@ -28,6 +28,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
+pub mod collector;
 pub mod disturbed;
 pub mod fleet;
 mod gate;

@@ -14,6 +14,7 @@ use super::{
     config::RelayConfig,
     meters,
     time::{Backoff, Clock, Stopped, hash_of, since},
+    traced::OnItsWay,
 };
 
 /// Publishes events until the bus has accepted every one.
@@ -28,6 +29,15 @@ pub(super) struct Publisher<B> {
 struct Outgoing {
     envelope: Envelope,
     entry: Entry,
+    spans: OnItsWay,
+}
+
+impl Outgoing {
+    /// Notes that the bus has not accepted it.
+    fn failed(&mut self) {
+        meters::entry_failed();
+        self.spans.refused();
+    }
 }
 
 impl<B: EventBus> Publisher<B> {
@@ -55,12 +65,13 @@ impl<B: EventBus> Publisher<B> {
     }
 
     fn outgoing(&self, mut envelope: Envelope) -> Option<Outgoing> {
+        let spans = OnItsWay::begin(&envelope);
         let mut entry = self.entry(&envelope)?;
         if entry.size() >= self.config.max_bytes && envelope.event_data.take().is_some() {
             meters::oversized();
             entry = self.entry(&envelope)?;
         }
-        Some(Outgoing { envelope, entry })
+        Some(Outgoing { envelope, entry, spans })
     }
 
     fn entry(&self, envelope: &Envelope) -> Option<Entry> {
@@ -126,7 +137,9 @@ impl<B: EventBus> Publisher<B> {
         batch
     }
 
-    async fn put(&self, batch: Vec<Outgoing>) -> Outcome {
+    async fn put(&self, mut batch: Vec<Outgoing>) -> Outcome {
+        let together = batch.len();
+        batch.iter_mut().for_each(|o| o.spans.sent(together));
         let entries: Vec<Entry> = batch.iter().map(|o| o.entry.clone()).collect();
         match self.bus.put(&entries).await {
             Ok(verdicts) if verdicts.len() == batch.len() => {
@@ -138,7 +151,7 @@ impl<B: EventBus> Publisher<B> {
             }
             Ok(_) => {
                 let nonsense = AwsError::Nonsense("the bus did not answer for every entry".to_owned());
-                batch.iter().for_each(|_| meters::entry_failed());
+                batch.iter_mut().for_each(Outgoing::failed);
                 Outcome { remaining: batch, whole_call_refused: false, rejection: Some(nonsense.into()) }
             }
             Err(rejection) => {
@@ -146,7 +159,7 @@ impl<B: EventBus> Publisher<B> {
                 let remaining = if whole_call_refused && batch.len() == 1 {
                     batch.into_iter().filter_map(|o| self.judge(o, Err(rejection.clone()))).collect()
                 } else {
-                    batch.iter().for_each(|_| meters::entry_failed());
+                    batch.iter_mut().for_each(Outgoing::failed);
                     batch
                 };
                 Outcome { remaining, whole_call_refused, rejection: Some(rejection) }
@@ -159,10 +172,11 @@ impl<B: EventBus> Publisher<B> {
         match verdict {
             Ok(()) => {
                 meters::published(since(outgoing.envelope.timestamp, (self.clock)()));
+                outgoing.spans.accepted();
                 None
             }
             Err(rejection) => {
-                meters::entry_failed();
+                outgoing.failed();
                 debug!(event_id = %outgoing.envelope.event_id, error = %rejection, "the bus did not accept an event");
                 if matches!(rejection, Rejection::Content(_)) && outgoing.envelope.event_data.take().is_some()
                 {

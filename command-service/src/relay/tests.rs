@@ -4,4 +4,5 @@ mod buses;
 mod publishing;
 mod sharing;
 mod streams;
+mod traces;
 mod world;

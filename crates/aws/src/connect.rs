@@ -7,7 +7,7 @@ use aws_config::{
     timeout::TimeoutConfig,
 };
 
-use crate::Requests;
+use crate::{Requests, traced::Traced};
 
 /// The longest that one attempt of a call may take. DynamoDB answers a small request in some milliseconds, so an
 /// attempt that took two seconds is lost.
@@ -79,8 +79,10 @@ impl Aws {
 
     /// A client for DynamoDB.
     pub fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
-        let config =
-            aws_sdk_dynamodb::config::Builder::from(&self.config).interceptor(self.requests.clone()).build();
+        let config = aws_sdk_dynamodb::config::Builder::from(&self.config)
+            .interceptor(self.requests.clone())
+            .interceptor(Traced)
+            .build();
         aws_sdk_dynamodb::Client::from_conf(config)
     }
 
@@ -94,6 +96,7 @@ impl Aws {
         let config = aws_sdk_dynamodb::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_dynamodb::Client::from_conf(config)
     }
@@ -102,6 +105,7 @@ impl Aws {
     pub fn streams(&self) -> aws_sdk_dynamodbstreams::Client {
         let config = aws_sdk_dynamodbstreams::config::Builder::from(&self.config)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_dynamodbstreams::Client::from_conf(config)
     }
@@ -110,6 +114,7 @@ impl Aws {
     pub fn eventbridge(&self) -> aws_sdk_eventbridge::Client {
         let config = aws_sdk_eventbridge::config::Builder::from(&self.config)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_eventbridge::Client::from_conf(config)
     }
@@ -124,6 +129,7 @@ impl Aws {
         let config = aws_sdk_sqs::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .interceptor(self.requests.clone())
+            .interceptor(Traced)
             .build();
         aws_sdk_sqs::Client::from_conf(config)
     }

@@ -8,6 +8,7 @@ use clap::{Arg, Args, Command, Parser, builder::Resettable, error::ErrorKind};
 use crate::{
     guard::Security,
     telemetry::{self, LogFormat},
+    traces::TraceSettings,
 };
 
 /// What every deployable can be told.
@@ -29,6 +30,10 @@ pub struct Common {
     /// TLS, and who may call.
     #[command(flatten)]
     pub security: Security,
+
+    /// Traces.
+    #[command(flatten)]
+    pub traces: TraceSettings,
 
     /// Ends when standard input does: for a parent process that must leave nothing behind.
     #[arg(long, hide = true)]

@@ -13,12 +13,13 @@ use std::{
 
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response};
+use millrace_traces::within;
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
 
-use crate::{Failure, TraceParent, call::Deadline, identity::gate::Gate, trace::CURRENT};
+use crate::{Failure, TraceParent, call::Deadline, identity::gate::Gate, traces::Rpc};
 use meters::Meters;
 
 /// What a call is answered with.
@@ -117,14 +118,16 @@ where
             request.headers_mut().remove("grpc-accept-encoding");
         }
         let call = self.meters.begin(&method, started);
-        let trace = caller_trace(&request);
+        let (trace, parent) = caller_trace(&request);
         let patience = caller_patience(&request);
         let end = started + patience.unwrap_or(LONGEST_CALL).min(LONGEST_CALL);
         if let Some(patience) = patience {
             let of_caller = started + patience.min(LONGEST_STREAM);
             request.extensions_mut().insert(Deadline { of_call: end, of_caller });
         }
-        let span = tracing::info_span!("rpc", method, trace_id = trace.trace_id());
+        let span = tracing::info_span!("rpc", method);
+        let streams = matches!(known, Some((_, Answer::Many)));
+        let rpc = Rpc::begin(trace, parent, &method, streams.then(|| span.clone()));
         let served = async move {
             // Probes must be answered when the process is busy: that is when they matter.
             let slot = if method.starts_with("/grpc.health.") { None } else { Some(slots.try_acquire()) };
@@ -149,14 +152,16 @@ where
             };
             call.answer(response)
         };
-        CURRENT.scope(trace, served.instrument(span)).map(Ok).boxed()
+        let served = served.map(move |response| Ok(rpc.answered(response)));
+        within(trace, served.instrument(span)).boxed()
     }
 }
 
-/// The caller's trace, continued by a span of ours; a new trace where the caller sent none, or nonsense.
-fn caller_trace<B>(request: &Request<B>) -> TraceParent {
+/// Our span in the caller's trace, and the caller's own; in a new trace where the caller sent none, or nonsense.
+fn caller_trace<B>(request: &Request<B>) -> (TraceParent, Option<TraceParent>) {
     let sent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
-    sent.and_then(|text| text.parse().ok()).map_or_else(TraceParent::new_root, TraceParent::child)
+    let parent: Option<TraceParent> = sent.and_then(|text| text.parse().ok());
+    (parent.map_or_else(TraceParent::new_root, TraceParent::child), parent)
 }
 
 /// How long the caller waits: `grpc-timeout`, at most eight digits and a unit (gRPC over HTTP/2, "Requests").
@@ -196,6 +201,10 @@ fn translate(response: Response<Body>) -> Response<Body> {
 mod tests {
     use std::sync::Mutex;
 
+    use futures::stream;
+    use http_body::Frame;
+    use http_body_util::{BodyExt as _, StreamBody};
+    use millrace_traces::testing::Heard;
     use tonic_types::StatusExt as _;
     use tower::service_fn;
 
@@ -203,6 +212,7 @@ mod tests {
 
     const PROBE: &str = "/grpc.health.v1.Health/Check";
     const STREAM: &str = "/grpc.health.v1.Health/Watch";
+    const WATCH: &str = "/millrace.query.v1.OrderQueryService/WatchOrder";
 
     fn edge(calls: usize) -> EdgeLayer {
         EdgeLayer::new(
@@ -271,6 +281,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_a_stream_says_long_after_the_answer_is_within_its_call() {
+        let heard = Heard::begin();
+        let sent = heard.root().to_string();
+        let trailers = stream::once(async {
+            let mut trailers = http::HeaderMap::new();
+            let failed = Status::from(Failure::Internal("x".to_owned()));
+            failed.add_header(&mut trailers).unwrap();
+            Ok::<_, Status>(Frame::trailers(trailers))
+        });
+        let body = Arc::new(Mutex::new(Some(Body::new(StreamBody::new(trailers)))));
+        let service = service_fn(move |_: Request<Body>| {
+            std::future::ready(Ok(Response::new(body.lock().unwrap().take().unwrap())))
+        });
+        let mut request = Request::new(Body::empty());
+        request.headers_mut().insert("traceparent", sent.parse().unwrap());
+        *request.uri_mut() = WATCH.parse().unwrap();
+        let methods = HashMap::from([(WATCH.to_owned(), Answer::Many)]);
+        let edge = EdgeLayer::new(1, methods, Gate::default());
+        let response = edge.layer(service).call(request).await.unwrap();
+        assert!(heard.spans().is_empty(), "the call goes on");
+        let trailers = response.into_body().collect().await.unwrap().trailers().unwrap().clone();
+        let status = Status::from_header_map(&trailers).unwrap();
+        assert!(status.message().contains(&heard.root().trace_id()), "{}", status.message());
+        let told = heard.spans();
+        assert_eq!(
+            (told.len(), told[0].name.as_ref()),
+            (1, "millrace.query.v1.OrderQueryService/WatchOrder")
+        );
+        assert!(told[0].attributes.iter().any(|told| told.value.as_str() == "INTERNAL"), "{told:?}");
+    }
+
+    #[tokio::test]
     async fn a_panic_is_one_calls_internal_error() {
         let status = through(&edge(1), request(&[]), || async { panic!("boom") }).await;
         assert_eq!(status.code(), Code::Internal);
@@ -334,9 +376,11 @@ mod tests {
     #[test]
     fn a_trace_is_continued_and_nonsense_starts_a_new_one() {
         let sent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        let trace = caller_trace(&request(&[("traceparent", sent)]));
+        let (trace, parent) = caller_trace(&request(&[("traceparent", sent)]));
         assert_eq!(trace.trace_id(), "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(parent.unwrap().to_string(), sent);
         assert_ne!(trace.to_string(), sent);
-        assert_ne!(caller_trace(&request(&[("traceparent", "nonsense")])), trace);
+        let (other, nobody) = caller_trace(&request(&[("traceparent", "nonsense")]));
+        assert!(nobody.is_none() && other.trace_id() != trace.trace_id());
     }
 }

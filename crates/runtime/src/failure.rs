@@ -7,7 +7,7 @@ use millrace_domain::{Invalid, user::User};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt as _};
 
-use crate::{identity::Refusal, trace::TraceParent};
+use crate::{TraceParent, identity::Refusal};
 
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "millrace";
@@ -223,8 +223,14 @@ impl From<Failure> for Status {
                 retry_later("STORAGE_UNREACHABLE", RETRY_AFTER),
             ),
             Failure::Aws(AwsError::Refused(_) | AwsError::Nonsense(_)) | Failure::Internal(_) => {
-                let trace_id = TraceParent::current().trace_id();
-                tracing::error!(trace_id, error = message, "a call failed for an internal reason");
+                let span = TraceParent::current();
+                let trace_id = span.trace_id();
+                tracing::error!(
+                    trace_id,
+                    span_id = span.span_id(),
+                    error = message,
+                    "a call failed for an internal reason"
+                );
                 let bland = format!("internal error; trace id {trace_id}");
                 (Code::Internal, bland, error_info("INTERNAL"))
             }

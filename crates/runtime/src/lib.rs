@@ -22,13 +22,13 @@ pub mod process;
 pub mod serve;
 pub mod telemetry;
 mod tls;
-pub mod trace;
+pub mod traces;
 pub mod trouble;
 pub mod turns;
 
 pub use call::Call;
 pub use failure::{Failure, Violations};
 pub use health::{LIVENESS, READINESS};
-pub use trace::TraceParent;
+pub use millrace_traces::TraceParent;
 pub use trouble::Trouble;
 pub use turns::Turns;

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::{self, Common},
     telemetry::{self, LogFormat},
+    traces::Exporting,
 };
 
 /// From the signal to the end a process has this long for what is in flight. Kubernetes' default patience is 30 s.
@@ -70,7 +71,9 @@ where
 
 /// A configuration whose values go together, or all that does not.
 fn consistent<C: Configured>(config: C) -> Result<C, clap::Error> {
-    let wrong = config.common().security.wrong();
+    let common = config.common();
+    let mut wrong = common.security.wrong();
+    wrong.extend(common.traces.wrong());
     if wrong.is_empty() {
         return Ok(config);
     }
@@ -155,8 +158,13 @@ where
     if config.common().exit_with_stdin {
         cancel_with_stdin(shutdown.clone());
     }
+    let exporting = Exporting::begin(&config.common().traces, C::command().get_name())?;
     let work = work(config, Process { shutdown: shutdown.clone(), metrics });
-    until_told(shutdown, work).await?
+    let ended = until_told(shutdown, work).await;
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
+    }
+    ended?
 }
 
 /// Runs `work` to its end; on SIGTERM and SIGINT it is told so by `shutdown`, and has a while to come to it.

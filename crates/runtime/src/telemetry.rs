@@ -1,4 +1,4 @@
-//! Logs and metrics.
+//! Logs, joined to traces, and metrics.
 
 use std::{
     env::VarError,
@@ -8,12 +8,14 @@ use std::{
 use metrics::describe_gauge;
 pub use metrics_exporter_prometheus::PrometheusHandle;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
-use tracing::{Level, Metadata};
+use millrace_traces::current;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
     filter::filter_fn,
-    fmt::{self, MakeWriter},
+    fmt::{self, FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
     layer::SubscriberExt as _,
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
@@ -115,14 +117,60 @@ where
     let layer = fmt::layer().with_writer(writer);
     // A subscriber that is set already belongs to a test: it stays.
     let _ = match format {
-        LogFormat::Json => lines.with(layer.json().flatten_event(true)).try_init(),
-        LogFormat::Text => lines.with(layer.with_ansi(terminal)).try_init(),
+        LogFormat::Json => {
+            let layer = layer.json().flatten_event(true).map_event_format(|inner| Joined { inner, format });
+            lines.with(layer).try_init()
+        }
+        LogFormat::Text => {
+            let layer = layer.with_ansi(terminal).map_event_format(|inner| Joined { inner, format });
+            lines.with(layer).try_init()
+        }
     };
+}
+
+/// Lines of a log that are joined to traces: what is said within a span has `trace_id` and `span_id`, in front of all else
+/// in JSON, and behind it in text.
+struct Joined<F> {
+    inner: F,
+    format: LogFormat,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Joined<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        // A line that names a trace by itself knows better: it may be about one of many messages.
+        let is_joined = event.fields().any(|field| field.name() == "trace_id");
+        let Some(span) = current().filter(|_| !is_joined) else {
+            return self.inner.format_event(ctx, writer, event);
+        };
+        let (trace_id, span_id) = (span.trace_id(), span.span_id());
+        let mut line = String::new();
+        self.inner.format_event(ctx, Writer::new(&mut line), event)?;
+        match (self.format, line.strip_prefix('{')) {
+            (LogFormat::Json, Some(rest)) => {
+                write!(writer, r#"{{"trace_id":"{trace_id}","span_id":"{span_id}",{rest}"#)
+            }
+            (LogFormat::Json, None) | (LogFormat::Text, _) => {
+                writeln!(writer, "{} trace_id={trace_id} span_id={span_id}", line.trim_end())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+
+    use millrace_traces::{TraceParent, enter};
 
     use super::*;
 
@@ -158,5 +206,48 @@ mod tests {
         let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert!(!written.contains("john"), "{written}");
         assert!(written.contains("a warning") && written.contains("our own"), "{written}");
+    }
+
+    fn written(format: LogFormat, say: impl FnOnce()) -> String {
+        let written = Written::default();
+        let writer = written.clone();
+        let layer = fmt::layer().with_writer(move || writer.clone());
+        let lines = tracing_subscriber::registry();
+        match format {
+            LogFormat::Json => {
+                let layer =
+                    layer.json().flatten_event(true).map_event_format(|inner| Joined { inner, format });
+                tracing::subscriber::with_default(lines.with(layer), say);
+            }
+            LogFormat::Text => {
+                let layer = layer.with_ansi(false).map_event_format(|inner| Joined { inner, format });
+                tracing::subscriber::with_default(lines.with(layer), say);
+            }
+        }
+        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_line_within_a_span_names_its_trace_on_top_and_one_without_is_left_as_it_is() {
+        let span: TraceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00".parse().unwrap();
+        let say = || {
+            let _call = tracing::info_span!("rpc", method = "m").entered();
+            enter(span, || tracing::info!("within"));
+            enter(span, || tracing::info!(trace_id = "another", "one of many"));
+            tracing::info!("outside");
+        };
+        let text = written(LogFormat::Json, say);
+        let lines: Vec<serde_json::Value> =
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines[0]["trace_id"], "0af7651916cd43dd8448eb211c80319c");
+        assert_eq!(
+            (&lines[0]["span_id"], &lines[0]["message"]),
+            (&"b7ad6b7169203331".into(), &"within".into())
+        );
+        assert_eq!((&lines[1]["trace_id"], lines[1].get("span_id")), (&"another".into(), None));
+        assert_eq!((lines[2].get("trace_id"), lines.len()), (None, 3));
+        let text = written(LogFormat::Text, say);
+        let ends = "within trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331";
+        assert!(text.lines().next().unwrap().ends_with(ends), "{text}");
     }
 }

@@ -1,0 +1,26 @@
+//! Where in which trace the work of this task is.
+
+use std::future::Future;
+
+use tokio::task::futures::TaskLocalFuture;
+
+use crate::TraceParent;
+
+tokio::task_local! {
+    static CURRENT: TraceParent;
+}
+
+/// The span that the work of this task belongs to, if it belongs to any.
+pub fn current() -> Option<TraceParent> {
+    CURRENT.try_with(|trace| *trace).ok()
+}
+
+/// Does work within a span. What it spawns is outside.
+pub fn within<F: Future>(span: TraceParent, work: F) -> TaskLocalFuture<TraceParent, F> {
+    CURRENT.scope(span, work)
+}
+
+/// Does work within a span that does not wait.
+pub fn enter<T>(span: TraceParent, work: impl FnOnce() -> T) -> T {
+    CURRENT.sync_scope(span, work)
+}
