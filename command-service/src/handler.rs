@@ -257,7 +257,7 @@ where
         let Prepared { commit, after, receipt } = prepare(order, root, events, own, at)?;
         own.begin(order, receipt);
         let appended = within(own.trace, self.store.append(&commit)).await;
-        own.ended(appended.as_ref().map(|()| ()));
+        own.ended(appended.as_ref().copied());
         match appended {
             Ok(()) => Ok(self.done(order, root, after, receipt)),
             Err(AppendError::Conflict { existing }) => {

@@ -54,6 +54,10 @@ impl Exporting {
     /// Begins to record and to send, where an endpoint is configured. `name` is the deployable's. What is wrong with the
     /// configuration is an error; that the collector cannot be reached is none.
     pub fn begin(settings: &TraceSettings, name: &str) -> anyhow::Result<Option<Self>> {
+        describe_counter!(SPANS, "Spans of sampled traces that have ended.");
+        for outcome in ["exported", "failed", "dropped"] {
+            counter!(SPANS, "outcome" => outcome).increment(0);
+        }
         let Some(url) = &settings.otel_exporter_otlp_endpoint else { return Ok(None) };
         let headers = settings.headers().map_err(anyhow::Error::msg)?;
         let mut exporter = opentelemetry_otlp::SpanExporter::builder()
@@ -70,7 +74,6 @@ impl Exporting {
         }
         let mut exporter = exporter.build().context("traces cannot be sent")?;
         exporter.set_resource(&resource(settings.otel_service_name.as_deref().unwrap_or(name)));
-        describe_counter!(SPANS, "Spans of sampled traces that have ended.");
         let (sender, receiver) = mpsc::channel(QUEUE);
         let ending = CancellationToken::new();
         let task = tokio::spawn(send(receiver, exporter, settings.timeout(), ending.clone()));
