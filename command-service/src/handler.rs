@@ -150,9 +150,14 @@ impl Own {
         });
     }
 
-    /// Whether a receipt is that of another execution of the command.
-    fn is_replay(&self, receipt: Receipt) -> bool {
-        self.receipt.is_none_or(|own| own.event_id != receipt.event_id)
+    /// Whether a receipt is that of another execution of the command. Where it is not, an attempt has taken effect that
+    /// seemed to fail.
+    fn is_replay(&mut self, receipt: Receipt) -> bool {
+        let is_replay = self.receipt.is_none_or(|own| own.event_id != receipt.event_id);
+        if !is_replay {
+            self.ended(Ok(()));
+        }
+        is_replay
     }
 }
 
