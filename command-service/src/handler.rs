@@ -131,19 +131,19 @@ impl Own {
         });
     }
 
-    /// What became of the attempt.
-    fn ended(&mut self, outcome: Result<(), &AppendError>) {
+    /// What became of the attempt: whether it failed, and by what.
+    fn ended(&mut self, failure: Option<&AppendError>) {
+        let reason = failure.map(|error| match error {
+            AppendError::Conflict { .. } => "conflict",
+            AppendError::Contended => "contended",
+            AppendError::KeyTaken { .. } => "key_taken",
+            AppendError::TooLarge { .. } => "too_large",
+            AppendError::Failed(_) => "aws",
+        });
         let Some(span) = &mut self.span else { return };
-        span.describe(|span| match outcome {
-            Ok(()) => span.succeed(),
-            Err(error) => {
-                let reason = match error {
-                    AppendError::Conflict { .. } => "conflict",
-                    AppendError::Contended => "contended",
-                    AppendError::KeyTaken { .. } => "key_taken",
-                    AppendError::TooLarge { .. } => "too_large",
-                    AppendError::Failed(_) => "aws",
-                };
+        span.describe(|span| match reason {
+            None => span.succeed(),
+            Some(reason) => {
                 span.note(reason, Vec::new());
                 span.fail(reason);
             }
@@ -155,7 +155,7 @@ impl Own {
     fn is_replay(&mut self, receipt: Receipt) -> bool {
         let is_replay = self.receipt.is_none_or(|own| own.event_id != receipt.event_id);
         if !is_replay {
-            self.ended(Ok(()));
+            self.ended(None);
         }
         is_replay
     }
@@ -262,7 +262,7 @@ where
         let Prepared { commit, after, receipt } = prepare(order, root, events, own, at)?;
         own.begin(order, receipt);
         let appended = within(own.trace, self.store.append(&commit)).await;
-        own.ended(appended.as_ref().copied());
+        own.ended(appended.as_ref().err());
         match appended {
             Ok(()) => Ok(self.done(order, root, after, receipt)),
             Err(AppendError::Conflict { existing }) => {
@@ -270,7 +270,7 @@ where
                 let met = match existing {
                     // An attempt of our own took effect, and its reply was lost on the way.
                     Some(existing) if existing.envelope.event_id == own.event_id => {
-                        own.ended(Ok(()));
+                        own.ended(None);
                         return Ok(self.done(order, root, after, receipt));
                     }
                     // Another call carried the command out, of whose events this is the first and may not be the last.

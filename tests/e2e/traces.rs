@@ -287,7 +287,11 @@ async fn a_collector_that_refuses_hangs_or_is_not_there_changes_no_answer_and_no
             None => None,
         };
         let stage = Stage::new(name, |command| match &collector {
-            Some(collector) => collector.hears(command),
+            Some(collector) => {
+                collector.hears(command);
+                // Longer than a process has for its end, which therefore must not wait for it.
+                command.env("OTEL_EXPORTER_OTLP_TIMEOUT", "60000");
+            }
             None => {
                 command.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{gone}"));
                 command.env("OTEL_TRACES_SAMPLER", "parentbased_always_on");
