@@ -134,10 +134,12 @@ impl Child {
     }
 }
 
-/// Whether the variable of ours may reach the deployables: not, where it could lead their requests elsewhere.
+/// Whether the variable of ours may reach the deployables: not, where it could lead their requests elsewhere, or guard
+/// their ports against us.
 fn may_be_inherited(name: &OsStr) -> bool {
+    const OTHERS: [&str; 4] = ["AWS_", "HEALTH_", "JWT_", "TLS_"];
     let name = name.to_string_lossy().to_ascii_uppercase();
-    !name.starts_with("AWS_") && !name.ends_with("_PROXY")
+    !OTHERS.iter().any(|prefix| name.starts_with(prefix)) && !name.ends_with("_PROXY")
 }
 
 /// What the user wants logged, and in any case the line that tells the addresses.
@@ -207,9 +209,14 @@ mod tests {
 
     #[test]
     fn what_could_lead_requests_elsewhere_is_not_inherited() {
-        for name in
-            ["AWS_PROFILE", "AWS_ENDPOINT_URL_DYNAMODB", "AWS_SESSION_TOKEN", "HTTPS_PROXY", "http_proxy"]
-        {
+        for name in [
+            "AWS_PROFILE",
+            "AWS_ENDPOINT_URL_DYNAMODB",
+            "AWS_SESSION_TOKEN",
+            "HTTPS_PROXY",
+            "http_proxy",
+            "JWT_ISSUER",
+        ] {
             assert!(!may_be_inherited(OsStr::new(name)), "{name}");
         }
         for name in ["PATH", "HOME", "RUST_LOG", "MESSAGES_AT_ONCE"] {

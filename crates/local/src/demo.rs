@@ -306,8 +306,10 @@ impl Walk {
         };
         let mut rows = Vec::new();
         for (samples, part) in [(&relay, "relay_"), (&projector, "projector_")] {
-            let of_part = |name: &str| name.starts_with(part) && name.ends_with("_total");
-            for sample in samples.iter().filter(|sample| of_part(&sample.name)) {
+            // What has not happened is counted as well, and of no interest here.
+            let is_told =
+                |name: &str, value| name.starts_with(part) && name.ends_with("_total") && value > 0.0;
+            for sample in samples.iter().filter(|sample| is_told(&sample.name, sample.value)) {
                 rows.push((format!("{}{}", sample.name, sample.labels), sample.value.to_string()));
             }
             let lag = format!("{part}lag_seconds");
