@@ -251,8 +251,11 @@ fn written() -> Vec<(String, String)> {
     all
 }
 
-/// The metrics that a query asks for, with what it says of their labels: name, values that it tells apart.
-fn asked(query: &str) -> Vec<(String, Vec<(String, Vec<String>)>)> {
+/// What a query says of a label: its name, and the values that it tells apart, where it names them.
+type Matcher = (String, Vec<String>);
+
+/// The metrics that a query asks for, with what it says of their labels.
+fn asked(query: &str) -> Vec<(String, Vec<Matcher>)> {
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let mut all = Vec::new();
     let mut rest = query;
