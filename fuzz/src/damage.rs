@@ -109,7 +109,7 @@ pub(crate) fn number(u: &mut Unstructured<'_>) -> Result<String> {
         _ => {}
     }
     let len = u.int_in_range(0..=24)?;
-    Ok((0..len).map(|_| Ok(char::from(*u.choose(DIGITS)?))).collect::<Result<_>>()?)
+    (0..len).map(|_| Ok(char::from(*u.choose(DIGITS)?))).collect()
 }
 
 use arbitrary::Arbitrary;

@@ -28,8 +28,24 @@ fn store(client: Client) -> DynamoStore {
     DynamoStore::new(client, tables, 1.try_into().ok())
 }
 
-/// An event as it is stored.
+/// An event of the stream, as it is stored.
 pub(crate) fn event(version: u64) -> Value {
+    event_of(&stream(), version)
+}
+
+/// An event of that stream, or now and then a whole one of another: another tenant's, kind's, aggregate's.
+fn event_of_some(u: &mut Unstructured<'_>, version: u64) -> Result<Value> {
+    let ours = stream();
+    let other = match u.int_in_range(0..=15)? {
+        0 => StreamId { tenant: "other".parse().expect("a tenant"), ..ours },
+        1 => StreamId { aggregate_type: AggregateType::of("order"), ..ours },
+        2 => StreamId { id: Uuid::from_u128(2), ..ours },
+        _ => ours,
+    };
+    Ok(event_of(&other, version))
+}
+
+fn event_of(stream: &StreamId, version: u64) -> Value {
     let data = json!({
         "userId": s("00000000-0000-0000-0000-000000000001"),
         "email": s(format!("{SECRET}@example.com")),
@@ -38,11 +54,11 @@ pub(crate) fn event(version: u64) -> Value {
         "updatedAt": s("2026-11-23T12:00:00Z"),
     });
     json!({
-        "AggregateId": s(stream()),
+        "AggregateId": s(stream),
         "Version": n(version),
         "EventId": s(Uuid::from_u128(version.into())),
-        "TenantId": s("acme"),
-        "AggregateType": s("user"),
+        "TenantId": s(&stream.tenant),
+        "AggregateType": s(&stream.aggregate_type),
         "EventType": s(if version == 1 { "UserCreated" } else { "UserProfileUpdated" }),
         "SchemaVersion": n(1),
         "Timestamp": s("2026-11-23T12:00:00.000000Z"),
@@ -64,7 +80,8 @@ pub(crate) fn items(data: &[u8]) -> Result<()> {
     let store = store(dynamodb.clone());
     let after = u.int_in_range(0..=2)?;
     let versions = after + 1..=after + u.int_in_range(0..=3)?;
-    let items: Vec<Value> = versions.clone().map(|v| damaged(u, event(v))).collect::<Result<_>>()?;
+    let mut item = |version| event_of_some(u, version).and_then(|event| damaged(u, event));
+    let items: Vec<Value> = versions.map(&mut item).collect::<Result<_>>()?;
     let mut reply = json!({ "Items": items });
     if bool::arbitrary(u)? {
         reply["LastEvaluatedKey"] = damaged(u, event(after + 3))?;
@@ -108,7 +125,9 @@ fn look_back(u: &mut Unstructured<'_>, store: &DynamoStore) -> Result<()> {
         Err(error) => assert_silent(&error),
     }
     let Played { wire, .. } = played();
-    let items = (0..u.int_in_range(0..=2)?).map(|v| damaged(u, event(v + 1))).collect::<Result<Vec<_>>>()?;
+    let count = u.int_in_range(0..=2)?;
+    let mut item = |version| event_of_some(u, version).and_then(|event| damaged(u, event));
+    let items: Vec<Value> = (1..=count).map(&mut item).collect::<Result<_>>()?;
     wire.answer(&json!({ "Items": items }));
     let search = Search {
         tenant: stream().tenant,
