@@ -166,16 +166,24 @@ where
     }
 }
 
+/// What tests need to read what was logged.
 #[cfg(test)]
-mod tests {
-    use std::sync::{Arc, Mutex};
+pub(crate) mod testing {
+    use std::{
+        io,
+        sync::{Arc, Mutex},
+    };
 
-    use millrace_traces::{TraceParent, enter};
-
-    use super::*;
-
+    /// Keeps what is written into it, for all its clones.
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        /// All that was written.
+        pub(crate) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -187,6 +195,13 @@ mod tests {
             Ok(())
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use millrace_traces::{TraceParent, enter};
+
+    use super::{testing::Written, *};
 
     #[test]
     fn what_the_sdk_says_of_its_requests_is_never_logged() {
@@ -203,7 +218,7 @@ mod tests {
             tracing::warn!(target: "aws_config", "a warning");
             tracing::trace!("our own");
         });
-        let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let written = written.text();
         assert!(!written.contains("john"), "{written}");
         assert!(written.contains("a warning") && written.contains("our own"), "{written}");
     }
@@ -224,7 +239,7 @@ mod tests {
                 tracing::subscriber::with_default(lines.with(layer), say);
             }
         }
-        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+        written.text()
     }
 
     #[test]

@@ -1,30 +1,14 @@
 //! What logs and metrics say of callers.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-};
-
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde_json::json;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _};
 
 use super::support::*;
-use crate::{identity::fetch::Source, telemetry};
-
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+use crate::{
+    identity::fetch::Source,
+    telemetry::{self, testing::Written},
+};
 
 #[tokio::test]
 async fn neither_logs_nor_metrics_hold_tokens_or_who_they_are_about() {
@@ -64,8 +48,7 @@ async fn neither_logs_nor_metrics_hold_tokens_or_who_they_are_about() {
     }
     server.end().await;
 
-    let written = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
-    let said = format!("{written}{}", shown.render());
+    let said = format!("{}{}", written.text(), shown.render());
     assert!(said.contains("callers_total{outcome=\"no_scope\"} 1"), "{said}");
     assert!(said.contains("CreateUser"), "{said}");
     for token in &tokens {
