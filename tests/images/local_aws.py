@@ -7,23 +7,13 @@ import subprocess
 import time
 from collections.abc import Iterator
 
-import environment
 import stack
 
 
 @contextlib.contextmanager
 def running() -> Iterator[dict[str, str]]:
     """The variables that deployables need; the AWS behind them ends at the end."""
-    process = subprocess.Popen(
-        ["cargo", "run", "--quiet", "--locked", "--", "aws"],
-        cwd=environment.ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        start_new_session=True,
-    )
+    process = stack.start("aws")
     output = stack.Output(process)
     try:
         yield variables(process, output)

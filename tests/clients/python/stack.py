@@ -41,15 +41,10 @@ def printed_addresses(line: str) -> dict[str, str]:
     return {found[1].lower(): found[2]} if found else {}
 
 
-@contextlib.contextmanager
-def running(command: str | None, query: str | None, projector: str | None) -> Iterator[Addresses]:
-    """The addresses given, or those of a local stack that is started now and stopped at the end."""
-    if command and query and projector:
-        yield Addresses(command, query, projector)
-        return
-    print("starting a local stack (cargo run) …", file=sys.stderr, flush=True)
-    process = subprocess.Popen(
-        ["cargo", "run", "--quiet", "--locked"],
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Starts the tool that brings up whatever is local."""
+    return subprocess.Popen(
+        ["cargo", "run", "--quiet", "--locked", "--", *arguments],
         cwd=environment.ROOT,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -59,6 +54,16 @@ def running(command: str | None, query: str | None, projector: str | None) -> It
         # What a user's shell does not send does not reach it either.
         start_new_session=True,
     )
+
+
+@contextlib.contextmanager
+def running(command: str | None, query: str | None, projector: str | None) -> Iterator[Addresses]:
+    """The addresses given, or those of a local stack that is started now and stopped at the end."""
+    if command and query and projector:
+        yield Addresses(command, query, projector)
+        return
+    print("starting a local stack (cargo run) …", file=sys.stderr, flush=True)
+    process = start()
     output = Output(process)
     try:
         yield wait_for_addresses(process, output)
