@@ -188,8 +188,8 @@ async fn a_command_costs_the_same_however_long_its_stream_is() {
         match length {
             1 => assert_eq!(sent, (1.0, None), "events are read strongly"),
             100 => assert_eq!(sent, (8.0, None), "events are read strongly"),
-            // 16 KB, for which half a unit for 4 KB is enough.
-            _ => assert_eq!(sent, (8.0, Some(2.0)), "and snapshots are not"),
+            // 6 KB, for which half a unit for 4 KB is enough.
+            _ => assert_eq!(sent, (8.0, Some(1.0)), "and snapshots are not"),
         }
         assert_eq!(warm.requests(), requests(&[("PutItem", 1)]), "{length}, warm");
         assert_eq!(warm.of(|traffic| traffic.read_units), 0.0, "{length}, warm");

@@ -1,6 +1,8 @@
 //! Snapshots.
 
-use aws_sdk_dynamodb::{operation::put_item::PutItemError, types::AttributeValue};
+use std::io::{self, Read as _};
+
+use aws_sdk_dynamodb::{operation::put_item::PutItemError, primitives::Blob, types::AttributeValue};
 use millrace_aws::AwsError;
 use millrace_domain::StreamId;
 use sha2::{Digest as _, Sha256};
@@ -17,8 +19,13 @@ const STATE_SCHEMA: &str = "StateSchema";
 /// What tells that the state is the one that was written, and not damaged since.
 const CHECKSUM: &str = "Checksum";
 /// The state is JSON text and not a map: nobody asks for a part of it, numbers come back exactly as they were, and it
-/// may stand deeper than DynamoDB's 32 levels.
+/// may stand deeper than DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most
+/// of it is hexadecimal digits, which take half their room.
 const STATE: &str = "State";
+/// The fastest of zstd's levels that compress: the others find nothing more in ids.
+const LEVEL: i32 = 1;
+/// The longest text of a state, in bytes: ten times what an item holds.
+const STATE_BYTES: usize = 10 * ITEM_BYTES;
 
 /// Holds while there is no snapshot, or one without a version, or an older one.
 const IS_NEWER: &str = "attribute_not_exists(#version) OR #version < :version";
@@ -56,35 +63,49 @@ impl Snapshots for DynamoStore {
 
 /// The item of a snapshot. One that does not fit into an item is refused.
 pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
-    let state = snapshot.state.to_string();
+    let text_of_state = snapshot.state.to_string();
+    let too_large = || AwsError::Refused("a snapshot is larger than 400 KB".to_owned());
+    if text_of_state.len() > STATE_BYTES {
+        return Err(too_large());
+    }
+    let state = zstd::bulk::compress(text_of_state.as_bytes(), LEVEL)
+        .map_err(|error| AwsError::Refused(format!("a snapshot cannot be compressed: {error}")))?;
     let item: Item = [
         (AGGREGATE_ID, text(&snapshot.stream)),
         (VERSION, number(snapshot.version)),
         (STATE_SCHEMA, number(snapshot.schema)),
         (CHECKSUM, text(checksum(&snapshot.stream, snapshot.version, snapshot.schema, &state))),
-        (STATE, text(state)),
+        (STATE, AttributeValue::B(Blob::new(state))),
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    if item_size(&item) > ITEM_BYTES {
-        return Err(AwsError::Refused("a snapshot is larger than 400 KB".to_owned()));
-    }
-    Ok(item)
+    if item_size(&item) > ITEM_BYTES { Err(too_large()) } else { Ok(item) }
 }
 
 fn from_item(stream: &StreamId, item: &Item) -> Option<Snapshot> {
     let number = |name| item.get(name).and_then(|v: &AttributeValue| v.as_n().ok());
     let (version, schema) = (number(VERSION)?.parse().ok()?, number(STATE_SCHEMA)?.parse().ok()?);
-    let state = item.get(STATE)?.as_s().ok()?;
+    let state = item.get(STATE)?.as_b().ok()?.as_ref();
+    // First, so that only what was written here is decompressed.
     if *item.get(CHECKSUM)?.as_s().ok()? != checksum(stream, version, schema, state) {
         return None;
     }
-    Some(Snapshot { stream: stream.clone(), version, schema, state: serde_json::from_str(state).ok()? })
+    let state = serde_json::from_str(&decompressed(state).ok()?).ok()?;
+    Some(Snapshot { stream: stream.clone(), version, schema, state })
+}
+
+/// The text of a state. What is longer than a state may be is cut off, and then is no JSON.
+fn decompressed(state: &[u8]) -> io::Result<String> {
+    let most = u64::try_from(STATE_BYTES).unwrap_or(u64::MAX);
+    let mut text = String::new();
+    zstd::Decoder::with_buffer(state)?.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// 128 bits of SHA-256 over all that a snapshot says.
-fn checksum(stream: &StreamId, version: u64, schema: u32, state: &str) -> String {
-    let hash = Sha256::digest(format!("{stream} {version} {schema} {state}"));
+fn checksum(stream: &StreamId, version: u64, schema: u32, state: &[u8]) -> String {
+    let hash =
+        Sha256::new_with_prefix(format!("{stream} {version} {schema} ")).chain_update(state).finalize();
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -125,7 +146,9 @@ mod tests {
                 Some(text("{")),
                 Some(number("-1")),
                 Some(number("8")),
-                Some(text("{\"a\":2}")),
+                Some(text("{\"a\":1}")),
+                Some(AttributeValue::B(Blob::new("{\"a\":1}"))),
+                Some(AttributeValue::B(Blob::new([]))),
                 Some(AttributeValue::Null(true)),
             ] {
                 let mut item = item.clone();
@@ -135,5 +158,31 @@ mod tests {
             }
         }
         assert_eq!(from_item(&any_stream(), &item), None, "another stream's");
+    }
+
+    #[test]
+    fn a_state_is_compressed_and_bounded_all_the_same() {
+        let stream = any_stream();
+        let of = |bytes: usize| {
+            let state = json!("a".repeat(bytes));
+            Snapshot { stream: stream.clone(), version: 7, schema: 1, state }
+        };
+        // With its quotes it is as long as a state may be.
+        let longest = of(STATE_BYTES - 2);
+        let mut item = to_item(&longest).unwrap();
+        assert!(item_size(&item) < 4_096, "{}", item_size(&item));
+        assert_eq!(from_item(&stream, &item), Some(longest));
+        assert!(matches!(to_item(&of(STATE_BYTES - 1)), Err(AwsError::Refused(_))));
+
+        // As nobody here writes it: a text without end, whose checksum is right.
+        let bomb = zstd::bulk::compress(&b" ".repeat(100 * STATE_BYTES), LEVEL).unwrap();
+        item.insert(CHECKSUM.to_owned(), text(checksum(&stream, 7, 1, &bomb)));
+        item.insert(STATE.to_owned(), AttributeValue::B(Blob::new(bomb.clone())));
+        assert_eq!(decompressed(&bomb).unwrap().len(), STATE_BYTES);
+        assert_eq!(from_item(&stream, &item), None);
+
+        let noise = (0..ITEM_BYTES / 16).map(|_| json!(uuid::Uuid::new_v4().simple().to_string()));
+        let noise = Snapshot { state: noise.collect(), ..of(0) };
+        assert!(matches!(to_item(&noise), Err(AwsError::Refused(_))), "what does not fit even so");
     }
 }
