@@ -27,6 +27,11 @@ pub struct Common {
     #[arg(long, env = "MAX_CONCURRENT_CALLS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrent_calls: u32,
 
+    /// How many threads carry calls out. One fills a core with thousands of calls a second, and does not wake others up
+    /// to share what little there is; replicas make more, where more is needed.
+    #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub worker_threads: u16,
+
     /// TLS, and who may call.
     #[command(flatten)]
     pub security: Security,

@@ -5,7 +5,10 @@ use std::{ffi::OsString, future::Future, io::Write as _, process::ExitCode, time
 use anyhow::Context as _;
 use clap::{Parser, error::ErrorKind};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -55,7 +58,7 @@ where
         }
     };
     let outcome = telemetry::init(config.common().log_format).and_then(|metrics| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = runtime(config.common())?;
         let ended = runtime.block_on(run(config, metrics, work));
         runtime.shutdown_background();
         ended
@@ -67,6 +70,11 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// Left to itself, tokio takes a thread for each core of the machine, of which a container without a limit sees all.
+fn runtime(common: &Common) -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(common.worker_threads.into()).enable_all().build()
 }
 
 /// A configuration whose values go together, or all that does not.
@@ -121,7 +129,7 @@ where
         }
     };
     let started = telemetry::init_for_command(config.log_format())
-        .and_then(|()| Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?));
+        .and_then(|()| Ok(Builder::new_multi_thread().enable_all().build()?));
     let outcome = started.map_err(Unfinished::Incomplete).and_then(|runtime| {
         let shutdown = CancellationToken::new();
         let work = work(config, shutdown.clone());
@@ -206,10 +214,24 @@ mod tests {
         }
     }
 
+    fn read(args: &[&str]) -> Result<Config, clap::Error> {
+        config::read::<Config>(args.iter().map(OsString::from)).and_then(consistent)
+    }
+
+    #[test]
+    fn there_is_one_worker_unless_more_are_asked_for() {
+        for (args, workers) in [(&["program"][..], 1), (&["program", "--worker-threads=3"], 3)] {
+            let runtime = runtime(read(args).unwrap().common()).unwrap();
+            assert_eq!(runtime.metrics().num_workers(), workers);
+        }
+        for bad in ["0", "1025", "all"] {
+            let said = read(&["program", &format!("--worker-threads={bad}")]).unwrap_err().to_string();
+            assert!(said.contains("--worker-threads"), "{said}");
+        }
+    }
+
     #[test]
     fn values_that_do_not_go_together_are_a_mistake_of_configuration() {
-        let read =
-            |args: &[&str]| config::read::<Config>(args.iter().map(OsString::from)).and_then(consistent);
         assert!(read(&["program"]).is_ok());
         let said = read(&["program", "--tls-cert-file=a", "--jwt-issuer=i"]).unwrap_err().to_string();
         assert!(said.contains("TLS_KEY_FILE") && said.contains("JWT_AUDIENCE"), "{said}");
