@@ -1,6 +1,6 @@
 //! What a failed call to AWS means to its caller.
 
-use std::error::Error;
+use std::{borrow::Cow, error::Error};
 
 use aws_smithy_runtime_api::{
     client::{orchestrator::HttpResponse, result::SdkError},
@@ -88,7 +88,7 @@ fn describe<E: ProvideErrorMetadata + Error + 'static>(
     code: &str,
 ) -> String {
     if !code.is_empty() {
-        return format!("{code}: {}", error.message().unwrap_or("no message"));
+        return format!("{code}: {}", without_values(error.message().unwrap_or("no message")));
     }
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -97,6 +97,26 @@ fn describe<E: ProvideErrorMetadata + Error + 'static>(
         cause = error.source();
     }
     text
+}
+
+/// A message of AWS's without what it quotes of the request, in the two forms that quote a value: those of the checks that
+/// all services share ("1 validation error detected: Value 'john' at 'name' failed to satisfy constraint: …"), and
+/// DynamoDB's of a number that is none ("The parameter cannot be converted to a numeric value: john"). Names of tables,
+/// roles and parameters stay: they are what helps.
+fn without_values(message: &str) -> Cow<'_, str> {
+    const QUOTE: &str = "alue '";
+    const AFTER: &str = "' at '";
+    const NUMBER: &str = "to a numeric value:";
+    if let Some(begin) = message.find(QUOTE) {
+        let begin = begin + QUOTE.len();
+        // The last one, since a value can have anything in it; with it go all but the last of several complaints.
+        let end = message.rfind(AFTER).filter(|end| *end >= begin).unwrap_or(message.len());
+        return format!("{}…{}", &message[..begin], &message[end..]).into();
+    }
+    match message.find(NUMBER) {
+        Some(begin) => format!("{} …", &message[..begin + NUMBER.len()]).into(),
+        None => message.into(),
+    }
 }
 
 #[cfg(test)]
@@ -146,5 +166,37 @@ mod tests {
         let error = SdkError::service_error(PutItemError::ConditionalCheckFailedException(failed), response);
         let shown = format!("{:?}", AwsError::from(error));
         assert!(shown.contains("ConditionalCheckFailedException") && !shown.contains("john"), "{shown}");
+    }
+
+    #[test]
+    fn what_a_message_quotes_of_a_request_does_not_show() {
+        for (message, left) in [
+            (
+                "1 validation error detected: Value 'john' at 'name' failed to satisfy constraint: Member must be shorter",
+                "1 validation error detected: Value '…' at 'name' failed to satisfy constraint: Member must be shorter",
+            ),
+            (
+                "2 validation errors detected: Value 'a' at 'b' failed: c; Value 'd' at 'e' at 'f' failed",
+                "2 validation errors detected: Value '…' at 'f' failed",
+            ),
+            ("Value 'john@example.com' is too long", "Value '…"),
+            ("Invalid value '' at 'a'", "Invalid value '…' at 'a'"),
+            (
+                "The parameter cannot be converted to a numeric value: john",
+                "The parameter cannot be converted to a numeric value: …",
+            ),
+            (
+                "User: arn:aws:iam::1:user/a is not authorized to perform: dynamodb:PutItem on resource: 'b' at 'c'",
+                "User: arn:aws:iam::1:user/a is not authorized to perform: dynamodb:PutItem on resource: 'b' at 'c'",
+            ),
+        ] {
+            assert_eq!(without_values(message), left);
+        }
+        let meta =
+            ErrorMetadata::builder().code("ValidationException").message("Value 'john' at 'name'").build();
+        let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
+        let shown =
+            AwsError::from(SdkError::service_error(PutItemError::generic(meta), response)).to_string();
+        assert_eq!(shown, "AWS refused: ValidationException: Value '…' at 'name'");
     }
 }
