@@ -128,6 +128,8 @@ impl Own {
             span.set("millrace.aggregate.type", stream.aggregate_type.as_str().to_owned());
             span.set("millrace.aggregate.id", stream.id.to_string());
             span.set("millrace.version", i64::try_from(receipt.version).unwrap_or(i64::MAX));
+            // Until it has ended: a caller who leaves ends the span as well.
+            span.fail("cancelled");
         });
     }
 

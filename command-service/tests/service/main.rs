@@ -6,3 +6,4 @@ mod commands;
 mod several;
 mod snapshots;
 mod support;
+mod traces;
