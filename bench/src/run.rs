@@ -35,30 +35,37 @@ const RATES: [u32; 3] = [10, 50, 200];
 
 /// Measures everything, tells it, and writes it.
 pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
-    let began = Instant::now();
     let run = Run::new(options);
     let machine = Machine::this();
     run.step("building the deployables");
     choose(options.deployed.as_deref())?;
+    run.part("costs");
     let (costs, unindexed) = run.costs().await?;
     let site = Arc::new(Site::new(true).await?);
+    run.part("speeds");
     let (speeds, latencies) = run.speeds(&site).await?;
+    run.part("contention");
     let contention = run.contention(&site).await?;
+    run.part("the ceiling of the code");
     let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
+    run.part("queries");
     let null = Null::start()?;
     let direct = site.ground.endpoint();
     let queries = speeds::queries(&site, direct, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
     let queries_on_null =
         speeds::queries(&site, null.url(), ROUNDS, run.time(1.0), &|words| run.step(words)).await?;
+    run.part("processes");
     let started = process::measure(&site, &|words| run.step(words)).await?;
+    run.part("the whole path");
     let [idle, loaded, lags @ ..] = Box::pin(run.path()).await?;
+    run.part("rebuilding");
     let rebuild = rebuild::measure(run.users_to_rebuild(), 50, &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
     let results = Results {
         date: today(),
         machine,
         command: report::COMMAND.to_owned(),
-        took_seconds: began.elapsed().as_secs_f64(),
+        took_seconds: run.began.elapsed().as_secs_f64(),
         prices: prices::SOURCE.to_owned(),
         costs,
         unindexed,
@@ -101,6 +108,7 @@ pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
 }
 
 struct Run {
+    began: Instant,
     bar: ProgressBar,
     length: f64,
 }
@@ -114,7 +122,14 @@ impl Run {
         let bar = ProgressBar::new(u64::try_from(steps).unwrap_or(u64::MAX));
         let style = ProgressStyle::with_template("{elapsed_precise} [{bar:30}] {pos}/{len} {msg}");
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, length: options.length }
+        Self { began: Instant::now(), bar, length: options.length }
+    }
+
+    /// Says what part of the run begins, where nobody sees the bar.
+    fn part(&self, words: &str) {
+        if self.bar.is_hidden() {
+            eprintln!("{:>4.0} s: {words}", self.began.elapsed().as_secs_f64());
+        }
     }
 
     /// Says what comes next.
