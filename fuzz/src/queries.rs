@@ -1,6 +1,6 @@
 //! Queries, over read models and an event store in memory, and the page tokens that they hand out.
 
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use millrace_event_store::MemoryStore;
@@ -20,6 +20,7 @@ use millrace_proto::{
     types::{OrderItem, OrderStatus},
 };
 use millrace_read_models::{MemoryOrders, MemoryUsers, WriteRows, Written};
+use millrace_runtime::Places;
 use projector::Projection;
 use query_service::{
     history::History,
@@ -29,7 +30,6 @@ use query_service::{
     users::Users,
     watch::{Hub, OrderRows, Pace, UserRows},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -82,7 +82,7 @@ async fn world() -> World {
 
     let pace =
         Pace { fastest: std::time::Duration::from_secs(1), slowest: std::time::Duration::from_secs(1) };
-    let (places, ending) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+    let (places, ending) = (Places::new(1, 1), CancellationToken::new());
     let models = Models::new(users.clone(), orders.clone());
     let tokens = PageTokens::new(b"key");
     let user_hub = Hub::new(UserRows(users), pace, places.clone(), ending.clone());

@@ -56,6 +56,10 @@ pub struct Config {
     #[arg(long, env = "MAX_WATCHERS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
 
+    /// How many of these one tenant may watch [default: half of them where callers are authenticated, else all].
+    #[arg(long, env = "MAX_WATCHERS_PER_TENANT", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_watchers_per_tenant: Option<u32>,
+
     /// How far apart the readings of a watched row lie at least, in milliseconds.
     #[arg(long, env = "WATCH_POLL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub watch_poll_ms: u64,
@@ -80,7 +84,10 @@ impl Config {
             fastest: Duration::from_millis(self.watch_poll_ms),
             slowest: Duration::from_millis(self.watch_idle_poll_ms),
         };
-        Watching { pace, most: usize::try_from(self.max_watchers).unwrap_or(usize::MAX) }
+        let most = self.max_watchers;
+        // Where tenants are what callers say, a share for each keeps nobody from anything.
+        let share = if self.common.security.authenticates() { (most / 2).max(1) } else { most };
+        Watching { pace, most, most_of_tenant: self.max_watchers_per_tenant.unwrap_or(share) }
     }
 
     /// How many shards the index by event type has; `None` where there is no such index.
@@ -162,6 +169,18 @@ mod tests {
         let shards = |more: &[&str]| with(more).unwrap().event_type_shards().map(NonZeroU32::get);
         assert_eq!(shards(&["--index-shards=8"]), Some(8));
         assert_eq!(shards(&["--index-shards=8", "--event-type-index=off"]), None);
+    }
+
+    #[test]
+    fn a_tenant_may_have_half_of_the_watches_where_it_is_known_to_be_itself() {
+        let share = |more: &[&str]| {
+            let watching = with(more).unwrap().watching();
+            (watching.most, watching.most_of_tenant)
+        };
+        assert_eq!(share(&["--max-watchers=7"]), (7, 7));
+        assert_eq!(share(&["--max-watchers=7", "--jwt-issuer=i"]), (7, 3));
+        assert_eq!(share(&["--max-watchers=1", "--jwt-issuer=i"]), (1, 1));
+        assert_eq!(share(&["--max-watchers=7", "--jwt-issuer=i", "--max-watchers-per-tenant=5"]), (7, 5));
     }
 
     #[test]

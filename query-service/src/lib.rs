@@ -23,7 +23,7 @@ pub mod users;
 mod view;
 pub mod watch;
 
-use std::{ffi::OsString, process::ExitCode, sync::Arc};
+use std::{ffi::OsString, process::ExitCode};
 
 use futures::FutureExt as _;
 use millrace_aws::Aws;
@@ -36,11 +36,10 @@ use millrace_proto::query::{
 };
 use millrace_read_models::{DynamoOrders, DynamoUsers, ReadOrders, ReadUsers};
 use millrace_runtime::{
-    bounded,
+    Places, bounded,
     process::{self, Process},
     serve::{Listeners, Probe, Served, reachable, serve},
 };
-use tokio::sync::Semaphore;
 use tonic::{
     codec::CompressionEncoding::{Gzip, Zstd},
     service::RoutesBuilder,
@@ -93,8 +92,8 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     process: Process,
 ) -> anyhow::Result<()> {
     models::describe();
-    let Watching { pace, most } = watching;
-    let (places, ending) = (Arc::new(Semaphore::new(most)), &process.shutdown);
+    let Watching { pace, most, most_of_tenant } = watching;
+    let (places, ending) = (Places::new(most, most_of_tenant), &process.shutdown);
     let user_hub = Hub::new(UserRows(models.users.clone()), pace, places.clone(), ending.clone());
     let order_hub = Hub::new(OrderRows(models.orders.clone()), pace, places.clone(), ending.clone());
     let served = Served {
@@ -106,7 +105,7 @@ pub async fn answer<U: ReadUsers, O: ReadOrders, E: ReadHistory>(
     };
     let (users, orders) = (user_hub.clone(), order_hub.clone());
     let watched_rows = move || users.watched_rows() + orders.watched_rows();
-    let watched = watch::show(places, most, watched_rows, process.shutdown.clone());
+    let watched = watch::show(places, watched_rows, process.shutdown.clone());
     let (served, ..) = tokio::join!(
         serve(listeners, served, process.shutdown.clone()),
         user_hub.run(),

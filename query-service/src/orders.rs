@@ -118,7 +118,7 @@ impl<U: ReadUsers, O: ReadOrders> OrderQueryService for Orders<U, O> {
     ) -> Result<Response<Self::WatchOrderStream>, Status> {
         let call = Call::of(&request)?;
         let WatchOrderRequest { order_id, seen_version, after } = request.into_inner();
-        let place = self.watched.place()?;
+        let place = self.watched.place(&call.tenant)?;
         let row = self.by_id(&call, GetOrderRequest { order_id, after }).await?;
         let watch = self.watched.watch(place, (row.tenant.clone(), row.order_id), row);
         let message = |row: &OrderRow| WatchOrderResponse { order: Some(order_summary(row)) };

@@ -74,7 +74,7 @@ impl<U: ReadUsers, O: ReadOrders> UserQueryService for Users<U, O> {
     ) -> Result<Response<Self::WatchUserProfileStream>, Status> {
         let call = Call::of(&request)?;
         let WatchUserProfileRequest { user_id, seen_version, after } = request.into_inner();
-        let place = self.watched.place()?;
+        let place = self.watched.place(&call.tenant)?;
         let row = self.by_id(&call, GetUserProfileRequest { user_id, after }).await?;
         let watch = self.watched.watch(place, (row.tenant.clone(), row.user_id), row);
         let message =

@@ -13,11 +13,11 @@ use std::{
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use metrics::{Unit, describe_gauge, describe_histogram};
 use millrace_aws::AwsError;
-use millrace_domain::{OrderId, Timestamp, UserId};
+use millrace_domain::{OrderId, TenantId, Timestamp, UserId};
 use millrace_read_models::{Consistency, Key, MOST_ROWS, Many, OrderRow, ReadOrders, ReadUsers, UserRow};
-use millrace_runtime::{Failure, call::EndOfStream, clock};
+use millrace_runtime::{Failure, Place, Places, call::EndOfStream, clock};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, watch},
+    sync::{Notify, watch},
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -106,13 +106,9 @@ pub struct Watching {
     /// How rows are watched.
     pub pace: Pace,
     /// How many watchers the process takes, of whatever kind of row.
-    pub most: usize,
-}
-
-/// A place to watch from, until it is dropped.
-#[derive(Debug)]
-pub struct Place {
-    _permit: OwnedSemaphorePermit,
+    pub most: u32,
+    /// How many of them one tenant may have.
+    pub most_of_tenant: u32,
 }
 
 /// The rows of one kind that are watched in this process. Clones are the same.
@@ -122,7 +118,7 @@ struct Inner<R: Rows> {
     rows: R,
     pace: Pace,
     /// One for each that may watch.
-    places: Arc<Semaphore>,
+    places: Places,
     /// Cancelled when the process is to end.
     ending: CancellationToken,
     watched: Mutex<AllWatched<R>>,
@@ -157,16 +153,15 @@ impl<R: Rows> std::fmt::Debug for Hub<R> {
 impl<R: Rows> Hub<R> {
     /// A hub without watchers, which share `places` with those of other hubs. It does nothing until it
     /// [runs](Self::run).
-    pub fn new(rows: R, pace: Pace, places: Arc<Semaphore>, ending: CancellationToken) -> Self {
+    pub fn new(rows: R, pace: Pace, places: Places, ending: CancellationToken) -> Self {
         let watched = Mutex::default();
         Self(Arc::new(Inner { rows, pace, places, ending, watched, joined: Notify::new() }))
     }
 
-    /// A place to watch from. Fails with [`Failure::Overloaded`] where there is none left: so that nothing is read for
-    /// who cannot watch, it is taken before the row is read.
-    pub fn place(&self) -> Result<Place, Failure> {
-        let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| Failure::Overloaded)?;
-        Ok(Place { _permit: permit })
+    /// A place to watch from, if there [is one](Places::take) for this tenant: so that nothing is read for who cannot
+    /// watch, it is taken before the row is read.
+    pub fn place(&self, tenant: &TenantId) -> Result<Place, Failure> {
+        self.0.places.take(tenant)
     }
 
     /// Begins to watch a row, which was just read.
@@ -400,12 +395,7 @@ async fn passed(end: Option<EndOfStream>) -> Failure {
 }
 
 /// Shows how many watch, and how many rows, until the process is to end.
-pub async fn show(
-    places: Arc<Semaphore>,
-    most: usize,
-    watched_rows: impl Fn() -> usize,
-    ending: CancellationToken,
-) {
+pub async fn show(places: Places, watched_rows: impl Fn() -> usize, ending: CancellationToken) {
     describe_gauge!("watchers", "Watches under way.");
     describe_gauge!("watched_rows", "Rows that watches are of.");
     describe_histogram!(
@@ -413,11 +403,10 @@ pub async fn show(
         Unit::Seconds,
         "From a change's command to its sending to who watches."
     );
-    let gauge = |name, value| metrics::gauge!(name).set(u32::try_from(value).unwrap_or(u32::MAX));
     let showing = async {
         loop {
-            gauge("watchers", most.saturating_sub(places.available_permits()));
-            gauge("watched_rows", watched_rows());
+            metrics::gauge!("watchers").set(places.taken());
+            metrics::gauge!("watched_rows").set(u32::try_from(watched_rows()).unwrap_or(u32::MAX));
             sleep(Duration::from_secs(5)).await;
         }
     };

@@ -2,7 +2,6 @@
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
-    sync::Arc,
     time::Duration,
 };
 
@@ -19,13 +18,13 @@ use millrace_proto::command::{
     UpdateUserProfileRequest, user_command_service_server::UserCommandService as _,
 };
 use millrace_read_models::{DynamoOrders, DynamoUsers};
+use millrace_runtime::Places;
 use millrace_tests::Ground;
 use query_service::{
     models::Models,
     token::PageTokens,
     watch::{Hub, OrderRows, Pace, UserRows},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
@@ -82,7 +81,7 @@ impl QueryReplica {
     /// A replica over read models, which seals page tokens by the key that tests use.
     pub(crate) fn new(models: &Models<DynamoUsers, DynamoOrders>) -> Self {
         let pace = Pace { fastest: Duration::MAX, slowest: Duration::MAX };
-        let (nobody, end) = (Arc::new(Semaphore::new(0)), CancellationToken::new());
+        let (nobody, end) = (Places::new(0, 0), CancellationToken::new());
         let users = Hub::new(UserRows(models.users.clone()), pace, nobody.clone(), end.clone());
         let orders = Hub::new(OrderRows(models.orders.clone()), pace, nobody, end);
         Self {

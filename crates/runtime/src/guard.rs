@@ -21,9 +21,9 @@ use crate::{
         fetch::{Source, keys_url},
         gate::{Callers, Gate},
         keys::is_asymmetric,
-        places::Places,
         ring::{Pace, Ring},
     },
+    places::Places,
     tls::{self, Tls},
 };
 
@@ -145,6 +145,11 @@ impl Security {
         }
     }
 
+    /// Whether callers have to say who they are, so that their tenants are theirs.
+    pub fn authenticates(&self) -> bool {
+        self.jwt_issuer.is_some()
+    }
+
     fn jwt(&self) -> Result<Option<Jwt>, Vec<String>> {
         let Some(issuer) = self.jwt_issuer.clone() else {
             let is_meant = !self.jwt_audience.is_empty()
@@ -219,13 +224,15 @@ impl Guard {
                 if is_file {
                     ring.look().await.context("the keys of the tokens' issuer")?;
                 }
-                let most = security.max_concurrent_calls_per_tenant;
+                // The edge sees to the calls of all together.
+                let most_of_tenant =
+                    security.max_concurrent_calls_per_tenant.unwrap_or((max_concurrent_calls / 2).max(1));
                 Some(Arc::new(Callers {
                     rules: jwt.rules,
                     algorithms: security.jwt_algorithms.clone(),
                     ring,
                     reflection: security.reflection,
-                    places: Places::new(most.unwrap_or((max_concurrent_calls / 2).max(1))),
+                    places: Places::new(u32::MAX, most_of_tenant),
                 }))
             }
         };

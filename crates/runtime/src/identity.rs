@@ -6,7 +6,6 @@
 pub(crate) mod fetch;
 pub(crate) mod gate;
 pub(crate) mod keys;
-pub(crate) mod places;
 pub(crate) mod ring;
 #[cfg(test)]
 mod tests;

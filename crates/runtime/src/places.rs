@@ -1,4 +1,4 @@
-//! A bound on the calls of one tenant.
+//! Bounds on what is under way: of all callers together, and of each tenant.
 
 use std::{
     collections::HashMap,
@@ -7,39 +7,61 @@ use std::{
 
 use millrace_domain::TenantId;
 
-/// How many calls of each tenant run. Only tenants that have one now take memory.
+use crate::Failure;
+
+/// How much of something is under way. Only tenants of whom something is take memory. Clones are the same.
 #[derive(Debug, Clone)]
-pub(crate) struct Places {
+pub struct Places {
     most: u32,
-    taken: Arc<Mutex<HashMap<TenantId, u32>>>,
+    most_of_tenant: u32,
+    taken: Arc<Mutex<Taken>>,
 }
 
-/// One call's place, until it is dropped.
+#[derive(Debug, Default)]
+struct Taken {
+    all: u32,
+    of: HashMap<TenantId, u32>,
+}
+
+/// A place, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     tenant: TenantId,
     of: Places,
 }
 
 impl Places {
-    /// `most` calls of one tenant may run at a time.
-    pub(crate) fn new(most: u32) -> Self {
-        Self { most, taken: Arc::default() }
+    /// `most` at a time, and of one tenant at most `most_of_tenant`.
+    pub fn new(most: u32, most_of_tenant: u32) -> Self {
+        Self { most, most_of_tenant, taken: Arc::default() }
     }
 
-    /// A place for a call of this tenant, if there is one.
-    pub(crate) fn take(&self, tenant: &TenantId) -> Option<Place> {
+    /// A place for this tenant.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Overloaded`] where all are taken, [`Failure::TenantBusy`] where the tenant has its share.
+    pub fn take(&self, tenant: &TenantId) -> Result<Place, Failure> {
         let mut taken = self.look();
-        let calls = taken.get(tenant).copied().unwrap_or(0);
-        if calls >= self.most {
-            return None;
+        if taken.all >= self.most {
+            return Err(Failure::Overloaded);
         }
-        taken.insert(tenant.clone(), calls + 1);
-        Some(Place { tenant: tenant.clone(), of: self.clone() })
+        let own = taken.of.get(tenant).copied().unwrap_or(0);
+        if own >= self.most_of_tenant {
+            return Err(Failure::TenantBusy);
+        }
+        taken.all += 1;
+        taken.of.insert(tenant.clone(), own + 1);
+        Ok(Place { tenant: tenant.clone(), of: self.clone() })
+    }
+
+    /// How many are taken.
+    pub fn taken(&self) -> u32 {
+        self.look().all
     }
 
     /// Nothing that is done under the lock can panic half-way.
-    fn look(&self) -> MutexGuard<'_, HashMap<TenantId, u32>> {
+    fn look(&self) -> MutexGuard<'_, Taken> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -47,10 +69,11 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut taken = self.of.look();
-        if let Some(calls) = taken.get_mut(&self.tenant) {
-            *calls = calls.saturating_sub(1);
-            if *calls == 0 {
-                taken.remove(&self.tenant);
+        taken.all = taken.all.saturating_sub(1);
+        if let Some(own) = taken.of.get_mut(&self.tenant) {
+            *own = own.saturating_sub(1);
+            if *own == 0 {
+                taken.of.remove(&self.tenant);
             }
         }
     }
@@ -62,15 +85,20 @@ mod tests {
 
     #[test]
     fn a_tenant_has_its_places_and_takes_nobody_elses() {
-        let places = Places::new(2);
+        let places = Places::new(3, 2);
         let (acme, other) = ("acme".parse().unwrap(), "other".parse().unwrap());
         let first = places.take(&acme).unwrap();
         let _second = places.take(&acme).unwrap();
-        assert!(places.take(&acme).is_none());
+        assert!(matches!(places.take(&acme), Err(Failure::TenantBusy)));
         let third = places.take(&other).unwrap();
+        assert!(matches!(places.take(&other), Err(Failure::Overloaded)), "all are taken");
         drop(first);
         let _again = places.take(&acme).unwrap();
         drop(third);
-        assert_eq!(places.look().len(), 1, "tenants that call nothing are forgotten");
+        assert_eq!(
+            (places.taken(), places.look().of.len()),
+            (2, 1),
+            "tenants that call nothing are forgotten"
+        );
     }
 }

@@ -19,6 +19,7 @@ use millrace_read_models::{
     Consistency, Key, ListPart, Many, MemoryOrders, MemoryUsers, OrderChange, OrderList, OrderRow, Placed,
     Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
 };
+use millrace_runtime::Places;
 use query_service::{
     history::History,
     models::Models,
@@ -27,7 +28,6 @@ use query_service::{
     users::Users,
     watch::{Hub, OrderRows, Pace, UserRows, Watching},
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
@@ -37,21 +37,22 @@ use uuid::Uuid;
 pub(crate) const PACE: Pace = Pace { fastest: Duration::from_millis(250), slowest: Duration::from_secs(2) };
 
 /// How many can watch.
-pub(crate) const MOST_WATCHERS: usize = 300;
+pub(crate) const MOST_WATCHERS: u32 = 300;
 
 /// Both.
-pub(crate) const WATCHING: Watching = Watching { pace: PACE, most: MOST_WATCHERS };
+pub(crate) const WATCHING: Watching =
+    Watching { pace: PACE, most: MOST_WATCHERS, most_of_tenant: MOST_WATCHERS };
 
 /// What tells those who watch users of changes, over whatever read model.
 pub(crate) fn user_hub<U: ReadUsers>(users: U, ending: &CancellationToken) -> Hub<UserRows<U>> {
-    let hub = Hub::new(UserRows(users), PACE, Arc::new(Semaphore::new(MOST_WATCHERS)), ending.clone());
+    let hub = Hub::new(UserRows(users), PACE, Places::new(MOST_WATCHERS, MOST_WATCHERS), ending.clone());
     tokio::spawn(hub.clone().run());
     hub
 }
 
 /// What tells those who watch orders of changes, over whatever read model.
 pub(crate) fn order_hub<O: ReadOrders>(orders: O, ending: &CancellationToken) -> Hub<OrderRows<O>> {
-    let hub = Hub::new(OrderRows(orders), PACE, Arc::new(Semaphore::new(MOST_WATCHERS)), ending.clone());
+    let hub = Hub::new(OrderRows(orders), PACE, Places::new(MOST_WATCHERS, MOST_WATCHERS), ending.clone());
     tokio::spawn(hub.clone().run());
     hub
 }

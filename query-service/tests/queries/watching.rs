@@ -18,12 +18,9 @@ use millrace_proto::query::{
     order_query_service_server::OrderQueryService, user_query_service_server::UserQueryService,
 };
 use millrace_read_models::{Key, Many};
-use millrace_runtime::{call::EndOfStream, clock};
+use millrace_runtime::{Places, call::EndOfStream, clock};
 use query_service::watch::{Hub, Rows};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep, timeout},
-};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 
@@ -130,8 +127,8 @@ impl Versions {
         self.rows.lock().unwrap().insert(key, version);
     }
 
-    fn hub(&self, places: usize) -> Hub<Self> {
-        let hub = Hub::new(self.clone(), PACE, Arc::new(Semaphore::new(places)), CancellationToken::new());
+    fn hub(&self, places: u32) -> Hub<Self> {
+        let hub = Hub::new(self.clone(), PACE, Places::new(places, places), CancellationToken::new());
         tokio::spawn(hub.clone().run());
         hub
     }
@@ -171,7 +168,7 @@ fn key(id: u128) -> Key<OrderId> {
 type Numbers = BoxStream<'static, Result<u64, Status>>;
 
 fn begin(hub: &Hub<Versions>, key: Key<OrderId>, version: u64) -> Numbers {
-    let place = hub.place().unwrap();
+    let place = hub.place(&TenantId::default()).unwrap();
     hub.watch(place, key, version).messages(0, None, |version| *version)
 }
 
@@ -200,7 +197,7 @@ async fn a_watch_ends_with_its_callers_token_or_deadline_and_says_which() {
         let at = Instant::now() + SOON;
         let end = if is_token { EndOfStream::Token(at) } else { EndOfStream::Deadline(at) };
         let hub = Versions::default().hub(1);
-        let watch = hub.watch(hub.place().unwrap(), key(1), 1);
+        let watch = hub.watch(hub.place(&TenantId::default()).unwrap(), key(1), 1);
         let mut sent = watch.messages(0, Some(end), |version| *version);
         assert_eq!(sent.next().await.unwrap().unwrap(), 1);
         assert_eq!(sent.next().await.unwrap().unwrap_err().code(), code);
@@ -296,8 +293,9 @@ async fn a_row_that_somebody_has_seen_change_is_read_often_from_then_on() {
 #[tokio::test]
 async fn a_row_that_two_leave_at_the_same_moment_is_not_watched_any_more() {
     const ROUNDS: usize = 20_000;
-    let hub = Versions::default().hub(2 * ROUNDS);
-    let watch = |id: usize| hub.watch(hub.place().unwrap(), key(id.try_into().unwrap()), 1);
+    let hub = Versions::default().hub(u32::try_from(2 * ROUNDS).unwrap());
+    let watch =
+        |id: usize| hub.watch(hub.place(&TenantId::default()).unwrap(), key(id.try_into().unwrap()), 1);
     let watches = [(); 2].map(|()| (0..ROUNDS).map(watch).collect::<Vec<_>>());
     let ready = AtomicUsize::new(0);
     std::thread::scope(|threads| {

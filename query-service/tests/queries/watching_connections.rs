@@ -15,15 +15,16 @@ use tonic::{
 
 use crate::{
     server::{connect, eventually, serve},
-    support::{World, basket, order_id, reason},
+    support::{World, basket, of_tenant, order_id, reason},
 };
 
 /// Fast, so that tests are.
 const PACE: Pace = Pace { fastest: Duration::from_millis(5), slowest: Duration::from_millis(50) };
 
 /// Serves watches for so many.
-async fn start(world: &World, most: usize) -> (String, DropGuard) {
-    let (address, shutdown, _) = serve(world, world.events.clone(), Watching { pace: PACE, most }).await;
+async fn start(world: &World, most: u32) -> (String, DropGuard) {
+    let (address, shutdown, _) =
+        serve(world, world.events.clone(), Watching { pace: PACE, most, most_of_tenant: most }).await;
     (address, shutdown.drop_guard())
 }
 
@@ -49,6 +50,25 @@ async fn who_leaves_makes_room_though_nothing_happens_to_the_row() {
     // The row rests: nothing would be sent to the caller, in which it could show that it is gone.
     drop(states);
     eventually(async || watch(&channel, 1).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_tenant_that_has_its_share_keeps_no_other_out() {
+    let world = World::default();
+    world.place(1, 7, 0).await;
+    let watching = Watching { pace: PACE, most: 2, most_of_tenant: 1 };
+    let (address, shutdown, _) = serve(&world, world.events.clone(), watching).await;
+    let _end = shutdown.drop_guard();
+    let channel = connect(&address).await;
+    let mut states = watch(&channel, 1).await.unwrap();
+    assert_eq!(version(&mut states).await, 1);
+    let refused = watch(&channel, 1).await.map(drop).unwrap_err();
+    assert_eq!((refused.code(), reason(&refused).as_deref()), (Code::ResourceExhausted, Some("TENANT_BUSY")));
+    // Another tenant has a place, from which it sees that it has no such order.
+    let request = WatchOrderRequest { order_id: order_id(1).to_string(), ..Default::default() };
+    let mut client = OrderQueryServiceClient::new(channel);
+    let other = client.watch_order(of_tenant("acme", request)).await.map(drop).unwrap_err();
+    assert_eq!(other.code(), Code::NotFound);
 }
 
 #[tokio::test]

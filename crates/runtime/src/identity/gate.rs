@@ -9,11 +9,10 @@ use tokio::time::Instant;
 
 use super::{
     Need, Reflection, Refusal, Rules, need,
-    places::{Place, Places},
     ring::Ring,
     token::{Unverified, bearer},
 };
-use crate::{Failure, call, clock};
+use crate::{Failure, Place, Places, call, clock};
 
 /// How callers are authenticated.
 #[derive(Debug)]
@@ -70,7 +69,7 @@ impl Gate {
         metrics::counter!("callers_total", "outcome" => outcome).increment(1);
         let identity = checked?;
         let place = match &identity.tenant {
-            Some(tenant) => Some(callers.places.take(tenant).ok_or(Failure::TenantBusy)?),
+            Some(tenant) => Some(callers.places.take(tenant)?),
             None => None,
         };
         Ok(Admitted { identity: Some(identity), place })

@@ -4,14 +4,14 @@ use millrace_proto::command::{CreateUserRequest, UpdateUserProfileRequest};
 use tonic::Code;
 
 use super::support::*;
-use crate::identity::{fetch::Source, places::Places};
+use crate::{Places, identity::fetch::Source};
 
 #[tokio::test]
 async fn a_tenant_that_has_its_places_keeps_no_other_out() {
     let signer = Signer::new("one");
     let mount = Mount::new(&[("jwks.json", &jwks(&[signer.jwk()]))]);
     let mut callers = callers(Source::File(mount.path("jwks.json")), SELDOM).await;
-    callers.places = Places::new(3);
+    callers.places = Places::new(u32::MAX, 3);
     let server = Server::start(guard(None, Some(callers))).await;
     let acme = signer.sign(&claims());
     let bearer = format!("Bearer {acme}");

@@ -55,13 +55,12 @@ use tonic::{
 use tonic_types::StatusExt as _;
 
 use crate::{
-    Call, clock,
+    Call, Places, clock,
     guard::Guard,
     identity::{
         Reflection, Rules,
         fetch::Source,
         gate::{Callers, Gate},
-        places::Places,
         ring::{Pace, Ring},
     },
     serve::{Listeners, Served, serve},
@@ -261,7 +260,7 @@ pub(super) async fn callers(source: Source, pace: Pace) -> Callers {
         algorithms: vec![Algorithm::RS256, Algorithm::ES256],
         ring,
         reflection: Reflection::Token,
-        places: Places::new(100),
+        places: Places::new(100, 100),
     }
 }
 
