@@ -47,11 +47,11 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     run.part("contention");
     let contention = run.contention(&site).await?;
     run.part("the ceiling of the code");
-    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
+    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.2), &|words| run.step(words)).await?;
     run.part("queries");
     let null = Null::start()?;
     let direct = site.ground.endpoint();
-    let queries = speeds::queries(&site, direct, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
+    let queries = speeds::queries(&site, direct, ROUNDS, run.time(1.2), &|words| run.step(words)).await?;
     let queries_on_null =
         speeds::queries(&site, null.url(), ROUNDS, run.time(1.0), &|words| run.step(words)).await?;
     run.part("processes");
@@ -101,7 +101,7 @@ pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
     run.step("building the deployables");
     choose(options.deployed.as_deref())?;
     let site = Arc::new(Site::new(true).await?);
-    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.5), &|words| run.step(words)).await?;
+    let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.2), &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
     println!("{}", report::ceilings(&ceilings));
     Ok(())
@@ -170,7 +170,7 @@ impl Run {
         let mut measured = Vec::new();
         for clients in CLIENTS {
             let step = |words: &str| self.step(words);
-            measured.extend(speeds::rounds(&all, clients, ROUNDS, self.time(1.5), &step).await?);
+            measured.extend(speeds::rounds(&all, clients, ROUNDS, self.time(1.2), &step).await?);
         }
         let step = |words: &str| self.step(words);
         let latencies = speeds::latencies(&all, RATE, self.time(6.0), &step).await?;

@@ -48,6 +48,13 @@ fn built() -> anyhow::Result<PathBuf> {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--bin", NAME, "--target-dir"]).arg(target);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    // What cargo says to a program that it runs is not for another cargo: build scripts that look at it would run again,
+    // and most of the dependencies be built again.
+    for name in env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
+        if name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_") {
+            build.env_remove(name);
+        }
+    }
     if folder.ends_with("release") {
         build.arg("--release");
     }
