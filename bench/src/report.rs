@@ -127,7 +127,8 @@ const SPEEDS: &str = "The emulator has one processor and is the bottleneck; what
                       time. Of five rounds the most calls a second, and the least processor time for one, since whatever \
                       else runs only adds to it. Of each peer the way that is the fastest for many events. Over gRPC \
                       the service runs without its relay, and with the allocator that it is deployed with, where all \
-                      others have the C library's: with that one they would take a fifth less processor time.\n\n";
+                      others have the C library's: with that one they would take a fifth less processor time. It has one worker \
+                      thread, as it is deployed, and all others have one for each core.\n\n";
 const LATENCIES: &str = "By the clock, 64 users in turn, each answer's time counted from when its call was due, in \
                          milliseconds.\n\n";
 const CONTENTION: &str = "Each client asks again as soon as it has its answer. Refused are commands whose caller would have \
