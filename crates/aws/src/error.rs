@@ -1,6 +1,6 @@
 //! What a failed call to AWS means to its caller.
 
-use std::{borrow::Cow, error::Error};
+use std::error::Error;
 
 use aws_smithy_runtime_api::{
     client::{orchestrator::HttpResponse, result::SdkError},
@@ -99,24 +99,36 @@ fn describe<E: ProvideErrorMetadata + Error + 'static>(
     text
 }
 
-/// A message of AWS's without what it quotes of the request, in the two forms that quote a value: those of the checks that
-/// all services share ("1 validation error detected: Value 'john' at 'name' failed to satisfy constraint: …"), and
-/// DynamoDB's of a number that is none ("The parameter cannot be converted to a numeric value: john"). Names of tables,
-/// roles and parameters stay: they are what helps.
-fn without_values(message: &str) -> Cow<'_, str> {
-    const QUOTE: &str = "alue '";
-    const AFTER: &str = "' at '";
-    const NUMBER: &str = "to a numeric value:";
-    if let Some(begin) = message.find(QUOTE) {
-        let begin = begin + QUOTE.len();
+/// Between what a message of AWS's quotes of a request: the checks that all services share ("1 validation error detected:
+/// Value 'john' at 'name' failed to satisfy constraint: …"), SQS ("Value john for parameter MessageGroupId is invalid"),
+/// DynamoDB of operands ("lower bound operand: AttributeValue: {S:john}") and of numbers that are none ("The parameter
+/// cannot be converted to a numeric value: john").
+const QUOTING: [(&str, Option<&str>); 4] = [
+    ("alue '", Some("' at '")),
+    ("Value ", Some(" for parameter ")),
+    ("AttributeValue: {", Some("}")),
+    ("to a numeric value: ", None),
+];
+
+/// A message of AWS's without what it quotes of the request. Names of tables, roles and parameters stay: they are what
+/// helps.
+fn without_values(message: &str) -> String {
+    let mut left = message.to_owned();
+    for (before, after) in QUOTING {
+        let Some(begin) = left.find(before).map(|at| at + before.len()) else { continue };
         // The last one, since a value can have anything in it; with it go all but the last of several complaints.
-        let end = message.rfind(AFTER).filter(|end| *end >= begin).unwrap_or(message.len());
-        return format!("{}…{}", &message[..begin], &message[end..]).into();
+        let end = match after {
+            Some(after) => left[begin..].rfind(after).map(|at| begin + at),
+            None => Some(left.len()),
+        };
+        match (end, before) {
+            (Some(end), _) => left.replace_range(begin..end, "…"),
+            // A value in quotes without an end. Otherwise it is another message with the same word in it.
+            (None, "alue '") => left.replace_range(begin.., "…"),
+            (None, _) => {}
+        }
     }
-    match message.find(NUMBER) {
-        Some(begin) => format!("{} …", &message[..begin + NUMBER.len()]).into(),
-        None => message.into(),
-    }
+    left
 }
 
 #[cfg(test)]
@@ -185,6 +197,15 @@ mod tests {
                 "The parameter cannot be converted to a numeric value: john",
                 "The parameter cannot be converted to a numeric value: …",
             ),
+            (
+                "Value john for parameter MessageGroupId is invalid. Reason: it must not be empty.",
+                "Value … for parameter MessageGroupId is invalid. Reason: it must not be empty.",
+            ),
+            (
+                "lower bound operand: AttributeValue: {S:jo}hn}, upper bound operand: AttributeValue: {N:4}",
+                "lower bound operand: AttributeValue: {…}",
+            ),
+            ("Value is too long", "Value is too long"),
             (
                 "User: arn:aws:iam::1:user/a is not authorized to perform: dynamodb:PutItem on resource: 'b' at 'c'",
                 "User: arn:aws:iam::1:user/a is not authorized to perform: dynamodb:PutItem on resource: 'b' at 'c'",
