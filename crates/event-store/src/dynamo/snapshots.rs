@@ -64,7 +64,7 @@ impl Snapshots for DynamoStore {
 /// The item of a snapshot. One that does not fit into an item is refused.
 pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
     let text_of_state = snapshot.state.to_string();
-    let too_large = || AwsError::Refused("a snapshot is larger than 400 KB".to_owned());
+    let too_large = || AwsError::Refused("a state is too large for a snapshot".to_owned());
     if text_of_state.len() > STATE_BYTES {
         return Err(too_large());
     }
@@ -86,20 +86,18 @@ fn from_item(stream: &StreamId, item: &Item) -> Option<Snapshot> {
     let number = |name| item.get(name).and_then(|v: &AttributeValue| v.as_n().ok());
     let (version, schema) = (number(VERSION)?.parse().ok()?, number(STATE_SCHEMA)?.parse().ok()?);
     let state = item.get(STATE)?.as_b().ok()?.as_ref();
-    // First, so that only what was written here is decompressed.
-    if *item.get(CHECKSUM)?.as_s().ok()? != checksum(stream, version, schema, state) {
-        return None;
-    }
-    let state = serde_json::from_str(&decompressed(state).ok()?).ok()?;
-    Some(Snapshot { stream: stream.clone(), version, schema, state })
+    let is_whole = *item.get(CHECKSUM)?.as_s().ok()? == checksum(stream, version, schema, state);
+    // Nothing is decompressed but what was written here.
+    let text = is_whole.then(|| decompressed(state))?.ok()?;
+    Some(Snapshot { stream: stream.clone(), version, schema, state: serde_json::from_str(&text).ok()? })
 }
 
-/// The text of a state. What is longer than a state may be is cut off, and then is no JSON.
+/// The text of a state, if it is no longer than one may be.
 fn decompressed(state: &[u8]) -> io::Result<String> {
     let most = u64::try_from(STATE_BYTES).unwrap_or(u64::MAX);
     let mut text = String::new();
-    zstd::Decoder::with_buffer(state)?.take(most).read_to_string(&mut text)?;
-    Ok(text)
+    zstd::Decoder::with_buffer(state)?.take(most.saturating_add(1)).read_to_string(&mut text)?;
+    if text.len() > STATE_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
 /// 128 bits of SHA-256 over all that a snapshot says.
@@ -174,12 +172,19 @@ mod tests {
         assert_eq!(from_item(&stream, &item), Some(longest));
         assert!(matches!(to_item(&of(STATE_BYTES - 1)), Err(AwsError::Refused(_))));
 
-        // As nobody here writes it: a text without end, whose checksum is right.
-        let bomb = zstd::bulk::compress(&b" ".repeat(100 * STATE_BYTES), LEVEL).unwrap();
-        item.insert(CHECKSUM.to_owned(), text(checksum(&stream, 7, 1, &bomb)));
-        item.insert(STATE.to_owned(), AttributeValue::B(Blob::new(bomb.clone())));
-        assert_eq!(decompressed(&bomb).unwrap().len(), STATE_BYTES);
-        assert_eq!(from_item(&stream, &item), None);
+        // As nobody here writes them, but with the right checksum: a text that is too long though it is JSON, and none.
+        let mut forged = |state: Vec<u8>| {
+            item.insert(CHECKSUM.to_owned(), text(checksum(&stream, 7, 1, &state)));
+            item.insert(STATE.to_owned(), AttributeValue::B(Blob::new(state)));
+            from_item(&stream, &item)
+        };
+        let padded = |bytes: usize| {
+            let text = format!("1{}", " ".repeat(bytes - 1));
+            zstd::bulk::compress(text.as_bytes(), LEVEL).unwrap()
+        };
+        assert_eq!(forged(padded(STATE_BYTES)).map(|snapshot| snapshot.state), Some(json!(1)));
+        assert_eq!(forged(padded(STATE_BYTES + 1)), None);
+        assert_eq!(forged(b"1".to_vec()), None);
 
         let noise = (0..ITEM_BYTES / 16).map(|_| json!(uuid::Uuid::new_v4().simple().to_string()));
         let noise = Snapshot { state: noise.collect(), ..of(0) };
