@@ -129,6 +129,8 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
     let john = create_user(&world, "john@example.com").await.unwrap();
     let mut last = place(&world, laptop(&john.id)).await;
     let small = last.clone();
+    let jane = create_user(&world, "jane@example.com").await.unwrap();
+    let large = place(&world, largest(&jane)).await;
     for _ in 1..20 {
         last = place(&world, laptop(&john.id)).await;
     }
@@ -153,6 +155,12 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
         assert_eq!((reply.flag, reply.header("grpc-encoding")), (1, Some(encoding)));
         assert_eq!(decompress(encoding, &reply.message), plain.message);
         println!("{encoding}: a page of 20 orders, {} bytes of {}", reply.message.len(), plain.message.len());
+
+        // One large one would keep all others waiting.
+        let one = GetOrderRequest { order_id: large.id.clone(), after: large.after() }.encode_to_vec();
+        let reply = call(&world.query, GET_ORDER, 0, &one, &asked).await.unwrap();
+        assert!(reply.message.len() > 64 * 1024);
+        assert_eq!(reply.flag, 0);
 
         // One small order would not become smaller, nor does what a stream is made of.
         let one = GetOrderRequest { order_id: small.id.clone(), after: small.after() }.encode_to_vec();
