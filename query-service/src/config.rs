@@ -56,7 +56,7 @@ pub struct Config {
     #[arg(long, env = "MAX_WATCHERS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
 
-    /// How many of these one tenant may watch [default: half of them where callers are authenticated, else all].
+    /// How many rows one tenant may watch at a time, where callers are authenticated [default: half of all].
     #[arg(long, env = "MAX_WATCHERS_PER_TENANT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_watchers_per_tenant: Option<u32>,
 
@@ -85,9 +85,12 @@ impl Config {
             slowest: Duration::from_millis(self.watch_idle_poll_ms),
         };
         let most = self.max_watchers;
-        // Where tenants are what callers say, a share for each keeps nobody from anything.
-        let share = if self.common.security.authenticates() { (most / 2).max(1) } else { most };
-        Watching { pace, most, most_of_tenant: self.max_watchers_per_tenant.unwrap_or(share) }
+        // Where tenants are what callers say, a part for each keeps nobody from anything.
+        let most_of_tenant = match self.common.security.authenticates() {
+            true => self.max_watchers_per_tenant.unwrap_or((most / 2).max(1)),
+            false => most,
+        };
+        Watching { pace, most, most_of_tenant }
     }
 
     /// How many shards the index by event type has; `None` where there is no such index.
@@ -181,6 +184,7 @@ mod tests {
         assert_eq!(share(&["--max-watchers=7", "--jwt-issuer=i"]), (7, 3));
         assert_eq!(share(&["--max-watchers=1", "--jwt-issuer=i"]), (1, 1));
         assert_eq!(share(&["--max-watchers=7", "--jwt-issuer=i", "--max-watchers-per-tenant=5"]), (7, 5));
+        assert_eq!(share(&["--max-watchers=7", "--max-watchers-per-tenant=5"]), (7, 7), "calls are no other");
     }
 
     #[test]

@@ -76,8 +76,8 @@ pub enum Failure {
     /// The caller is not known, or may not do this.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The caller's tenant has as many calls under way as one tenant may have.
-    #[error("too many calls of this tenant are under way")]
+    /// The caller's tenant has as many calls or watches under way as one tenant may have.
+    #[error("this tenant has its part of what the server does at a time")]
     TenantBusy,
     /// The process has as much to do as it takes on.
     #[error("the server is busy")]
