@@ -4,19 +4,20 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use millrace_aws::Aws;
 use millrace_proto::{
-    command::{CreateUserRequest, UpdateUserProfileRequest},
+    command::{
+        CreateUserRequest, UpdateUserProfileRequest, user_command_service_client::UserCommandServiceClient,
+    },
     query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
 };
-use millrace_tests::World;
+use millrace_tests::{Ground, Traffic, Wire, process::Deployable};
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Request, transport::Channel};
 use uuid::Uuid;
 
 use crate::{
-    contender::Outcome,
+    contender::{Outcome, Service},
     load::{Call, Latency, Times, as_f64, closed},
     user::{NAME, User},
 };
@@ -50,36 +51,59 @@ impl Lag {
     }
 }
 
-/// Millrace, whole, with users.
+/// Millrace, whole, as processes, with users.
 pub(crate) struct Path {
-    world: World,
+    command: Counted,
+    projector: Counted,
+    query: Service,
     users: Arc<Vec<Uuid>>,
+}
+
+/// A process, and the wire by which it reaches AWS.
+struct Counted {
+    service: Service,
+    wire: Wire,
+}
+
+impl Counted {
+    async fn start(deployable: Deployable, ground: &Ground) -> anyhow::Result<Self> {
+        let wire = Wire::before(ground.endpoint()).await?;
+        let service = Service::start(deployable, ground, &[("AWS_ENDPOINT_URL", wire.url())]).await?;
+        Ok(Self { service, wire })
+    }
 }
 
 impl Path {
     /// Brings it up, with so many users.
     pub(crate) async fn new(users: usize) -> anyhow::Result<Self> {
-        let world = World::new().await?;
+        let ground = Ground::new().await?;
+        let command = Counted::start(Deployable::CommandService, &ground).await?;
+        let projector = Counted::start(Deployable::Projector, &ground).await?;
+        let query = Service::start(Deployable::QueryService, &ground, &[]).await?;
+        let mut commands = UserCommandServiceClient::new(command.service.channel());
         let mut ids = Vec::with_capacity(users);
         for _ in 0..users {
             let (email, name) = (User::new(0).email(), NAME.to_owned());
             let request = CreateUserRequest { email, name, ..Default::default() };
-            ids.push(world.users().create_user(request).await?.into_inner().aggregate_id.parse()?);
+            ids.push(commands.create_user(request).await?.into_inner().aggregate_id.parse()?);
         }
-        let path = Self { world, users: Arc::new(ids) };
+        let path = Self { command, projector, query, users: Arc::new(ids) };
         let last = path.users.len() - 1;
         path.readable(last, 1).await?;
         Ok(path)
     }
 
-    /// Ends it in order.
-    pub(crate) async fn end(self) -> anyhow::Result<()> {
-        self.world.end().await
+    fn commands(&self) -> UserCommandServiceClient<Channel> {
+        UserCommandServiceClient::new(self.command.service.channel())
+    }
+
+    fn queries(&self) -> UserQueryServiceClient<Channel> {
+        UserQueryServiceClient::new(self.query.channel())
     }
 
     /// Gives a user a name; the version that came of it.
     fn rename(&self, number: usize) -> impl Future<Output = anyhow::Result<u64>> + Send + 'static {
-        let (mut users, id) = (self.world.users(), self.users[number % self.users.len()]);
+        let (mut users, id) = (self.commands(), self.users[number % self.users.len()]);
         async move {
             let request = UpdateUserProfileRequest {
                 user_id: id.to_string(),
@@ -92,7 +116,7 @@ impl Path {
 
     /// Waits until a query shows a version of a user.
     async fn readable(&self, number: usize, version: u64) -> anyhow::Result<()> {
-        readable((self.world.user_queries(), self.users[number % self.users.len()]), version).await
+        readable((self.queries(), self.users[number % self.users.len()]), version).await
     }
 
     /// So many commands a second by the clock.
@@ -107,7 +131,7 @@ impl Path {
             tokio::time::sleep_until(due).await;
             let user = usize::try_from(number).unwrap_or(0);
             let rename = self.rename(user);
-            let path = (self.world.user_queries(), self.users[user % self.users.len()]);
+            let path = (self.queries(), self.users[user % self.users.len()]);
             tasks.spawn(async move {
                 let version = rename.await?;
                 let replied = Instant::now();
@@ -143,7 +167,7 @@ impl Path {
     pub(crate) async fn loaded(&self, time: Duration) -> anyhow::Result<Lag> {
         const CLIENTS: usize = 16;
         let counts = self.counts().await;
-        let (users, ids) = (self.world.users(), self.users.clone());
+        let (users, ids) = (self.commands(), self.users.clone());
         let call: Call = Arc::new(move |client| {
             let (mut users, user_id) = (users.clone(), ids[client % ids.len()].to_string());
             async move {
@@ -168,18 +192,18 @@ impl Path {
     }
 
     /// What was sent until now, once nothing is on its way any more.
-    async fn counts(&self) -> [BTreeMap<String, u64>; 2] {
+    async fn counts(&self) -> [BTreeMap<String, Traffic>; 2] {
         // The projector deletes messages after it has written rows.
         tokio::time::sleep(Duration::from_millis(500)).await;
-        [&self.world.command_aws, &self.world.projector_aws].map(|aws: &Aws| aws.requests().counts())
+        [&self.command, &self.projector].map(|counted| counted.wire.traffic())
     }
 
-    async fn told(&self, lag: Latency, before: [BTreeMap<String, u64>; 2]) -> anyhow::Result<Lag> {
+    async fn told(&self, lag: Latency, before: [BTreeMap<String, Traffic>; 2]) -> anyhow::Result<Lag> {
         let [relay, projector] = self.counts().await;
         let [relay_before, projector_before] = before;
-        let each = |after: BTreeMap<String, u64>, before: BTreeMap<String, u64>| {
-            let sent = after.into_iter().map(move |(name, count)| {
-                let count = count - before.get(&name).copied().unwrap_or(0);
+        let each = |after: BTreeMap<String, Traffic>, before: BTreeMap<String, Traffic>| {
+            let sent = after.into_iter().map(move |(name, traffic)| {
+                let count = traffic.requests - before.get(&name).map_or(0, |before| before.requests);
                 (name, as_f64(count) / as_f64(lag.answers.max(1)))
             });
             sent.filter(|(_, count)| *count > 0.0).collect::<BTreeMap<_, _>>()

@@ -128,16 +128,17 @@ const SPEEDS: &str = "The emulator has one processor and is the bottleneck; what
                       else runs only adds to it. Of each peer the way that is the fastest for many events. Over gRPC \
                       the service runs without its relay, and with the allocator that it is deployed with, where all \
                       others have the C library's: with that one they would take a fifth less processor time. It has one worker \
-                      thread, as it is deployed, and all others have one for each core.\n\n";
+                      thread, as it is deployed, and all others have one for each core; its link-time optimisation it \
+                      lacks, as all do. Users are young: a warm command does the same on an old one.\n\n";
 const LATENCIES: &str = "By the clock, 64 users in turn, each answer's time counted from when its call was due, in \
                          milliseconds.\n\n";
 const CONTENTION: &str = "Each client asks again as soon as it has its answer. Refused are commands whose caller would have \
-                          to try again: the peers do not do so by themselves.\n\n";
+                          to try again: the peers do not do so by themselves. That none is lost is a test (`tests/e2e/contention.rs`).\n\n";
 const CEILINGS: &str = "64 clients on an endpoint that answers at once, a process of its own. Allocations are counted on \
                         one thread. `esa` refuses an endpoint that remembers nothing; `cqrs-es` and the recipe find an \
                         empty stream there, so they have nothing to fold.\n\n";
 const QUERIES: &str = "16 clients; the floor is GetItem by the SDK as it comes.\n\n";
-const LAGS: &str = "All three deployables on one machine with the emulator. Relay and projector: requests an event; \
+const LAGS: &str = "All three deployables, as processes, on one machine with the emulator. Relay and projector: requests an event; \
                     while there are few, polls have the greater part in them, which are of time (locally a shard is read \
                     50 times a second). The emulator looks ten times a second whether a queue has something for one who waits, \
                     which is most of the lag. The last row's worst is how long after the last reply all could be read.\n\n";

@@ -200,7 +200,6 @@ impl Run {
         let (slow, middle, fast) = (at(slow).await?, at(middle).await?, at(fast).await?);
         self.step("the whole path, as fast as can be");
         let loaded = path.loaded(self.time(5.0)).await?;
-        path.end().await?;
         Ok([idle, loaded, slow, middle, fast])
     }
 }

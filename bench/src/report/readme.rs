@@ -84,9 +84,13 @@ fn budgets(results: &Results) -> String {
     let all = &results.budgets;
     let missed: Vec<_> = all.iter().filter(|budget| !budget.met).collect();
     if missed.is_empty() {
-        return format!("All {} budgets of the design were met.", all.len());
+        return format!("All {} budgets of the design that this measures were met.", all.len());
     }
-    let mut text = format!("Of {} budgets of the design {} were met.", all.len(), all.len() - missed.len());
+    let mut text = format!(
+        "Of {} budgets of the design that this measures {} were met.",
+        all.len(),
+        all.len() - missed.len()
+    );
     for budget in missed {
         let _ = write!(text, " Not met: {}, {} ({}).", budget.what, budget.measured, budget.budget);
     }
