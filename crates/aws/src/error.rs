@@ -87,7 +87,9 @@ fn describe<E: ProvideErrorMetadata + Error + 'static>(
     error: &SdkError<E, HttpResponse>,
     code: &str,
 ) -> String {
-    if !code.is_empty() {
+    // An error with a message and no code is a cause that shows its message whole.
+    if !code.is_empty() || error.message().is_some() {
+        let code = if code.is_empty() { "no code" } else { code };
         return format!("{code}: {}", without_values(error.message().unwrap_or("no message")));
     }
     let mut text = error.to_string();
@@ -99,36 +101,41 @@ fn describe<E: ProvideErrorMetadata + Error + 'static>(
     text
 }
 
-/// Between what a message of AWS's quotes of a request: the checks that all services share ("1 validation error detected:
-/// Value 'john' at 'name' failed to satisfy constraint: …"), SQS ("Value john for parameter MessageGroupId is invalid"),
-/// DynamoDB of operands ("lower bound operand: AttributeValue: {S:john}") and of numbers that are none ("The parameter
-/// cannot be converted to a numeric value: john").
-const QUOTING: [(&str, Option<&str>); 4] = [
-    ("alue '", Some("' at '")),
-    ("Value ", Some(" for parameter ")),
-    ("AttributeValue: {", Some("}")),
-    ("to a numeric value: ", None),
-];
-
-/// A message of AWS's without what it quotes of the request. Names of tables, roles and parameters stay: they are what
-/// helps.
+/// A message of AWS's without what it quotes of the request, in the forms that do: the checks that all services share ("1
+/// validation error detected: Value 'john' at 'name' failed to satisfy constraint: …"), SQS ("Value john for parameter
+/// MessageGroupId is invalid"), DynamoDB of operands ("lower bound operand: AttributeValue: {S:john}") and of numbers that
+/// are none ("The parameter cannot be converted to a numeric value: john"). Names of tables, roles and parameters stay:
+/// they are what helps.
 fn without_values(message: &str) -> String {
+    const QUOTED: &str = "alue '";
+    const OPERAND: &str = "AttributeValue: {";
     let mut left = message.to_owned();
-    for (before, after) in QUOTING {
-        let Some(begin) = left.find(before).map(|at| at + before.len()) else { continue };
-        // The last one, since a value can have anything in it; with it go all but the last of several complaints.
-        let end = match after {
-            Some(after) => left[begin..].rfind(after).map(|at| begin + at),
-            None => Some(left.len()),
-        };
-        match (end, before) {
-            (Some(end), _) => left.replace_range(begin..end, "…"),
-            // A value in quotes without an end. Otherwise it is another message with the same word in it.
-            (None, "alue '") => left.replace_range(begin.., "…"),
-            (None, _) => {}
-        }
+    let is_quoted = drop_between(&mut left, QUOTED, "' at '");
+    drop_between(&mut left, "Value ", " for parameter ");
+    if !is_quoted {
+        drop_after(&mut left, QUOTED);
     }
+    if !drop_between(&mut left, OPERAND, "}") {
+        drop_after(&mut left, OPERAND);
+    }
+    drop_after(&mut left, "to a numeric value:");
     left
+}
+
+/// Drops what stands between the first `before` and the last `after`, since a value can have anything in it: of several
+/// complaints only the end of the last stays. Whether there were both.
+fn drop_between(message: &mut String, before: &str, after: &str) -> bool {
+    let Some(begin) = message.find(before).map(|at| at + before.len()) else { return false };
+    let Some(length) = message[begin..].rfind(after) else { return false };
+    message.replace_range(begin..begin + length, "…");
+    true
+}
+
+/// Drops all that stands after the first `before`.
+fn drop_after(message: &mut String, before: &str) {
+    if let Some(at) = message.find(before) {
+        message.replace_range(at + before.len().., "…");
+    }
 }
 
 #[cfg(test)]
@@ -195,7 +202,7 @@ mod tests {
             ("Invalid value '' at 'a'", "Invalid value '…' at 'a'"),
             (
                 "The parameter cannot be converted to a numeric value: john",
-                "The parameter cannot be converted to a numeric value: …",
+                "The parameter cannot be converted to a numeric value:…",
             ),
             (
                 "Value john for parameter MessageGroupId is invalid. Reason: it must not be empty.",
@@ -205,6 +212,13 @@ mod tests {
                 "lower bound operand: AttributeValue: {S:jo}hn}, upper bound operand: AttributeValue: {N:4}",
                 "lower bound operand: AttributeValue: {…}",
             ),
+            (
+                "Value 'john' for parameter MessageGroupId is invalid. Reason: x.",
+                "Value … for parameter MessageGroupId is invalid. Reason: x.",
+            ),
+            ("Value john alue ' for parameter A is invalid", "Value … for parameter A is invalid"),
+            ("Value 'john for parameter b' at 'c' failed", "Value '…' at 'c' failed"),
+            ("operand: AttributeValue: {S:john", "operand: AttributeValue: {…"),
             ("Value is too long", "Value is too long"),
             (
                 "User: arn:aws:iam::1:user/a is not authorized to perform: dynamodb:PutItem on resource: 'b' at 'c'",
