@@ -52,11 +52,11 @@ pub struct Config {
     #[arg(long, env = "INDEX_SHARDS", default_value = "4", value_parser = index_shards)]
     pub index_shards: IndexShards,
 
-    /// How many rows can be watched at a time, by all callers together.
+    /// How many watches there can be at a time, of all callers together.
     #[arg(long, env = "MAX_WATCHERS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub max_watchers: u32,
 
-    /// How many rows one tenant may watch at a time, where callers are authenticated [default: half of all].
+    /// How many watches one tenant may have at a time, where callers are authenticated [default: half of all].
     #[arg(long, env = "MAX_WATCHERS_PER_TENANT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_watchers_per_tenant: Option<u32>,
 

@@ -14,10 +14,29 @@ const MOST_COMPRESSED: usize = 64 * 1024;
 
 /// A reply.
 pub(crate) fn reply<M: Message>(message: M) -> Response<M> {
-    let is_compressed = (WORTH_COMPRESSING..=MOST_COMPRESSED).contains(&message.encoded_len());
+    let is_compressed = is_compressed(message.encoded_len());
     let mut response = Response::new(message);
     if !is_compressed {
         response.disable_compression();
     }
     response
+}
+
+/// Whether a reply of so many bytes is compressed where its caller takes that.
+fn is_compressed(bytes: usize) -> bool {
+    (WORTH_COMPRESSING..=MOST_COMPRESSED).contains(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_compressed_and_neither_rows_nor_what_keeps_others_waiting() {
+        for (bytes, compressed) in
+            [(157, false), (1_399, false), (1_400, true), (19_000, true), (65_536, true), (65_537, false)]
+        {
+            assert_eq!(is_compressed(bytes), compressed, "{bytes}");
+        }
+    }
 }
