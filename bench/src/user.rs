@@ -1,13 +1,23 @@
 //! The one domain that all contenders have: a user who is given a name, again and again.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use millrace_domain::{Aggregate as _, StreamId, TenantId, Timestamp, user};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The name that is given. The same each time, so that every event is of one size.
+/// The name that is given, so that every event is of one size.
 pub(crate) const NAME: &str = "John Doe";
+
+/// Another name each time, as long as the usual one. Commands of equal bodies have equal digests, and a snapshot of those
+/// would be smaller than any is in use.
+pub(crate) fn another_name() -> String {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    format!("John{:04}", GIVEN.fetch_add(1, Ordering::Relaxed) % 10_000)
+}
 
 /// A user.
 #[derive(Debug, Clone, Copy)]

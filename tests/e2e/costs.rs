@@ -115,7 +115,7 @@ impl Metered {
         }
         let service = self.replica();
         for version in length - by_service + 1..=length {
-            assert_eq!(service.rename(&id, "John Doe").await, version);
+            assert_eq!(service.rename(&id, &format!("John {version}")).await, version);
         }
         (id, stream)
     }
@@ -188,7 +188,7 @@ async fn a_command_costs_the_same_however_long_its_stream_is() {
         match length {
             1 => assert_eq!(sent, (1.0, None), "events are read strongly"),
             100 => assert_eq!(sent, (8.0, None), "events are read strongly"),
-            // 6 KB, for which half a unit for 4 KB is enough.
+            // 8 KB at most, for which half a unit for 4 KB is enough.
             _ => assert_eq!(sent, (8.0, Some(1.0)), "and snapshots are not"),
         }
         assert_eq!(warm.requests(), requests(&[("PutItem", 1)]), "{length}, warm");
@@ -270,14 +270,14 @@ async fn snapshots_are_as_seldom_as_the_budget_of_a_cold_load_lets_them() {
         metered.until_kept(&stream, first).await;
         metered.cost();
         for version in first + 1..=first + every {
-            assert_eq!(service.rename(&id, "John Doe").await, version);
+            assert_eq!(service.rename(&id, &format!("John {version}")).await, version);
         }
         metered.until_kept(&stream, first + every).await;
         // Of every event, what is written for it besides itself.
         let snapshots_alone = metered.cost().write_units() / f64::from(u32::try_from(every).unwrap()) - 2.0;
         let newest = first + 2 * every - 1;
         for version in first + every + 1..=newest {
-            assert_eq!(service.rename(&id, "John Doe").await, version);
+            assert_eq!(service.rename(&id, &format!("John {version}")).await, version);
         }
         metered.cost();
         // A command that loads and writes nothing.

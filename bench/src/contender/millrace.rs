@@ -23,7 +23,7 @@ use tonic::{Code, Request};
 use uuid::Uuid;
 
 use super::{Contender, Outcome};
-use crate::user::{NAME, User, now};
+use crate::user::{NAME, User, another_name, now};
 
 /// The memory that the states of this process may take, as by default.
 const STATES: u64 = 32 << 20;
@@ -45,7 +45,7 @@ impl Millrace {
 pub(super) fn renaming(user: &User) -> UpdateUserProfileRequest {
     UpdateUserProfileRequest {
         user_id: user.id.to_string(),
-        name: Some(NAME.to_owned()),
+        name: Some(another_name()),
         command_id: Some(Uuid::new_v4().to_string()),
         ..Default::default()
     }

@@ -20,7 +20,7 @@ const STATE_SCHEMA: &str = "StateSchema";
 const CHECKSUM: &str = "Checksum";
 /// The state is JSON text and not a map: nobody asks for a part of it, numbers come back exactly as they were, and it
 /// may stand deeper than DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most
-/// of it is hexadecimal digits, which take half their room.
+/// of it are hexadecimal digits, which take half their room.
 const STATE: &str = "State";
 /// The fastest of zstd's levels that compress: the others find nothing more in ids.
 const LEVEL: i32 = 1;
