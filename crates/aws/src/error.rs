@@ -227,11 +227,12 @@ mod tests {
         ] {
             assert_eq!(without_values(message), left);
         }
-        let meta =
-            ErrorMetadata::builder().code("ValidationException").message("Value 'john' at 'name'").build();
-        let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
-        let shown =
-            AwsError::from(SdkError::service_error(PutItemError::generic(meta), response)).to_string();
-        assert_eq!(shown, "AWS refused: ValidationException: Value '…' at 'name'");
+        for (code, told) in [(Some("ValidationException"), "ValidationException"), (None, "no code")] {
+            let meta = ErrorMetadata::builder().message("Value 'john' at 'name'");
+            let meta = code.into_iter().fold(meta, |meta, code| meta.code(code)).build();
+            let response = HttpResponse::new(400.try_into().unwrap(), SdkBody::empty());
+            let error = AwsError::from(SdkError::service_error(PutItemError::generic(meta), response));
+            assert_eq!(error.to_string(), format!("AWS refused: {told}: Value '…' at 'name'"));
+        }
     }
 }

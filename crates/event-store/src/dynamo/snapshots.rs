@@ -22,7 +22,7 @@ const CHECKSUM: &str = "Checksum";
 /// may stand deeper than DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most
 /// of it are hexadecimal digits, which take half their room.
 const STATE: &str = "State";
-/// The fastest of zstd's levels that compress: the others find nothing more in ids.
+/// The fastest of zstd's levels that compress: the slowest makes ids 6 % smaller, in many times the time.
 const LEVEL: i32 = 1;
 /// The longest text of a state, in bytes: ten times what an item holds.
 const STATE_BYTES: usize = 10 * ITEM_BYTES;
