@@ -20,8 +20,8 @@ pub(crate) struct Options {
     #[arg(long, conflicts_with = "quick")]
     pub(crate) ceiling: bool,
 
-    /// Measures nothing, and writes the newest report and its part of README.md again from its results.json: after a change
-    /// of how they are told.
+    /// Measures nothing, and writes the newest report and its part of docs/measured.md and README.md again from its results.json:
+    /// after a change of how they are told.
     #[arg(long, conflicts_with_all = ["quick", "ceiling"])]
     pub(crate) again: bool,
 
@@ -29,7 +29,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) deployed: Option<PathBuf>,
 
-    /// Where results are written [default: bench/results/<today>, and README.md shows them].
+    /// Where results are written [default: bench/results/<today>, and docs/measured.md shows them].
     #[arg(long, value_name = "FOLDER")]
     pub(crate) out: Option<PathBuf>,
 
@@ -39,7 +39,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether this is the run that README tells of: all of it, at its usual length and place.
+    /// Whether this is the run that docs/measured.md tells of: all of it, at its usual length and place.
     #[expect(clippy::float_cmp, reason = "the default is exact")]
     pub(crate) fn is_usual(&self) -> bool {
         self.length == 1.0 && self.out.is_none() && self.deployed.is_none()

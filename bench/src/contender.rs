@@ -1,50 +1,24 @@
 //! Those who are measured: each carries out the same command in its own way.
 
 mod adapter;
+mod contract;
 mod cqrs;
 mod floor;
 mod grpc;
+mod items;
 mod millrace;
 mod recipe;
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
-use anyhow::ensure;
-use aws_sdk_dynamodb::{
-    Client,
-    types::{AttributeValue, PutRequest, WriteRequest},
-};
-use futures::future::BoxFuture;
+pub(crate) use contract::{Outcome, Shared};
 pub(crate) use grpc::{Service, choose, program};
+pub(crate) use millrace::history;
 
 use crate::{
     site::{Access, Site},
     user::User,
 };
-
-/// An item of a table.
-pub(crate) type Item = HashMap<String, AttributeValue>;
-
-/// What became of a command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// It is stored.
-    Done,
-    /// It lost against another one, and its caller would have to try again.
-    Conflict,
-}
-
-/// One who carries out commands.
-pub(crate) trait Contender: Send + Sync {
-    /// A new user.
-    fn create(&self) -> BoxFuture<'_, anyhow::Result<User>>;
-
-    /// Gives a user a name.
-    fn rename<'a>(&'a self, user: &'a User) -> BoxFuture<'a, anyhow::Result<Outcome>>;
-}
-
-/// A contender that several clients share.
-pub(crate) type Shared = Arc<dyn Contender>;
 
 /// Who there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,14 +78,14 @@ impl Kind {
             Self::Floor | Self::Recipe | Self::Cqrs | Self::CqrsAggregate | Self::Adapter => 5,
             Self::AdapterEvery => 5,
             Self::CqrsSnapshots | Self::AdapterSnapshots => 10,
-            Self::Millrace => command_service::snapshots::EVERY.get(),
+            Self::Millrace => millrace_command::snapshots::EVERY.get(),
         }
     }
 
     /// One with empty caches.
     pub(crate) async fn open(self, site: &Site, access: &Access) -> anyhow::Result<Shared> {
         Ok(match self {
-            Self::Floor => Arc::new(floor::Floor::new(access.bare(), site.ground.output("EventStoreTable"))),
+            Self::Floor => Arc::new(floor::Floor::new(access.bare(), site.stack.events())),
             Self::Recipe => Arc::new(recipe::Recipe::new(access.bare())),
             Self::Cqrs => Arc::new(cqrs::Cqrs::events(access.bare())),
             Self::CqrsSnapshots => Arc::new(cqrs::Cqrs::snapshots(access.bare())),
@@ -139,38 +113,4 @@ impl Kind {
         }
         Ok(user)
     }
-}
-
-pub(crate) use millrace::history;
-
-/// Writes items without conditions, as fast as can be.
-async fn write_all(client: &Client, table: &str, items: impl Iterator<Item = Item>) -> anyhow::Result<()> {
-    /// The most that one request holds (DynamoDB API Reference, BatchWriteItem).
-    const BATCH: usize = 25;
-    let mut requests = Vec::with_capacity(BATCH);
-    let mut items = items.peekable();
-    while let Some(item) = items.next() {
-        let put = PutRequest::builder().set_item(Some(item)).build()?;
-        requests.push(WriteRequest::builder().put_request(put).build());
-        if requests.len() == BATCH || items.peek().is_none() {
-            let batch = std::mem::take(&mut requests);
-            let reply = client.batch_write_item().request_items(table, batch).send().await?;
-            let left = reply.unprocessed_items.unwrap_or_default();
-            ensure!(left.is_empty(), "the local AWS left items of {table} out");
-        }
-    }
-    Ok(())
-}
-
-/// An item of these attributes.
-fn item<const N: usize>(attributes: [(&str, AttributeValue); N]) -> Item {
-    attributes.map(|(name, value)| (name.to_owned(), value)).into()
-}
-
-fn text(value: impl ToString) -> AttributeValue {
-    AttributeValue::S(value.to_string())
-}
-
-fn number(value: impl ToString) -> AttributeValue {
-    AttributeValue::N(value.to_string())
 }

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use command_service::loader::FIRST_PAGE;
+use millrace_command::loader::FIRST_PAGE;
 use millrace_event_store::ReadEvents as _;
-use millrace_tests::{Traffic, Wire};
+use millrace_tests::{FaultProxy, Traffic};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -75,7 +75,7 @@ fn reads(traffic: &BTreeMap<String, Traffic>) -> impl Iterator<Item = &Traffic> 
 /// it takes for snapshots to have their share.
 pub(crate) async fn count(site: &Site, kind: Kind, length: u64) -> anyhow::Result<Vec<Cost>> {
     let user = kind.seeded(site, length).await?;
-    let wire = Wire::before(site.ground.endpoint()).await?;
+    let wire = FaultProxy::before(site.stack.endpoint()).await?;
     let access = site.access().by(wire.url());
     let contender = kind.open(site, &access).await?;
     wire.take();
@@ -115,7 +115,7 @@ pub(crate) async fn count(site: &Site, kind: Kind, length: u64) -> anyhow::Resul
 }
 
 /// What went over a wire, once nothing more does: a snapshot is written behind the reply.
-async fn settled(wire: &Wire) -> BTreeMap<String, Traffic> {
+async fn settled(wire: &FaultProxy) -> BTreeMap<String, Traffic> {
     loop {
         let before = wire.traffic();
         tokio::time::sleep(Duration::from_millis(150)).await;
@@ -129,7 +129,7 @@ async fn settled(wire: &Wire) -> BTreeMap<String, Traffic> {
 /// AWS charges what it sends. So the same events are read whole.
 async fn whole(
     site: &Site,
-    wire: &Wire,
+    wire: &FaultProxy,
     user: &User,
     cold: &BTreeMap<String, Traffic>,
 ) -> anyhow::Result<f64> {

@@ -9,6 +9,7 @@ mod cli;
 mod contender;
 mod costs;
 mod guard;
+mod judged;
 mod load;
 mod machine;
 mod null;

@@ -32,8 +32,8 @@ const ROW_ID: &str = "0b5e8c0e-5a0b-4c0a-9b0a-3a3c1f0e7d11";
 pub(crate) const ROW_OF: Uuid = Uuid::from_u128(0x0b5e_8c0e_5a0b_4c0a_9b0a_3a3c_1f0e_7d11);
 
 /// A row of the table of user profiles, for whoever asks.
-const ROW: &str = r#"{"Item":{"UserId":{"S":"default#0b5e8c0e-5a0b-4c0a-9b0a-3a3c1f0e7d11"},
-"Email":{"S":"john.doe@example.com"},"EmailKey":{"S":"default#john.doe@example.com"},"Name":{"S":"John Doe"},
+const ROW: &str = r#"{"Item":{"Key":{"S":"default#0b5e8c0e-5a0b-4c0a-9b0a-3a3c1f0e7d11"},
+"Email":{"S":"john.doe@example.com"},"ByEmailKey":{"S":"default#john.doe@example.com"},"Name":{"S":"John Doe"},
 "CreatedAt":{"S":"2026-01-01T00:00:00Z"},"UpdatedAt":{"S":"2026-01-01T00:00:00Z"},"Version":{"N":"2"}}}"#;
 
 /// The null endpoint, running. Killed when this is dropped.

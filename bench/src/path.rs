@@ -4,17 +4,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use futures::FutureExt as _;
-use millrace_proto::{
+use millrace_proto::query::ReadAfter;
+use millrace_tests::{AwsStack, FaultProxy, Replied as _, Traffic, aws_stack, process::Deployable};
+use serde::{Deserialize, Serialize};
+use shop::contracts::{
     command::{
         CreateUserRequest, UpdateUserProfileRequest, user_command_service_client::UserCommandServiceClient,
     },
-    query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
+    query::{GetUserProfileRequest, user_query_service_client::UserQueryServiceClient},
 };
-use millrace_tests::{Ground, Traffic, Wire, process::Deployable};
-use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::Instant};
 use tonic::{Code, Request, transport::Channel};
-use uuid::Uuid;
 
 use crate::{
     contender::{Outcome, Service},
@@ -56,19 +56,19 @@ pub(crate) struct Path {
     command: Counted,
     projector: Counted,
     query: Service,
-    users: Arc<Vec<Uuid>>,
+    users: Arc<Vec<String>>,
 }
 
 /// A process, and the wire by which it reaches AWS.
 struct Counted {
     service: Service,
-    wire: Wire,
+    wire: FaultProxy,
 }
 
 impl Counted {
-    async fn start(deployable: Deployable, ground: &Ground) -> anyhow::Result<Self> {
-        let wire = Wire::before(ground.endpoint()).await?;
-        let service = Service::start(deployable, ground, &[("AWS_ENDPOINT_URL", wire.url())]).await?;
+    async fn start(deployable: Deployable, stack: &AwsStack) -> anyhow::Result<Self> {
+        let wire = FaultProxy::before(stack.endpoint()).await?;
+        let service = Service::start(deployable, stack, &[("AWS_ENDPOINT_URL", wire.url())]).await?;
         Ok(Self { service, wire })
     }
 }
@@ -76,20 +76,21 @@ impl Counted {
 impl Path {
     /// Brings it up, with so many users.
     pub(crate) async fn new(users: usize) -> anyhow::Result<Self> {
-        let ground = Ground::new().await?;
-        let command = Counted::start(Deployable::CommandService, &ground).await?;
-        let projector = Counted::start(Deployable::Projector, &ground).await?;
-        let query = Service::start(Deployable::QueryService, &ground, &[]).await?;
+        let stack = aws_stack().await?;
+        let command = Counted::start(Deployable::CommandService, &stack).await?;
+        let projector = Counted::start(Deployable::Projector, &stack).await?;
+        let query = Service::start(Deployable::QueryService, &stack, &[]).await?;
         let mut commands = UserCommandServiceClient::new(command.service.channel());
-        let mut ids = Vec::with_capacity(users);
+        let (mut ids, mut newest) = (Vec::with_capacity(users), None);
         for _ in 0..users {
             let (email, name) = (User::new(0).email(), NAME.to_owned());
             let request = CreateUserRequest { email, name, ..Default::default() };
-            ids.push(commands.create_user(request).await?.into_inner().aggregate_id.parse()?);
+            let reply = commands.create_user(request).await?.reply();
+            newest = reply.after();
+            ids.push(reply.aggregate_id);
         }
         let path = Self { command, projector, query, users: Arc::new(ids) };
-        let last = path.users.len() - 1;
-        path.readable(last, 1).await?;
+        readable(path.queries(), newest).await?;
         Ok(path)
     }
 
@@ -101,22 +102,17 @@ impl Path {
         UserQueryServiceClient::new(self.query.channel())
     }
 
-    /// Gives a user a name; the version that came of it.
-    fn rename(&self, number: usize) -> impl Future<Output = anyhow::Result<u64>> + Send + 'static {
-        let (mut users, id) = (self.commands(), self.users[number % self.users.len()]);
+    /// Gives a user a name; the read-after token that came of it.
+    fn rename(
+        &self,
+        number: usize,
+    ) -> impl Future<Output = anyhow::Result<Option<ReadAfter>>> + Send + 'static {
+        let (mut users, user_id) = (self.commands(), self.users[number % self.users.len()].clone());
         async move {
-            let request = UpdateUserProfileRequest {
-                user_id: id.to_string(),
-                name: Some(NAME.to_owned()),
-                ..Default::default()
-            };
-            Ok(users.update_user_profile(request).await?.into_inner().version)
+            let name = Some(NAME.to_owned());
+            let request = UpdateUserProfileRequest { user_id, name, ..Default::default() };
+            Ok(users.update_user_profile(request).await?.reply().after())
         }
-    }
-
-    /// Waits until a query shows a version of a user.
-    async fn readable(&self, number: usize, version: u64) -> anyhow::Result<()> {
-        readable((self.queries(), self.users[number % self.users.len()]), version).await
     }
 
     /// So many commands a second by the clock.
@@ -129,13 +125,11 @@ impl Path {
         while f64::from(number) < commands {
             let due = began + Duration::from_secs_f64(f64::from(number) / f64::from(per_second));
             tokio::time::sleep_until(due).await;
-            let user = usize::try_from(number).unwrap_or(0);
-            let rename = self.rename(user);
-            let path = (self.queries(), self.users[user % self.users.len()]);
+            let (rename, queries) = (self.rename(usize::try_from(number).unwrap_or(0)), self.queries());
             tasks.spawn(async move {
-                let version = rename.await?;
+                let after = rename.await?;
                 let replied = Instant::now();
-                readable(path, version).await?;
+                readable(queries, after).await?;
                 anyhow::Ok(replied.elapsed())
             });
             number += 1;
@@ -154,9 +148,9 @@ impl Path {
         let began = Instant::now();
         let mut times = Times::new()?;
         for number in 0..commands {
-            let version = self.rename(number).await?;
+            let after = self.rename(number).await?;
             let replied = Instant::now();
-            self.readable(number, version).await?;
+            readable(self.queries(), after).await?;
             times.note(replied.elapsed());
         }
         self.told(times.told(0.0, began.elapsed().as_secs_f64()), counts).await
@@ -169,7 +163,7 @@ impl Path {
         let counts = self.counts().await;
         let (users, ids) = (self.commands(), self.users.clone());
         let call: Call = Arc::new(move |client| {
-            let (mut users, user_id) = (users.clone(), ids[client % ids.len()].to_string());
+            let (mut users, user_id) = (users.clone(), ids[client % ids.len()].clone());
             async move {
                 let name = Some(NAME.to_owned());
                 let request = UpdateUserProfileRequest { user_id, name, ..Default::default() };
@@ -181,8 +175,8 @@ impl Path {
         let speed = closed(&call, CLIENTS, time, None).await?;
         let replied = Instant::now();
         for client in 0..CLIENTS {
-            let version = self.rename(client).await?;
-            self.readable(client, version).await?;
+            let after = self.rename(client).await?;
+            readable(self.queries(), after).await?;
         }
         let mut times = Times::new()?;
         times.note(replied.elapsed());
@@ -216,15 +210,15 @@ impl Path {
     }
 }
 
-/// Waits until a query shows a version of a user.
+/// Waits until a query shows what a command's read-after token names.
 async fn readable(
-    (mut queries, id): (UserQueryServiceClient<Channel>, Uuid),
-    version: u64,
+    mut queries: UserQueryServiceClient<Channel>,
+    after: Option<ReadAfter>,
 ) -> anyhow::Result<()> {
-    let after = Some(ReadAfter { aggregate_id: id.to_string(), version });
+    let user_id = after.as_ref().context("a reply without a token")?.aggregate_id.clone();
     let end = Instant::now() + PATIENCE;
     loop {
-        let query = GetUserProfileRequest { user_id: id.to_string(), after: after.clone() };
+        let query = GetUserProfileRequest { user_id: user_id.clone(), after: after.clone() };
         let mut request = Request::new(query);
         request.set_timeout(end.saturating_duration_since(Instant::now()));
         match queries.get_user_profile(request).await {

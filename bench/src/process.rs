@@ -24,7 +24,7 @@ pub(crate) async fn measure(site: &Site, step: &dyn Fn(&str)) -> anyhow::Result<
         step(&format!("starting the {}", deployable.name()));
         let (mut times, mut idle_mib) = (Vec::new(), 0.0);
         for _ in 0..STARTS {
-            let service = Service::start(deployable, &site.ground, &[]).await?;
+            let service = Service::start(deployable, &site.stack, &[]).await?;
             times.push(service.started_in);
             // It looks at its tables, its stream and its queues once or twice.
             tokio::time::sleep(Duration::from_millis(500)).await;

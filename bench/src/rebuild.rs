@@ -76,7 +76,7 @@ async fn scan(site: &Site, segment: i32) -> anyhow::Result<u64> {
     loop {
         let page = client
             .scan()
-            .table_name(site.ground.output("EventStoreTable"))
+            .table_name(site.stack.events())
             .segment(segment)
             .total_segments(SEGMENTS)
             .set_exclusive_start_key(from)
@@ -94,7 +94,7 @@ async fn repair(site: &Site) -> anyhow::Result<()> {
     let mut child = Command::new(program()?)
         .args([Deployable::Projector.name(), "audit", "--repair", "--grace", "0"])
         .env_clear()
-        .envs(site.ground.env())
+        .envs(millrace_tests::env(&site.stack))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -11,6 +11,7 @@ use crate::{
     cli::Options,
     contender::{Kind, choose},
     costs::{self, Bill, Cost, LENGTHS},
+    judged::Judged,
     machine::Machine,
     null::Null,
     path::{Lag, Path},
@@ -50,7 +51,7 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.2), &|words| run.step(words)).await?;
     run.part("queries");
     let null = Null::start()?;
-    let direct = site.ground.endpoint();
+    let direct = site.stack.endpoint();
     let queries = speeds::queries(&site, direct, ROUNDS, run.time(1.2), &|words| run.step(words)).await?;
     let queries_on_null =
         speeds::queries(&site, null.url(), ROUNDS, run.time(1.0), &|words| run.step(words)).await?;
@@ -64,7 +65,7 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     let results = Results {
         date: today(),
         machine,
-        command: report::COMMAND.to_owned(),
+        command: report::folder::COMMAND.to_owned(),
         took_seconds: run.began.elapsed().as_secs_f64(),
         prices: prices::SOURCE.to_owned(),
         costs,
@@ -80,17 +81,15 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
         loaded,
         rebuild,
         started,
-        budgets: Vec::new(),
-        ahead: Vec::new(),
     };
-    let results = results.judged();
+    let results = Judged::from(results);
     println!("{}", report::markdown(&results));
-    let folder = options.out.clone().unwrap_or_else(|| report::folder(&results));
+    let folder = options.out.clone().unwrap_or_else(|| report::folder::of(&results.date));
     report::write(&results, &folder)?;
     println!("Written to {}.", folder.display());
     if options.is_usual() {
-        report::readme::write(&results)?;
-        println!("README.md shows it.");
+        report::write_pages(&results)?;
+        println!("docs/measured.md and README.md show it.");
     }
     Ok(())
 }
@@ -103,7 +102,7 @@ pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
     let site = Arc::new(Site::new(true).await?);
     let ceilings = speeds::ceilings(&site, ROUNDS, run.time(1.2), &|words| run.step(words)).await?;
     run.bar.finish_and_clear();
-    println!("{}", report::ceilings(&ceilings));
+    println!("{}", report::tables::ceilings(&ceilings));
     Ok(())
 }
 

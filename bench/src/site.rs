@@ -15,7 +15,7 @@ use aws_sdk_dynamodb::{
 use millrace_aws::Aws;
 use millrace_event_store::{DynamoStore, Tables};
 use millrace_local::StackOptions;
-use millrace_tests::Ground;
+use millrace_tests::{AwsStack, aws_stack_with};
 
 /// The table of the recipe's events.
 pub(crate) const RECIPE_EVENTS: &str = "recipe-events";
@@ -34,7 +34,7 @@ const SHARDS: NonZeroU32 = NonZeroU32::new(4).expect("4 is not 0");
 /// An account with all tables.
 pub(crate) struct Site {
     /// Millrace's stack in it.
-    pub(crate) ground: Ground,
+    pub(crate) stack: AwsStack,
     config: SdkConfig,
     indexed: bool,
 }
@@ -53,7 +53,7 @@ impl Access {
 
     /// Millrace's clients.
     pub(crate) fn aws(&self) -> Aws {
-        Aws::new(self.config.clone())
+        Aws::new(self.config.clone(), millrace_local::ATTEMPT_TIMEOUT)
     }
 
     /// The same account by another address.
@@ -65,9 +65,9 @@ impl Access {
 impl Site {
     /// Deploys everything; Millrace's event store with its index by event type or without.
     pub(crate) async fn new(event_type_index: bool) -> anyhow::Result<Self> {
-        let ground = Ground::with(&StackOptions { event_type_index, ..StackOptions::default() }).await?;
-        let config = ground.account.sdk_config().await;
-        let site = Self { ground, config, indexed: event_type_index };
+        let stack = aws_stack_with(&StackOptions { event_type_index, ..StackOptions::default() }).await?;
+        let config = stack.account.sdk_config().await;
+        let site = Self { stack, config, indexed: event_type_index };
         let client = site.access().bare();
         create(
             &client,
@@ -102,9 +102,9 @@ impl Site {
     /// Millrace's event store by some way.
     pub(crate) fn store(&self, access: &Access) -> DynamoStore {
         let tables = Tables {
-            events: self.ground.output("EventStoreTable").into(),
-            unique_keys: self.ground.output("UniqueKeyTable").into(),
-            snapshots: self.ground.output("SnapshotTable").into(),
+            events: self.stack.events(),
+            unique_keys: self.stack.unique_keys(),
+            snapshots: self.stack.snapshots(),
         };
         DynamoStore::new(access.aws().dynamodb(), tables, self.indexed.then_some(SHARDS))
     }

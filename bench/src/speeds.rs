@@ -5,11 +5,9 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Context as _;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures::FutureExt as _;
-use millrace_proto::query::{
-    GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient,
-};
-use millrace_tests::{Wire, process::Deployable};
+use millrace_tests::{FaultProxy, USERS, process::Deployable};
 use serde::{Deserialize, Serialize};
+use shop::contracts::query::{GetUserProfileRequest, user_query_service_client::UserQueryServiceClient};
 use tonic::transport::Channel;
 use uuid::Uuid;
 
@@ -80,7 +78,7 @@ pub(crate) async fn ready(site: &Site, users: usize) -> anyhow::Result<Vec<Ready
     for kind in Kind::FAST {
         all.push(Ready::new(kind.name(), kind.open(site, &site.access()).await?, None, users).await?);
     }
-    let service = Service::start(Deployable::CommandService, &site.ground, &[("RELAY", "off")]).await?;
+    let service = Service::start(Deployable::CommandService, &site.stack, &[("RELAY", "off")]).await?;
     all.push(Ready::new(OVER_GRPC, Arc::new(service.contender()), Some(service), users).await?);
     Ok(all)
 }
@@ -158,7 +156,7 @@ pub(crate) async fn contention(
     replicas: usize,
     time: Duration,
 ) -> anyhow::Result<Contention> {
-    let wire = Wire::before(site.ground.endpoint()).await?;
+    let wire = FaultProxy::before(site.stack.endpoint()).await?;
     let access = site.access().by(wire.url());
     let mut contenders = Vec::new();
     for _ in 0..replicas {
@@ -220,7 +218,7 @@ pub(crate) async fn ceilings(
         all.push(Ready::new(kind.name(), contender, None, 64).await?);
     }
     let changed = [("AWS_ENDPOINT_URL", null.url()), ("RELAY", "off")];
-    let service = Service::start(Deployable::CommandService, &site.ground, &changed).await?;
+    let service = Service::start(Deployable::CommandService, &site.stack, &changed).await?;
     let id = service.id();
     all.push(Ready::new(OVER_GRPC, Arc::new(service.contender()), Some(service), 64).await?);
     let measured = rounds(&all, 64, rounds_of_each, time, step).await?;
@@ -253,13 +251,12 @@ pub(crate) async fn queries(
 ) -> anyhow::Result<Vec<Measured>> {
     const CLIENTS: usize = 16;
     let client = site.access().bare();
-    let table = site.ground.output("UserReadModelTable").to_owned();
+    let table = site.stack.rows(USERS);
     // The row that the null endpoint has.
     let id = null::ROW_OF;
     client.put_item().table_name(&table).set_item(Some(row(id))).send().await?;
     let bare = get_item(site.access().by(url).bare(), table, id);
-    let service =
-        Service::start(Deployable::QueryService, &site.ground, &[("AWS_ENDPOINT_URL", url)]).await?;
+    let service = Service::start(Deployable::QueryService, &site.stack, &[("AWS_ENDPOINT_URL", url)]).await?;
     let query = get_user(&service.channel(), id);
     let (mut of_bare, mut of_query) = (Vec::new(), Vec::new());
     for _ in 0..rounds_of_each {
@@ -273,7 +270,7 @@ pub(crate) async fn queries(
 
 fn get_item(client: Client, table: String, id: Uuid) -> Call {
     Arc::new(move |_| {
-        let get = client.get_item().table_name(&table).key("UserId", text(format!("default#{id}")));
+        let get = client.get_item().table_name(&table).key("Key", text(format!("default#{id}")));
         async move {
             get.send().await?.item.context("the row is not there")?;
             Ok(Outcome::Done)
@@ -286,7 +283,7 @@ fn get_user(channel: &Channel, id: Uuid) -> Call {
     let client = UserQueryServiceClient::new(channel.clone());
     Arc::new(move |_| {
         let mut client = client.clone();
-        let request = GetUserProfileRequest { user_id: id.to_string(), after: None::<ReadAfter> };
+        let request = GetUserProfileRequest { user_id: id.to_string(), after: None };
         async move {
             client.get_user_profile(request).await?;
             Ok(Outcome::Done)
@@ -303,9 +300,9 @@ fn text(value: impl ToString) -> AttributeValue {
 fn row(id: Uuid) -> std::collections::HashMap<String, AttributeValue> {
     let at = crate::user::now();
     [
-        ("UserId", text(format!("default#{id}"))),
+        ("Key", text(format!("default#{id}"))),
         ("Email", text("john.doe@example.com")),
-        ("EmailKey", text("default#john.doe@example.com")),
+        ("ByEmailKey", text("default#john.doe@example.com")),
         ("Name", text(crate::user::NAME)),
         ("CreatedAt", text(at)),
         ("UpdatedAt", text(at)),

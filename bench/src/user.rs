@@ -5,7 +5,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use millrace_domain::{Aggregate as _, StreamId, TenantId, Timestamp, user};
+use millrace_core::{Aggregate as _, StreamId, TenantId, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -35,7 +35,7 @@ impl User {
 
     /// Millrace's stream of the user.
     pub(crate) fn stream(&self) -> StreamId {
-        StreamId { tenant: TenantId::default(), aggregate_type: user::User::TYPE, id: self.id }
+        StreamId { tenant: TenantId::default(), aggregate_type: shop::user::User::TYPE, id: self.id }
     }
 
     /// An address that nobody else has.
@@ -52,19 +52,18 @@ impl fmt::Display for User {
 
 /// What has happened to a user, as the peers store it: the fields of Millrace's own events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all_fields = "camelCase")]
 pub(crate) enum Event {
-    UserCreated { user_id: String, email: String, name: String, created_at: String },
-    UserProfileUpdated { user_id: String, name: String, updated_at: String },
+    UserCreated { email: String, name: String },
+    UserProfileUpdated { name: String },
 }
 
 impl Event {
     /// The event of a version of a user's stream.
     pub(crate) fn of(user: &User, version: u64) -> Self {
-        let (user_id, name, now) = (user.id.to_string(), NAME.to_owned(), now().to_string());
+        let name = NAME.to_owned();
         match version {
-            1 => Self::UserCreated { user_id, email: user.email(), name, created_at: now },
-            _ => Self::UserProfileUpdated { user_id, name, updated_at: now },
+            1 => Self::UserCreated { email: user.email(), name },
+            _ => Self::UserProfileUpdated { name },
         }
     }
 
@@ -79,30 +78,25 @@ impl Event {
 
 /// A user's state, as the peers fold it and keep it in snapshots.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(default)]
 pub(crate) struct State {
-    user_id: String,
     email: String,
     name: String,
-    created_at: String,
-    updated_at: String,
 }
 
 impl State {
     /// The state after an event.
     pub(crate) fn after(self, event: Event) -> Self {
         match event {
-            Event::UserCreated { user_id, email, name, created_at } => {
-                Self { user_id, email, name, updated_at: created_at.clone(), created_at }
-            }
-            Event::UserProfileUpdated { name, updated_at, .. } => Self { name, updated_at, ..self },
+            Event::UserCreated { email, name } => Self { email, name },
+            Event::UserProfileUpdated { name } => Self { name, ..self },
         }
     }
 }
 
 /// The present time.
 pub(crate) fn now() -> Timestamp {
-    millrace_runtime::clock::now()
+    millrace_server::clock::now()
 }
 
 /// Today, as `2026-11-25`.

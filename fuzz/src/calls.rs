@@ -1,7 +1,7 @@
 //! What calls of either service have in common.
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
-use millrace_runtime::failure::MOST_VIOLATIONS;
+use millrace_server::failure::MAX_VIOLATIONS;
 use prost::Message;
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 use tonic_types::StatusExt as _;
@@ -80,7 +80,7 @@ pub(crate) fn assert_refusal(status: &Status) {
     let details = status.get_error_details();
     if status.code() == Code::InvalidArgument && details.error_info().is_none() {
         let bad = details.bad_request().expect("bad input names what is bad");
-        assert!((1..=MOST_VIOLATIONS).contains(&bad.field_violations.len()), "{bad:?}");
+        assert!((1..=MAX_VIOLATIONS).contains(&bad.field_violations.len()), "{bad:?}");
     }
     assert!(status.details().len() < 8 << 10, "details fit into the headers that clients take");
 }

@@ -1,16 +1,12 @@
 //! Commands, over an event store in memory.
 
 use arbitrary::{Result, Unstructured};
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    orders::Orders,
-    snapshots,
-    states::States,
-    users::Users,
-};
-use millrace_domain::{TenantId, Timestamp, order::OrderEvent, user::UserEvent};
-use millrace_event_store::{Entry, MemoryStore};
-use millrace_proto::{
+use command_service::{Orders, Users};
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
+use millrace_core::{TenantId, Timestamp};
+use millrace_event_store::MemoryStore;
+use millrace_proto::{command::CommandResult, query::ReadAfter};
+use shop::contracts::{
     Money,
     command::{
         CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest, UpdateUserProfileRequest,
@@ -21,6 +17,7 @@ use millrace_proto::{
 };
 
 use crate::{
+    application::SHOP,
     calls::{Caller, answered, message, number, text},
     wire::run,
 };
@@ -32,14 +29,14 @@ pub(crate) struct Services {
 }
 
 pub(crate) fn services(store: &MemoryStore) -> Services {
-    let config = HandlerConfig {
+    let config = CommandHandlerConfig {
         clock: || Timestamp::from_unix_micros(1_800_000_000_000_000),
-        chance: || 0.5,
+        jitter: || 0.5,
         snapshot_every: snapshots::EVERY,
     };
-    let users = Handler::new(store.clone(), States::new(1 << 12), config);
-    let orders = Handler::new(store.clone(), States::new(1 << 12), config);
-    Services { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
+    let users = CommandHandler::new(store.clone(), StateCache::new(1 << 12), config);
+    let orders = CommandHandler::new(store.clone(), StateCache::new(1 << 12), config);
+    Services { users: Users(users.clone()), orders: Orders { orders, users } }
 }
 
 const EMAILS: [&str; 4] = ["john@example.com", "John@Example.com", "jane@example.com", "nobody"];
@@ -60,13 +57,18 @@ fn price(u: &mut Unstructured<'_>) -> Result<Option<Money>> {
     u.ratio(9, 10)?.then(|| price(u)).transpose()
 }
 
-/// What a command came to: its aggregate, its version, its event, whether it is a replay.
-type Answer = (String, u64, String, bool);
+/// What a command came to: a token with its aggregate and its version, its event, whether it is a replay.
+type Answer = (ReadAfter, String, bool);
 
 macro_rules! answer {
     ($answer:expr) => {
-        answered($answer).map(|reply| (reply.aggregate_id, reply.version, reply.event_id, reply.replayed))
+        answered($answer).map(|reply| answer(reply.result))
     };
+}
+
+fn answer(result: Option<CommandResult>) -> Answer {
+    let CommandResult { read_after, event_id, replayed, .. } = result.expect("a reply has a result");
+    (read_after.expect("a reply has a token"), event_id, replayed)
 }
 
 /// A command, as it is sent.
@@ -168,7 +170,7 @@ pub(crate) fn commands(data: &[u8]) -> Result<()> {
         let before = store.all().len();
         let answer = sent.send(&caller, &replica);
         let stored = &store.all()[before..];
-        let Some((aggregate, version, event, replayed)) = answer else {
+        let Some((after, event, replayed)) = answer else {
             assert!(stored.is_empty(), "what is refused stores nothing");
             continue;
         };
@@ -176,19 +178,23 @@ pub(crate) fn commands(data: &[u8]) -> Result<()> {
         for stored in stored {
             let envelope = &stored.envelope;
             assert_eq!(envelope.tenant_id, tenant(&caller), "an event of its caller's tenant");
-            assert_eq!(
-                (envelope.aggregate_id.to_string(), envelope.version, envelope.event_id.to_string()),
-                (aggregate.clone(), version, event.clone())
-            );
-            let entry = Entry::from(stored.clone());
-            let can_be_read = entry.recorded::<UserEvent>().is_ok() || entry.recorded::<OrderEvent>().is_ok();
-            assert!(can_be_read, "what is stored can be read");
+            let token = ReadAfter {
+                aggregate_type: envelope.aggregate_type.to_string(),
+                aggregate_id: envelope.aggregate_id.to_string(),
+                version: envelope.version,
+            };
+            assert_eq!((token, envelope.event_id.to_string()), (after.clone(), event.clone()));
+            let aggregate =
+                SHOP.aggregate(&envelope.aggregate_type).expect("an event of a registered aggregate");
+            let data = envelope.event_data.as_ref().expect("an event's data");
+            let message = (aggregate.message)(&envelope.event_type, envelope.schema_version, data);
+            assert!(message.is_ok(), "what is stored can be read: {message:?}");
         }
         if sent.has_id() {
             let again = sent.send(&caller, &other_replica);
-            assert_eq!(again, Some((aggregate.clone(), version, event, true)), "a retry is a replay");
+            assert_eq!(again, Some((after.clone(), event, true)), "a retry is a replay");
         }
-        ids.push(aggregate);
+        ids.push(after.aggregate_id);
     }
     Ok(())
 }

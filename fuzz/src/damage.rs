@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 pub(crate) const SECRET: &str = "secret";
 
 /// Texts that are right in one place and wrong in all others.
-const TEXTS: [&str; 12] = [
+const TEXTS: [&str; 15] = [
     "acme#user#00000000-0000-0000-0000-000000000001",
     "other#user#00000000-0000-0000-0000-000000000001",
     "acme#00000000-0000-0000-0000-000000000001",
@@ -20,6 +20,9 @@ const TEXTS: [&str; 12] = [
     "CREATED",
     "",
     "acme#user#00000000-0000-0000-0000-000000000002",
+    "acme@00000000-0000-0000-0000-000000000001",
+    "2026-11-23T12:00:00.000000Z#00000000-0000-0000-0000-000000000001",
+    "USD",
 ];
 
 /// Characters of which numbers are made.

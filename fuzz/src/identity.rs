@@ -4,9 +4,9 @@ use std::{sync::LazyLock, time::Duration};
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
-use millrace_runtime::{
+use millrace_server::{
+    COMMANDS_WRITE,
     fuzzing::{self, LEEWAY, RULES},
-    identity::COMMANDS_WRITE,
 };
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::{Map, Value, json};

@@ -4,6 +4,7 @@
 //! (`wire`), requests go to the services over stores in memory. Most targets read their bytes as a series of choices
 //! ([`arbitrary::Unstructured`]), so that a good item, query or token is damaged in some places and inputs get far.
 
+mod application;
 mod calls;
 mod commands;
 mod damage;

@@ -2,9 +2,12 @@
 
 use std::{fmt::Display, str::FromStr};
 
-use millrace_domain::{AggregateType, CommandId, Email, Label, StreamId, TenantId, Timestamp, UserId};
-use millrace_read_models::Position;
-use millrace_runtime::{Call, Failure, TraceParent, fuzzing};
+use millrace_core::{
+    AggregateType, CommandId, StreamId, TenantId, Timestamp,
+    row::{Position, RowKey},
+};
+use millrace_server::{Call, Failure, TraceParent, fuzzing};
+use shop::{Email, Label, UserId};
 use tonic::{Request, metadata::MetadataValue};
 
 /// A header and a name of every kind. What is taken is bounded, and the same when it is written and read again; what joins
@@ -22,7 +25,7 @@ pub(crate) fn call_metadata(data: &[u8]) {
         Err(other) => panic!("bad metadata is bad input: {other}"),
     }
     // As long as eight digits of hours can be, and no longer.
-    assert!(fuzzing::patience(data).is_none_or(|patience| patience.as_secs() <= 99_999_999 * 3600));
+    assert!(fuzzing::timeout(data).is_none_or(|timeout| timeout.as_secs() <= 99_999_999 * 3600));
     let Ok(text) = std::str::from_utf8(data) else { return };
     if let Some(trace) = assert_survives::<TraceParent>(text) {
         assert_eq!(trace.to_string(), text, "a traceparent has one form");
@@ -44,6 +47,7 @@ pub(crate) fn call_metadata(data: &[u8]) {
     }
     assert_survives::<UserId>(text);
     assert_survives::<Position>(text);
+    assert_survives::<RowKey>(text);
     if let Ok(email) = Email::try_from(text.to_owned()) {
         assert!(email.as_str().len() <= Email::MAX_LEN && email.as_str().is_ascii());
         assert!(

@@ -1,40 +1,46 @@
 //! Queries, over read models and an event store in memory, and the page tokens that they hand out.
 
-use std::sync::LazyLock;
+use std::{collections::BTreeMap, sync::LazyLock, time::Duration};
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
+use millrace_core::projection::ProjectionSpec;
 use millrace_event_store::MemoryStore;
 use millrace_proto::{
-    Money, Timestamp,
-    codec::EventCodec,
-    command::{
-        CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest,
-        order_command_service_server::OrderCommandService as _,
-        user_command_service_server::UserCommandService as _,
-    },
-    query::{
-        BatchGetOrdersRequest, GetHistoryRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest,
-        SearchEventsRequest, get_history_request::Aggregate, history_service_server::HistoryService as _,
-        order_query_service_server::OrderQueryService as _, user_query_service_server::UserQueryService as _,
-    },
-    types::{OrderItem, OrderStatus},
+    Timestamp,
+    query::{GetHistoryRequest, SearchEventsRequest, history_service_server::HistoryService as _},
 };
-use millrace_read_models::{MemoryOrders, MemoryUsers, WriteRows, Written};
-use millrace_runtime::Places;
-use projector::Projection;
-use query_service::{
+use millrace_query::{
+    QueryService,
     history::History,
-    models::Models,
-    orders::Orders,
     token::PageTokens,
-    users::Users,
-    watch::{Hub, OrderRows, Pace, UserRows},
+    watch::{Pace, Watching},
+};
+use millrace_rows::{MemoryRows, WriteOutcome, WriteRows as _};
+use query_service::{Customers, Orders, Users};
+use shop::{
+    CustomerTotals, OrderSummary, UserProfile,
+    contracts::{
+        Money,
+        command::{
+            CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest,
+            order_command_service_server::OrderCommandService as _,
+            user_command_service_server::UserCommandService as _,
+        },
+        query::{
+            BatchGetOrdersRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest,
+            customer_query_service_server::CustomerQueryService as _,
+            order_query_service_server::OrderQueryService as _,
+            user_query_service_server::UserQueryService as _,
+        },
+        types::{OrderItem, OrderStatus},
+    },
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
+    application::SHOP,
     calls::{Caller, answered, message},
     commands::services,
     wire::run,
@@ -42,10 +48,11 @@ use crate::{
 
 /// The services, over what two tenants have.
 struct World {
-    users: Users<MemoryUsers, MemoryOrders>,
-    orders: Orders<MemoryUsers, MemoryOrders>,
-    history: History<MemoryStore>,
-    /// The ids of the tenants' users and orders, three each.
+    users: Users,
+    orders: Orders,
+    customers: Customers,
+    history: History,
+    /// The ids of the tenants' users, one each, and of their orders, three each.
     user_ids: Vec<String>,
     order_ids: Vec<String>,
 }
@@ -59,54 +66,63 @@ async fn world() -> World {
     let (mut user_ids, mut order_ids) = (Vec::new(), Vec::new());
     for tenant in TENANTS {
         let (to, caller) = (services(&events), Caller::Tenant(tenant.into()));
-        let user =
-            CreateUserRequest { email: "john@example.com".into(), name: "John".into(), ..Default::default() };
+        // With ids of commands, so that aggregates have the same ids in every run: seeds name them.
+        let user = CreateUserRequest {
+            email: "john@example.com".into(),
+            name: "John".into(),
+            command_id: Some("user".into()),
+            ..Default::default()
+        };
         let user = to.users.create_user(caller.request(user)).await.expect("a user").into_inner();
+        let user_id = user.result.and_then(|result| result.read_after).expect("a token").aggregate_id;
         let price = Money { currency_code: "USD".into(), units: 1, nanos: 0 };
         let item = OrderItem { product: "laptop".into(), quantity: 1, price: Some(price) };
-        for _ in 0..3 {
-            let user_id = user.aggregate_id.clone();
-            let order = CreateOrderRequest { user_id, items: vec![item.clone()], ..Default::default() };
+        for number in 1..=3 {
+            let (user_id, items) = (user_id.clone(), vec![item.clone()]);
+            let command_id = Some(format!("order-{number}"));
+            let order = CreateOrderRequest { user_id, items, command_id, ..Default::default() };
             let order = to.orders.create_order(caller.request(order)).await.expect("an order").into_inner();
-            order_ids.push(order.aggregate_id);
+            let token = order.result.and_then(|result| result.read_after).expect("a token");
+            order_ids.push(token.aggregate_id);
         }
         let order_id = order_ids[order_ids.len() - 1].clone();
         let status = OrderStatus::Processing.into();
         let update = UpdateOrderStatusRequest { order_id, status, ..Default::default() };
         to.orders.update_order_status(caller.request(update)).await.expect("a change");
-        user_ids.push(user.aggregate_id);
+        user_ids.push(user_id);
     }
-    let (users, orders) = (MemoryUsers::default(), MemoryOrders::default());
-    project::<projector::Users>(&events, &users).await;
-    project::<projector::Orders>(&events, &orders).await;
-
-    let pace =
-        Pace { fastest: std::time::Duration::from_secs(1), slowest: std::time::Duration::from_secs(1) };
-    let (places, ending) = (Places::new(1, 1), CancellationToken::new());
-    let models = Models::new(users.clone(), orders.clone());
-    let tokens = PageTokens::new(b"key");
-    let user_hub = Hub::new(UserRows(users), pace, places.clone(), ending.clone());
-    let order_hub = Hub::new(OrderRows(orders), pace, places, ending);
+    let mut rows = BTreeMap::new();
+    for spec in SHOP.projections() {
+        rows.insert(spec.name, project(spec, &events).await);
+    }
+    let second = Duration::from_secs(1);
+    let pace = Pace { fastest: second, slowest: second };
+    let service = QueryService::new(
+        &SHOP,
+        |spec| rows[&spec.name].clone(),
+        events,
+        PageTokens::new(b"key"),
+        Watching { pace, max: 1, max_per_tenant: 1 },
+        CancellationToken::new(),
+    );
     World {
-        users: Users::new(models.clone(), user_hub),
-        orders: Orders::new(models, tokens.clone(), order_hub),
-        history: History::new(events, tokens),
+        users: Users(service.rows::<UserProfile, _>().expect("a registered projection")),
+        orders: Orders(service.rows::<OrderSummary, _>().expect("a registered projection")),
+        customers: Customers(service.rows::<CustomerTotals, _>().expect("a registered projection")),
+        history: service.history(),
         user_ids,
         order_ids,
     }
 }
 
-async fn project<P: Projection>(events: &MemoryStore, rows: &impl WriteRows<P::Change>) {
-    for stored in events.all() {
-        let envelope = &stored.envelope;
-        if envelope.aggregate_type != P::AGGREGATE {
-            continue;
-        }
-        let data = envelope.event_data.clone().expect("an event's data");
-        let event = P::Event::decode(&envelope.event_type, envelope.schema_version, &data).expect("an event");
-        let change = P::change(envelope, event).expect("a change");
-        assert_eq!(rows.write(&change).await.expect("a row"), Written::Applied);
+/// The rows that a projection makes of all events.
+async fn project(spec: &ProjectionSpec, events: &MemoryStore) -> MemoryRows {
+    let rows = MemoryRows::new(spec);
+    for stored in events.all().iter().filter(|stored| stored.envelope.aggregate_type == spec.source) {
+        let update = (spec.update)(&stored.envelope).expect("an update").expect("an event's data");
+        assert_eq!(rows.write(&update).await.expect("a row"), WriteOutcome::Applied);
     }
+    rows
 }
 
 /// A query of any kind, by any caller, with any message. It is answered or refused.
@@ -119,7 +135,7 @@ pub(crate) fn queries(data: &[u8]) -> Result<()> {
             answered(run(world.$service.$method(request)));
         }};
     }
-    match u.int_in_range(0..=11)? {
+    match u.int_in_range(0..=12)? {
         0 => ask!(users, get_user_profile),
         1 => ask!(users, get_user_by_email),
         2 => ask!(users, batch_get_user_profiles),
@@ -128,9 +144,10 @@ pub(crate) fn queries(data: &[u8]) -> Result<()> {
         5 => ask!(orders, get_orders_by_user),
         6 => ask!(orders, get_orders_by_status),
         7 => ask!(history, get_history),
-        8 => ask!(history, get_user_profile_as_of),
-        9 => ask!(history, get_order_as_of),
+        8 => ask!(users, get_user_profile_as_of),
+        9 => ask!(orders, get_order_as_of),
         10 => ask!(history, search_events),
+        11 => ask!(customers, get_customer_totals),
         _ => {
             // All ids at once, of whomever they are: a tenant is shown its own.
             let asked = world.order_ids.iter().chain(&world.user_ids).cloned().collect();
@@ -214,9 +231,13 @@ impl Paged {
                 Ok((page.orders.into_iter().map(|order| order.order_id).collect(), page.next_page_token))
             }
             Kind::History { of, newest_first } => {
-                let aggregate = Some(Aggregate::OrderId(world.order_ids[of * 3 + 2].clone()));
-                let order = order(*newest_first);
-                let request = GetHistoryRequest { aggregate, page_size, page_token, order };
+                let request = GetHistoryRequest {
+                    aggregate_type: "order".to_owned(),
+                    aggregate_id: world.order_ids[of * 3 + 2].clone(),
+                    page_size,
+                    page_token,
+                    order: order(*newest_first),
+                };
                 let page = run(world.history.get_history(caller.request(request)))?.into_inner();
                 Ok((page.events.into_iter().map(|event| event.event_id).collect(), page.next_page_token))
             }

@@ -1,19 +1,20 @@
 //! What the queues bring.
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
-use millrace_domain::{order::OrderEvent, user::UserEvent};
-use millrace_proto::{
+use millrace_core::{
     Envelope,
-    codec::{EventCodec, payload},
+    projection::ProjectionSpec,
+    row::{Attributes, RowKey},
 };
-use millrace_read_models::Change as _;
-use projector::{
-    Orders, Projection, Users, bus,
-    queue::{MOST_MESSAGES, Queue as _, SqsQueue, Unusable},
+use millrace_projection::{
+    bus,
+    queue::{MAX_MESSAGES, Queue as _, QueueAddress, SqsQueue, Unusable},
 };
 use serde_json::json;
+use shop::{order::OrderEvent, user::UserEvent};
 
 use crate::{
+    application::SHOP,
     damage::{SECRET, text},
     stored::{assert_decodes, assert_silent},
     wire::{Played, played, run},
@@ -28,40 +29,39 @@ pub(crate) fn messages(data: &[u8]) {
             let sent = json!({ "detail": envelope }).to_string();
             assert_eq!(bus::envelope(&sent).ok().as_ref(), Some(&envelope), "an envelope survives the bus");
             assert!(envelope.version > 0, "versions begin with 1");
-            project::<Users>(&envelope);
-            project::<Orders>(&envelope);
+            SHOP.projections().iter().for_each(|spec| project(spec, &envelope));
             let Some(data) = &envelope.event_data else { return };
             assert_decodes::<UserEvent>(&envelope.event_type, envelope.schema_version, data);
             assert_decodes::<OrderEvent>(&envelope.event_type, envelope.schema_version, data);
-            if let Err(error) =
-                payload(&envelope.aggregate_type, &envelope.event_type, envelope.schema_version, data)
-            {
-                assert!(!error.to_string().contains(SECRET), "an error quotes what was sent: {error}");
+            for aggregate in SHOP.aggregates() {
+                let message = (aggregate.message)(&envelope.event_type, envelope.schema_version, data);
+                assert_quotes_nothing(message);
             }
         }
         Err(failure) => assert!(!failure.to_string().contains(SECRET), "a failure quotes: {failure}"),
     }
 }
 
-fn project<P: Projection>(envelope: &Envelope) {
-    let Some(data) = &envelope.event_data else { return };
-    let Ok(event) = P::Event::decode(&envelope.event_type, envelope.schema_version, data) else { return };
-    match P::change(envelope, event) {
-        Ok(change) => {
-            assert_eq!(
-                (change.from() + 1, change.to()),
-                (envelope.version, envelope.version),
-                "its own version"
-            );
-            let stream = change.stream();
-            assert_eq!(
-                (&stream.tenant, stream.id),
-                (&envelope.tenant_id, envelope.aggregate_id),
-                "its own row"
-            );
-        }
-        Err(failure) => assert!(!failure.to_string().contains(SECRET), "a failure quotes: {failure}"),
-    }
+fn project(spec: &ProjectionSpec, envelope: &Envelope) {
+    let Some(update) = assert_quotes_nothing((spec.update)(envelope)) else { return };
+    let Some(update) = update else {
+        assert!(envelope.event_data.is_none(), "only an event without its data makes no update");
+        return;
+    };
+    assert_eq!(
+        (update.from_version + 1, update.to_version),
+        (envelope.version, envelope.version),
+        "its own version"
+    );
+    assert_eq!(update.stream, envelope.stream(), "its own stream");
+    let own = RowKey { tenant: envelope.tenant_id.clone(), id: envelope.aggregate_id.to_string() };
+    assert_eq!(update.key, own, "its own row");
+    assert_quotes_nothing(update.change.resolve(&Attributes::new()));
+}
+
+/// What was made of a message; `None` where nothing could be, for a reason that quotes none of it.
+fn assert_quotes_nothing<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> Option<T> {
+    made.inspect_err(|error| assert!(!error.to_string().contains(SECRET), "an error quotes: {error}")).ok()
 }
 
 /// What SQS says of a queue, and the messages that it brings. A queue whose rules make no sense is refused, and what is
@@ -94,8 +94,12 @@ pub(crate) fn replies(data: &[u8]) -> Result<()> {
         "Messages": [message],
     });
     wire.answer(&reply);
-    let queue = match run(SqsQueue::open(aws, "http://localhost:1/1/q".to_owned(), std::time::Duration::ZERO))
-    {
+    let address = if u.ratio(1, 2)? {
+        QueueAddress::Name("q".to_owned())
+    } else {
+        QueueAddress::Url("http://localhost:1/1/q".to_owned())
+    };
+    let queue = match run(SqsQueue::open(aws, &address, std::time::Duration::ZERO)) {
         Ok(queue) => queue,
         Err(Unusable::Aws(_, error)) => panic!("a reply is no failure of AWS's: {error}"),
         Err(refused) => {
@@ -109,7 +113,7 @@ pub(crate) fn replies(data: &[u8]) -> Result<()> {
         assert_silent(&error);
     }
     let received = run(queue.receive()).expect("messages");
-    assert!(received.len() <= usize::try_from(MOST_MESSAGES).unwrap_or(10));
+    assert!(received.len() <= usize::try_from(MAX_MESSAGES).unwrap_or(10));
     assert_eq!(received.len(), usize::from(message.get("ReceiptHandle").is_some()), "no receipt, no message");
     Ok(())
 }

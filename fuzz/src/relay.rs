@@ -1,12 +1,12 @@
 //! The relay's leases, and the records of the stream.
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
-use command_service::relay::{
+use millrace_core::StreamId;
+use millrace_relay::{
     Leases as _, ShardStream as _,
     aws::{DynamoLeases, DynamoStream},
     stream::{Content, StreamError},
 };
-use millrace_domain::StreamId;
 use serde_json::{Value, json};
 
 use crate::{

@@ -3,7 +3,10 @@
 //! What is stored comes to Millrace in replies of AWS, so that is where the hostile bytes are put: behind the clients that
 //! the services have, and nothing of the services has to be opened for it.
 
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError},
+};
 
 use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
@@ -33,7 +36,7 @@ static PLAYED: LazyLock<Played> = LazyLock::new(|| {
         .endpoint_url("http://localhost:1")
         .http_client(wire.clone())
         .load();
-    let aws = Aws::new(run(loading));
+    let aws = Aws::new(run(loading), Aws::ATTEMPT_TIMEOUT);
     Played { wire, dynamodb: aws.dynamodb(), streams: aws.streams(), aws }
 });
 
@@ -61,14 +64,20 @@ pub(crate) struct Wire(Arc<Mutex<Said>>);
 
 #[derive(Debug, Default)]
 struct Said {
-    answer: Vec<u8>,
+    /// One for each request; the last one for all that follow.
+    answers: VecDeque<Vec<u8>>,
     asked: Vec<u8>,
 }
 
 impl Wire {
     /// Answers every request from now on with these bytes.
     pub(crate) fn answer(&self, answer: &Value) {
-        self.said().answer = answer.to_string().into_bytes();
+        self.answer_in_turn([answer]);
+    }
+
+    /// Answers a request with each of these, and all further ones with the last.
+    pub(crate) fn answer_in_turn<'a>(&self, answers: impl IntoIterator<Item = &'a Value>) {
+        self.said().answers = answers.into_iter().map(|answer| answer.to_string().into_bytes()).collect();
     }
 
     /// What the last request said.
@@ -85,8 +94,12 @@ impl HttpConnector for Wire {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let mut said = self.said();
         said.asked = request.body().bytes().unwrap_or_default().to_vec();
+        let answer = match said.answers.len() {
+            0 | 1 => said.answers.front().cloned(),
+            _ => said.answers.pop_front(),
+        };
         let ok = StatusCode::try_from(200).expect("a status");
-        HttpConnectorFuture::ready(Ok(HttpResponse::new(ok, SdkBody::from(said.answer.clone()))))
+        HttpConnectorFuture::ready(Ok(HttpResponse::new(ok, SdkBody::from(answer.unwrap_or_default()))))
     }
 }
 

@@ -1,54 +1,56 @@
-//! Millrace's contracts.
+//! Millrace's own contracts: the parts of commands and queries that all applications have in common.
 //!
-//! The generated code of every package stands under its own name: [`command`], [`query`], [`event`], [`types`]. By
-//! hand come the two contracts that protobuf does not describe: the [`Envelope`] in which an event is stored and
-//! published, and the [`codec`]s between the events of the contract and those of the domain.
+//! An application's contracts import them, and its generated code refers to the code here: see `millrace_build`.
+//!
+//! ```
+//! use millrace_core::EventCodec;
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Clone, Debug, PartialEq)]
+//! enum CounterEvent {
+//!     Increased(Increased),
+//! }
+//!
+//! #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+//! struct Increased {
+//!     by: u64,
+//! }
+//!
+//! // Events as JSON, for an application that has no contract of its events; `event_codec!` is for those that have one.
+//! millrace_proto::json_event_codec! {
+//!     CounterEvent { Increased = 1 }
+//! }
+//!
+//! let event = CounterEvent::Increased(Increased { by: 3 });
+//! let stored = event.encode();
+//! assert_eq!((stored.event_type, stored.schema_version), ("Increased", 1));
+//! assert_eq!(CounterEvent::decode("Increased", 1, &stored.data), Ok(event));
+//! ```
 
-/// Generated from `millrace/` and `google/type/`; the nesting follows the packages, as the generated paths expect.
+/// Generated; the nesting follows the packages, as the generated paths expect.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::wildcard_enum_match_arm)]
 mod generated {
-    pub mod google {
-        pub mod r#type {
-            include!(concat!(env!("OUT_DIR"), "/google.r#type.rs"));
-            include!(concat!(env!("OUT_DIR"), "/google.r#type.serde.rs"));
-        }
-    }
-    pub mod millrace {
-        pub mod r#type {
-            pub mod v1 {
-                include!(concat!(env!("OUT_DIR"), "/millrace.r#type.v1.rs"));
-                include!(concat!(env!("OUT_DIR"), "/millrace.r#type.v1.serde.rs"));
-            }
-        }
-        pub mod event {
-            pub mod v1 {
-                include!(concat!(env!("OUT_DIR"), "/millrace.event.v1.rs"));
-                include!(concat!(env!("OUT_DIR"), "/millrace.event.v1.serde.rs"));
-            }
-        }
-        pub mod command {
-            pub mod v1 {
-                include!(concat!(env!("OUT_DIR"), "/millrace.command.v1.rs"));
-            }
-        }
-        pub mod query {
-            pub mod v1 {
-                include!(concat!(env!("OUT_DIR"), "/millrace.query.v1.rs"));
-            }
-        }
-    }
+    include!(concat!(env!("OUT_DIR"), "/contracts.rs"));
 }
 
-pub mod codec;
-mod envelope;
+mod codec;
+mod request;
 mod timestamp;
 
-pub use envelope::Envelope;
-pub use generated::{
-    google::r#type::Money,
-    millrace::{command::v1 as command, event::v1 as event, query::v1 as query, r#type::v1 as types},
-};
-pub use timestamp::Timestamp;
+pub use generated::millrace;
+pub use generated::millrace::{command::v1 as command, query::v1 as query};
+pub use request::{CommandRequest, UpdateRequest};
+pub use timestamp::{Timestamp, time_from_proto, time_to_proto};
 
-/// Every contract as an encoded `FileDescriptorSet`, for reflection and for clients that read contracts at run time.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/millrace.binpb"));
+/// The contracts as an encoded `FileDescriptorSet`, for reflection and for clients that read contracts at run time.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/contracts.binpb"));
+
+// For macros that are expanded in other crates.
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::codec::structure;
+    pub use millrace_core as core;
+    pub use prost;
+
+    pub type Fields = serde_json::Map<String, serde_json::Value>;
+}

@@ -1,6 +1,7 @@
 //! `google.protobuf.Timestamp` with its canonical JSON.
 
 use chrono::{DateTime, SecondsFormat};
+use millrace_core::Invalid;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 /// `google.protobuf.Timestamp`. Its JSON is canonical: RFC 3339 in UTC with a `Z`, and 0, 3, 6 or 9 digits after the
@@ -35,4 +36,20 @@ impl<'de> Deserialize<'de> for Timestamp {
         let nanos = i32::try_from(time.timestamp_subsec_nanos()).map_err(de::Error::custom)?;
         Ok(Self { seconds: time.timestamp(), nanos })
     }
+}
+
+/// A time of the domain in the contract's type.
+pub fn time_to_proto(time: millrace_core::Timestamp) -> Timestamp {
+    let micros = time.unix_micros();
+    // `Timestamp` holds years up to 9999 only, and microseconds within a second always fit.
+    let nanos = i32::try_from(micros.rem_euclid(1_000_000) * 1_000).unwrap_or(0);
+    Timestamp { seconds: micros.div_euclid(1_000_000), nanos }
+}
+
+/// A time of a contract in the core's type.
+pub fn time_from_proto(time: Option<Timestamp>) -> Result<millrace_core::Timestamp, Invalid> {
+    let time = time.ok_or(Invalid("is missing"))?;
+    let micros =
+        time.seconds.checked_mul(1_000_000).and_then(|s| s.checked_add(i64::from(time.nanos) / 1_000));
+    micros.map(millrace_core::Timestamp::from_unix_micros).ok_or(Invalid("is out of range"))
 }

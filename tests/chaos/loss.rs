@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_tests::{Faults, fleet::Crew, havoc::havoc, load::Fate};
+use millrace_tests::{Faults, chaos_monkey, fleet::Crew, load::Fate};
 
 use crate::{
     stage::{Stage, run_for, summary},
@@ -13,38 +13,38 @@ use crate::{
 #[tokio::test(flavor = "multi_thread")]
 async fn no_acknowledged_command_is_lost_and_all_rows_come_right_whoever_is_killed_and_whatever_aws_does() {
     let stage = Stage::enter("loss").await;
-    let ground = stage.ground().await;
+    let stack = stage.stack().await;
     let crew = Crew { command_services: 3, projectors: 3, query_services: 1, ..Crew::default() };
-    let fleet = stage.fleet(stage.name, &ground, crew).await;
+    let fleet = stage.fleet(stage.name, &stack, crew).await;
     fleet.raise().await.unwrap();
     for (member, seed) in fleet.members().iter().zip(stage.seed..) {
-        member.wire.disturb(Faults::drizzle(seed));
+        member.proxy.disturb(Faults::drizzle(seed));
     }
     stage.say("all are up");
 
     // More than elsewhere, since many of them wait for one who does not answer.
     let load = stage.load(32);
-    let watch = Watch::begin(&ground, Duration::from_millis(500));
+    let watch = Watch::begin(&stack, Duration::from_millis(500));
     let time = Duration::from_secs(stage.pick(60, 14));
     fleet.take_requests();
-    let (errands, strikes) = run_for(&load, &fleet, time, async |end| {
-        havoc(&fleet, stage.seed, Duration::from_secs(2), &end.stop).await
+    let (commands, strikes) = run_for(&load, &fleet, time, async |end| {
+        chaos_monkey::unleash(&fleet, stage.seed, Duration::from_secs(2), &end.stop).await
     })
     .await;
     let requests = fleet.take_requests();
-    fleet.members().iter().for_each(|member| member.wire.calm());
+    fleet.members().iter().for_each(|member| member.proxy.calm());
     fleet.raise().await.unwrap();
-    stage.say(&format!("the load is over: {}", summary(&errands, &load)));
+    stage.say(&format!("the load is over: {}", summary(&commands, &load)));
 
-    let truth = judge(&ground, &errands).await;
-    let sightings = watch.end(&ground, &truth).await;
+    let oracle = judge(&stack, &commands).await;
+    let sightings = watch.end(&stack, &oracle).await;
     fleet.note_metrics().await;
     let faults = fleet.injected();
     let noted = |metric| fleet.noted(metric);
     stage.say(&format!(
         "all is right: {} events, {requests} requests to AWS during the load; replicas were {strikes:?}; faults were \
          {faults:?}, {} in all; about {} events published, {} duplicates dropped, {} gaps healed; {} states of rows were seen in {} looks",
-        truth.events(),
+        oracle.events().count(),
         faults.values().sum::<u64>(),
         noted("relay_published_total"),
         noted("projector_duplicates_total"),
@@ -53,7 +53,8 @@ async fn no_acknowledged_command_is_lost_and_all_rows_come_right_whoever_is_kill
         sightings.looks(),
     ));
 
-    let acknowledged = errands.iter().filter(|errand| matches!(errand.fate, Fate::Acknowledged(_))).count();
+    let acknowledged =
+        commands.iter().filter(|tracked| matches!(tracked.fate, Fate::Acknowledged(_))).count();
     assert!(acknowledged > stage.pick(500, 50), "{acknowledged} commands are no load");
     assert!(!load.tally().contains_key("given up"), "in the end every command is answered");
     // Promises are kept easily where nothing happens.

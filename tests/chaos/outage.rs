@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::{join_all, try_join_all};
-use millrace_runtime::{LIVENESS, READINESS};
+use millrace_server::{LIVENESS, READINESS};
 use millrace_tests::{
     fleet::{Crew, Fleet, Member},
     load::Fate,
@@ -22,36 +22,38 @@ const NOTICED: Duration = Duration::from_secs(15);
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_of_aws_is_said_by_readiness_alone_and_all_comes_right_without_a_restart() {
     let stage = Stage::enter("outage").await;
-    let ground = stage.ground().await;
+    let stack = stage.stack().await;
     let crew = Crew { command_services: 2, projectors: 2, query_services: 1, ..Crew::default() };
-    let fleet = stage.fleet(stage.name, &ground, crew).await;
+    let fleet = stage.fleet(stage.name, &stack, crew).await;
     fleet.raise().await.unwrap();
     let processes = processes(&fleet);
 
     let outage = Duration::from_secs(stage.pick(30, 6));
     let load = stage.load(16);
-    let (errands, ()) = run_for(&load, &fleet, outage + Duration::from_secs(8), async |_| {
+    let (commands, ()) = run_for(&load, &fleet, outage + Duration::from_secs(8), async |_| {
         sleep(Duration::from_secs(3)).await;
-        try_join_all(fleet.members().iter().map(|member| member.wire.refuse())).await?;
+        try_join_all(fleet.members().iter().map(|member| member.proxy.refuse())).await?;
         stage.say("AWS is out of reach");
         let until = Instant::now() + outage;
         join_all(fleet.members().iter().map(|member| suffers(member, until))).await;
-        try_join_all(fleet.members().iter().map(|member| member.wire.accept())).await?;
+        try_join_all(fleet.members().iter().map(|member| member.proxy.accept())).await?;
         stage.say("AWS is back");
         join_all(fleet.members().iter().map(Member::until_ready)).await;
         stage.say("all are ready again");
         Ok(())
     })
     .await;
-    stage.say(&format!("the load is over: {}", summary(&errands, &load)));
+    stage.say(&format!("the load is over: {}", summary(&commands, &load)));
 
-    let truth = judge(&ground, &errands).await;
-    stage.say(&format!("all is right: {} events", truth.events()));
+    let oracle = judge(&stack, &commands).await;
+    stage.say(&format!("all is right: {} events", oracle.events().count()));
     assert_eq!(self::processes(&fleet), processes, "the same processes, none of which has ended");
     let tally = load.tally();
     assert!(!tally.contains_key("given up"), "in the end every command is answered: {tally:?}");
     assert!(tally.contains_key("sent again: STORAGE_UNREACHABLE"), "callers were told: {tally:?}");
-    assert!(errands.iter().any(|errand| errand.attempts > 1 && matches!(errand.fate, Fate::Acknowledged(_))));
+    assert!(
+        commands.iter().any(|tracked| tracked.attempts > 1 && matches!(tracked.fate, Fate::Acknowledged(_)))
+    );
 }
 
 /// The numbers of all processes that run.

@@ -8,9 +8,9 @@ use std::{
 
 use millrace_local::StackOptions;
 use millrace_tests::{
-    Ground, PATIENCE,
+    AwsStack, PATIENCE, aws_stack_with,
     fleet::{Crew, Fleet},
-    load::{End, Errand, Fate, Load, LoadOptions},
+    load::{End, Fate, Load, LoadOptions, TrackedCommand},
 };
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -60,19 +60,23 @@ impl Stage {
         println!("{}, after {} s: {what}", self.name, self.begun.elapsed().as_secs());
     }
 
-    /// A ground where messages that a projector took with it are seen again sooner than in production, unless the test
+    /// A stack where messages that a projector took with it are seen again sooner than in production, unless the test
     /// has time for that.
-    pub(crate) async fn ground(&self) -> Arc<Ground> {
+    pub(crate) async fn stack(&self) -> Arc<AwsStack> {
         let options = StackOptions { queue_visibility_seconds: self.pick(30, 6), ..StackOptions::default() };
-        Arc::new(Ground::with(&options).await.unwrap())
+        Arc::new(aws_stack_with(&options).await.unwrap())
     }
 
-    /// Replicas on a ground, which do not run yet. Their logs are kept under a name.
-    pub(crate) async fn fleet(&self, name: &str, ground: &Arc<Ground>, crew: Crew) -> Arc<Fleet> {
+    /// Replicas on a stack, which do not run yet. Their logs are kept under a name.
+    pub(crate) async fn fleet(&self, name: &str, stack: &Arc<AwsStack>, crew: Crew) -> Arc<Fleet> {
         // As in production; only shards are looked for more often, and with them leases that are free.
-        let mut env = vec![("RELAY_POLL_MS", "250"), ("RELAY_DISCOVERY_MS", "1000")];
+        let mut env = vec![
+            ("RELAY_POLL_MS", "250"),
+            ("RELAY_DISCOVERY_MS", "1000"),
+            ("AWS_ATTEMPT_TIMEOUT_MS", "2000"),
+        ];
         env.extend(crew.env);
-        let fleet = Fleet::new(name, ground, &Crew { env, ..crew }).await.unwrap();
+        let fleet = Fleet::new(name, stack, &Crew { env, ..crew }).await.unwrap();
         self.say(&format!("logs are in {}", fleet.logs().display()));
         Arc::new(fleet)
     }
@@ -92,7 +96,7 @@ pub(crate) async fn run_for<T>(
     fleet: &Arc<Fleet>,
     time: Duration,
     meanwhile: impl AsyncFnOnce(&End) -> anyhow::Result<T>,
-) -> (Vec<Errand>, T) {
+) -> (Vec<TrackedCommand>, T) {
     let end = End::default();
     let clock = async {
         sleep(time).await;
@@ -108,10 +112,10 @@ pub(crate) async fn run_for<T>(
     }
 }
 
-/// What became of errands, in a line.
-pub(crate) fn summary(errands: &[Errand], load: &Load) -> String {
-    let count = |is: fn(&Fate) -> bool| errands.iter().filter(|errand| is(&errand.fate)).count();
-    let attempts: u32 = errands.iter().map(|errand| errand.attempts).sum();
+/// What became of commands, in a line.
+pub(crate) fn summary(commands: &[TrackedCommand], load: &Load) -> String {
+    let count = |is: fn(&Fate) -> bool| commands.iter().filter(|tracked| is(&tracked.fate)).count();
+    let attempts: u32 = commands.iter().map(|tracked| tracked.attempts).sum();
     format!(
         "{} commands acknowledged, {} refused, {} with nobody to hear the answer, in {attempts} attempts; {:?}",
         count(|fate| matches!(fate, Fate::Acknowledged(_))),

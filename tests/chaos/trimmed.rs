@@ -2,12 +2,12 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use millrace_local::{Account, Emulator, PrivateOptions, Stack, StackOptions, endpoint_from_env};
+use millrace_local::{Account, Emulator, PrivateOptions, StackOptions, endpoint_from_env};
+use millrace_testing::local::read_oracle;
 use millrace_tests::{
-    Ground,
+    AwsStack,
     fleet::{Crew, Fleet},
     process::Deployable,
-    truth::Truth,
 };
 use tokio::time::sleep;
 
@@ -39,11 +39,10 @@ impl<'a> Kept<'a> {
     }
 
     /// A new account with a stack.
-    async fn ground(&self) -> Arc<Ground> {
+    async fn stack(&self) -> Arc<AwsStack> {
         let account = Account::unique(self.emulator.endpoint());
         let options = StackOptions { queue_visibility_seconds: 6, ..StackOptions::default() };
-        let stack = Stack::deploy(&account.sdk_config().await, &options).await.unwrap();
-        Arc::new(Ground { account, stack })
+        Arc::new(AwsStack::deploy(&millrace_tests::shop(), account, &options).await.unwrap())
     }
 }
 
@@ -55,19 +54,19 @@ async fn what_a_stream_has_lost_comes_from_the_table_whether_its_relays_were_dow
     }
     let data = tempfile::tempdir().unwrap();
     let aws = Kept::start(data.path(), None).await;
-    let ground = aws.ground().await;
+    let stack = aws.stack().await;
     let writers = Crew { command_services: 2, env: vec![("RELAY", "off")], ..Crew::default() };
-    let writers = stage.fleet("trimmed-writers", &ground, writers).await;
+    let writers = stage.fleet("trimmed-writers", &stack, writers).await;
     let relays = Crew { command_services: 2, projectors: 2, env: vec![FORGETFUL], ..Crew::default() };
-    let relays = stage.fleet("trimmed-relays", &ground, relays).await;
+    let relays = stage.fleet("trimmed-relays", &stack, relays).await;
     let load = stage.load(16);
     let while_writing = Duration::from_secs(stage.pick(20, 2));
 
     writers.raise().await.unwrap();
-    let (mut errands, ()) = run_for(&load, &writers, while_writing, async |_| Ok(())).await;
+    let (mut commands, ()) = run_for(&load, &writers, while_writing, async |_| Ok(())).await;
     relays.raise().await.unwrap();
-    let truth = judge(&ground, &errands).await;
-    stage.say(&format!("{} events from before the first relay are in their rows", truth.events()));
+    let oracle = judge(&stack, &commands).await;
+    stage.say(&format!("{} events from before the first relay are in their rows", oracle.events().count()));
     for member in relays.of(Deployable::CommandService) {
         member.note_metrics().await;
         member.terminate().await.unwrap();
@@ -76,12 +75,12 @@ async fn what_a_stream_has_lost_comes_from_the_table_whether_its_relays_were_dow
 
     // Relays that are down.
     let (more, ()) = run_for(&load, &writers, while_writing, async |_| Ok(())).await;
-    errands.extend(more);
-    let unread = Truth::read(&ground).await.unwrap().events() - truth.events();
+    commands.extend(more);
+    let unread = read_oracle(&stack).await.unwrap().events().count() - oracle.events().count();
     let aws = aws.restart().await;
     stage.say(&format!("AWS has restarted, and its stream has lost {unread} events that no relay has read"));
     relays.raise().await.unwrap();
-    let truth = judge(&ground, &errands).await;
+    let oracle = judge(&stack, &commands).await;
     relays.note_metrics().await;
     let (trimmed, refilled) = lost_and_found(&relays);
     stage.say(&format!("all are in their rows: trimmed {trimmed}, refilled {refilled}"));
@@ -93,16 +92,16 @@ async fn what_a_stream_has_lost_comes_from_the_table_whether_its_relays_were_dow
         Ok(aws.restart().await)
     })
     .await;
-    errands.extend(more);
-    stage.say(&format!("AWS has restarted during a load: {}", summary(&errands, &load)));
-    let events = judge(&ground, &errands).await.events();
+    commands.extend(more);
+    stage.say(&format!("AWS has restarted during a load: {}", summary(&commands, &load)));
+    let events = judge(&stack, &commands).await.events().count();
     relays.note_metrics().await;
     let (trimmed_again, refilled_again) = lost_and_found(&relays);
     stage.say(&format!(
         "all {events} events are in their rows: trimmed {trimmed_again}, refilled {refilled_again}, {} duplicates dropped",
         relays.noted("projector_duplicates_total"),
     ));
-    assert!(events > truth.events() && trimmed_again > trimmed && refilled_again > refilled);
+    assert!(events > oracle.events().count() && trimmed_again > trimmed && refilled_again > refilled);
     assert!(!load.tally().contains_key("given up"), "in the end every command is answered");
     drop((writers, relays));
     aws.emulator.stop().await.unwrap();

@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use aws_sdk_sqs::types::QueueAttributeName::{
-    ApproximateNumberOfMessages, ApproximateNumberOfMessagesDelayed, ApproximateNumberOfMessagesNotVisible,
+use millrace_testing::{
+    Oracle,
+    local::{read_holders, read_oracle, read_rows},
+    oracle::differences,
 };
 use millrace_tests::{
-    Ground, PATIENCE,
-    load::Errand,
-    scan::assert_known,
-    truth::{ReadModel, Truth, differences, keys},
+    AwsStack, PATIENCE, load::TrackedCommand, oracle::check_commands, queues::Queues, scan::assert_known,
 };
 use tokio::time::{Instant, sleep};
 
@@ -18,23 +17,23 @@ const CONVERGENCE: Duration = PATIENCE.saturating_mul(2);
 
 /// Fails unless the event store is as clients were told, and the read models come to be the fold of it. Returns what the
 /// event store holds.
-pub(crate) async fn judge(ground: &Ground, errands: &[Errand]) -> Truth {
-    let truth = at_rest(ground).await;
-    truth.check_errands(errands).unwrap();
-    assert_known(truth.streams().values().flatten());
-    assert_eq!(truth.holders().unwrap(), keys(ground).await.unwrap(), "I6: who holds which address");
-    converge(ground, &truth).await;
-    assert_eq!(Truth::read(ground).await.unwrap(), truth, "nothing was added meanwhile");
-    truth
+pub(crate) async fn judge(stack: &AwsStack, commands: &[TrackedCommand]) -> Oracle {
+    let oracle = at_rest(stack).await;
+    check_commands(&oracle, commands).unwrap();
+    assert_known(oracle.events());
+    assert_eq!(oracle.holders().unwrap(), read_holders(stack).await.unwrap(), "I6: who holds which address");
+    converge(stack, &oracle).await;
+    assert_eq!(read_oracle(stack).await.unwrap(), oracle, "nothing was added meanwhile");
+    oracle
 }
 
 /// What the event store holds once nothing more is added: a command may be on its way when its client gives it up.
-async fn at_rest(ground: &Ground) -> Truth {
-    let mut before = Truth::read(ground).await.unwrap();
+async fn at_rest(stack: &AwsStack) -> Oracle {
+    let mut before = read_oracle(stack).await.unwrap();
     let end = Instant::now() + PATIENCE;
     loop {
         sleep(Duration::from_millis(500)).await;
-        let now = Truth::read(ground).await.unwrap();
+        let now = read_oracle(stack).await.unwrap();
         if now == before {
             return now;
         }
@@ -43,67 +42,52 @@ async fn at_rest(ground: &Ground) -> Truth {
     }
 }
 
-/// Waits until the read models are what they should be, row by row, and the queues are empty. No message was given up.
-pub(crate) async fn converge(ground: &Ground, truth: &Truth) {
-    let expected = truth.rows(shards(ground)).unwrap();
+/// Waits until the rows of every projection are what they should be, attribute by attribute, and the queues are empty. No
+/// message was given up.
+pub(crate) async fn converge(stack: &AwsStack, oracle: &Oracle) {
+    let expected = oracle.items(stack.index_shards()).unwrap();
     let end = Instant::now() + CONVERGENCE;
     loop {
-        let wrong = differences(&expected, &ReadModel::read_all(ground).await.unwrap());
-        if wrong.is_empty() {
+        let violations = differences(&expected, &read_rows(stack).await.unwrap());
+        if violations.is_empty() {
             break;
         }
         assert!(
             Instant::now() < end,
-            "after {CONVERGENCE:?} the rows are not right: {wrong:#?}{}",
-            said(ground).await
+            "after {CONVERGENCE:?} the rows are not right: {violations:#?}{}",
+            said(stack).await
         );
         sleep(Duration::from_millis(200)).await;
     }
-    drained(ground).await;
-    let wrong = differences(&expected, &ReadModel::read_all(ground).await.unwrap());
-    assert!(wrong.is_empty(), "the last messages have changed rows: {wrong:#?}");
-    for queue in ["UserDeadLetterQueueUrl", "OrderDeadLetterQueueUrl", "UndeliveredQueueUrl"] {
-        assert_eq!(messages(ground, queue).await, 0, "a message was given up{}", said(ground).await);
+    drained(stack).await;
+    let violations = differences(&expected, &read_rows(stack).await.unwrap());
+    assert!(violations.is_empty(), "the last messages have changed rows: {violations:#?}");
+    let queues = Queues::of(stack).await;
+    for queue in dead_letters(stack) {
+        assert_eq!(queues.counts(&queue).await, (0, 0), "a message was given up{}", said(stack).await);
     }
 }
 
 /// Waits until the queues have nothing left in them.
-pub(crate) async fn drained(ground: &Ground) {
-    let end = Instant::now() + CONVERGENCE;
-    for queue in ["UserQueueUrl", "OrderQueueUrl"] {
-        while messages(ground, queue).await > 0 {
-            assert!(Instant::now() < end, "{queue} is not empty after {CONVERGENCE:?}");
-            sleep(Duration::from_millis(200)).await;
-        }
+pub(crate) async fn drained(stack: &AwsStack) {
+    let queues = Queues::of(stack).await;
+    for projection in stack.application.projections() {
+        queues.drained(&stack.queue(projection.name)).await;
     }
 }
 
-/// Over how many shards the keys of indexes are spread.
-pub(crate) fn shards(ground: &Ground) -> u16 {
-    ground.output("IndexShards").parse().unwrap()
-}
-
-/// How many messages a queue has, hidden ones among them.
-async fn messages(ground: &Ground, queue: &str) -> u64 {
-    let names = [
-        ApproximateNumberOfMessages,
-        ApproximateNumberOfMessagesDelayed,
-        ApproximateNumberOfMessagesNotVisible,
-    ];
-    let asked = ground.aws().await.sqs(Duration::ZERO).get_queue_attributes();
-    let asked = asked.queue_url(ground.output(queue)).set_attribute_names(Some(names.into()));
-    let counts = asked.send().await.unwrap().attributes.unwrap();
-    counts.values().map(|count| count.parse::<u64>().unwrap()).sum()
+/// Where messages end that nobody could use.
+fn dead_letters(stack: &AwsStack) -> Vec<String> {
+    let projections = stack.application.projections().iter();
+    projections.map(|projection| stack.dead_letters(projection.name)).chain([stack.undelivered()]).collect()
 }
 
 /// What dead letters say of themselves: one without a reason was moved by the queue itself.
-async fn said(ground: &Ground) -> String {
-    let sqs = ground.aws().await.sqs(Duration::ZERO);
+async fn said(stack: &AwsStack) -> String {
+    let queues = Queues::of(stack).await;
     let mut said = String::new();
-    for queue in ["UserDeadLetterQueueUrl", "OrderDeadLetterQueueUrl", "UndeliveredQueueUrl"] {
-        let receive = sqs.receive_message().queue_url(ground.output(queue)).max_number_of_messages(10);
-        let letters = receive.message_attribute_names("All").wait_time_seconds(0).send().await.unwrap();
-        for letter in letters.messages.unwrap_or_default() {
+    for queue in dead_letters(stack) {
+        for letter in queues.look(&queue).await {
             said += &format!("\n  in {queue}: {:?} {:?}", letter.message_attributes, letter.body);
         }
     }

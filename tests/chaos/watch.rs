@@ -2,14 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millrace_tests::{
-    Ground,
-    truth::{ReadModel, Sightings, Truth},
-};
+use millrace_testing::{Oracle, local::read_rows, oracle::Sightings};
+use millrace_tests::AwsStack;
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
-
-use crate::verdict::shards;
 
 /// A watch over the rows, which goes on until it is ended.
 pub(crate) struct Watch {
@@ -18,14 +14,14 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Begins to watch the rows of a ground, strongly consistent, with a pause between two looks.
-    pub(crate) fn begin(ground: &Arc<Ground>, pause: Duration) -> Self {
+    /// Begins to watch the rows of a stack, strongly consistent, with a pause between two looks.
+    pub(crate) fn begin(stack: &Arc<AwsStack>, pause: Duration) -> Self {
         let stop = CancellationToken::new();
-        let (ground, stopped) = (ground.clone(), stop.clone());
+        let (stack, stopped) = (stack.clone(), stop.clone());
         let watching = tokio::spawn(async move {
             let mut sightings = Sightings::default();
             while !stopped.is_cancelled() {
-                sightings.note(ReadModel::read_all(&ground).await?)?;
+                sightings.note(read_rows(&stack).await?)?;
                 stopped.run_until_cancelled(sleep(pause)).await;
             }
             Ok(sightings)
@@ -34,10 +30,10 @@ impl Watch {
     }
 
     /// Ends. Fails where a row was ever seen as its history never had it, or went back.
-    pub(crate) async fn end(self, ground: &Ground, truth: &Truth) -> Sightings {
+    pub(crate) async fn end(self, stack: &AwsStack, oracle: &Oracle) -> Sightings {
         self.stop.cancel();
         let sightings = self.watching.await.unwrap().unwrap();
-        sightings.check(&truth.states(shards(ground)).unwrap()).unwrap();
+        sightings.check(&oracle.item_states(stack.index_shards()).unwrap()).unwrap();
         sightings
     }
 }

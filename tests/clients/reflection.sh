@@ -32,7 +32,9 @@ address() { awk -v name="$1" '$1 == name { print $2 }' "$scratch/stack"; }
 call() {
   "${BUF:-buf}" curl --protocol grpc --http2-prior-knowledge --data "$3" "http://$(address "$1")/$2"
 }
-field() { python3 -c 'import json, sys; print(json.load(sys.stdin)[sys.argv[1]])' "$1"; }
+# after: the read-after token of a command's reply, as it is; id: its aggregate
+after() { python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["result"]["readAfter"]))'; }
+id() { after | python3 -c 'import json, sys; print(json.load(sys.stdin)["aggregateId"])'; }
 expect() { # WHAT WORD TEXT
   if [[ $3 != *"$2"* ]]; then
     echo "reflection.sh: $1: no $2 in: $3" >&2
@@ -41,17 +43,22 @@ expect() { # WHAT WORD TEXT
   echo "$1"
 }
 
-users=millrace.command.v1.UserCommandService
-orders=millrace.command.v1.OrderCommandService
-user="$(call command-service $users/CreateUser '{"email": "john.doe@example.com", "name": "John Doe"}' | field aggregateId)"
+users=shop.command.v1.UserCommandService
+orders=shop.command.v1.OrderCommandService
+user="$(call command-service $users/CreateUser '{"email": "john.doe@example.com", "name": "John Doe"}' | id)"
 item='{"product": "laptop", "quantity": 1, "price": {"currencyCode": "USD", "units": "999", "nanos": 990000000}}'
-order="$(call command-service $orders/CreateOrder "{\"userId\": \"$user\", \"items\": [$item]}" | field aggregateId)"
-version="$(call command-service $orders/UpdateOrderStatus "{\"orderId\": \"$order\", \"status\": \"ORDER_STATUS_PROCESSING\"}" | field version)"
-after="\"after\": {\"aggregateId\": \"$order\", \"version\": \"$version\"}"
+order="$(call command-service $orders/CreateOrder "{\"userId\": \"$user\", \"items\": [$item]}" | id)"
+after="\"after\": $(call command-service $orders/UpdateOrderStatus "{\"orderId\": \"$order\", \"status\": \"ORDER_STATUS_PROCESSING\"}" | after)"
 
-queries=millrace.query.v1.OrderQueryService
+queries=shop.query.v1.OrderQueryService
 by_user="$(call query-service $queries/GetOrdersByUser "{\"userId\": \"$user\", $after}")"
 expect "the order is in its user's list at once" "$order" "$by_user"
 expect "in its new status" ORDER_STATUS_PROCESSING "$by_user"
 by_status="$(call query-service $queries/GetOrdersByStatus "{\"status\": \"ORDER_STATUS_PROCESSING\", $after}")"
 expect "and in the list of that status" "$order" "$by_status"
+totals="$(call query-service shop.query.v1.CustomerQueryService/GetCustomerTotals "{\"userId\": \"$user\", $after}")"
+expect "and in its customer's totals" '"999"' "$totals"
+history=millrace.query.v1.HistoryService
+events="$(call query-service $history/GetHistory "{\"aggregateType\": \"order\", \"aggregateId\": \"$order\"}")"
+expect "its history shows the event by the shop's contract" shop.event.v1.OrderStatusUpdated "$events"
+expect "with what it says" ORDER_STATUS_PROCESSING "$events"

@@ -8,13 +8,15 @@ use std::{
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures::future::{join, join_all};
-use millrace_proto::types::OrderStatus;
+use millrace_core::ProjectionName;
 use millrace_tests::{
-    Fault, Gate, Ground, PATIENCE, Throttling, Wire, World, eventually, process::Deployable, scan::scan,
+    AwsStack, Fault, FaultProxy, Gate, ORDERS, PATIENCE, PROJECTIONS, TOTALS, TestApp, Throttling, aws_stack,
+    eventually, process::Deployable, scan::scan,
 };
 use serde_json::Value;
+use shop::contracts::types::OrderStatus;
 
-use crate::calls::{At, create_order, create_user, patient, set_status};
+use crate::calls::{At, create_order, create_user, delete_row, patient, set_status};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -32,8 +34,8 @@ pub(crate) struct Ended {
 }
 
 /// A command of the projector's, about to be run.
-pub(crate) fn command(ground: &Ground, args: &[&str]) -> Command {
-    let mut command = Deployable::Projector.command(ground);
+pub(crate) fn command(stack: &AwsStack, args: &[&str]) -> Command {
+    let mut command = Deployable::Projector.command(stack);
     command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -54,67 +56,59 @@ pub(crate) async fn ended(mut command: Command) -> Ended {
     Ended { code: output.status.code(), lines, summary: summary.join("\n"), said }
 }
 
-async fn audit(ground: &Ground, args: &[&str]) -> Ended {
-    ended(command(ground, &[&["audit"], args].concat())).await
+async fn audit(stack: &AwsStack, args: &[&str]) -> Ended {
+    ended(command(stack, &[&["audit"], args].concat())).await
 }
 
 fn text(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
-/// Both read models, raw, and hands on them.
+/// The tables of rows, raw, and hands on them.
 struct Rows<'a> {
-    ground: &'a Ground,
+    stack: &'a AwsStack,
     dynamodb: Client,
 }
 
 impl Rows<'_> {
-    async fn of(ground: &Ground) -> Rows<'_> {
-        Rows { ground, dynamodb: ground.aws().await.dynamodb() }
+    async fn of(stack: &AwsStack) -> Rows<'_> {
+        Rows { stack, dynamodb: stack.aws().await.dynamodb() }
     }
 
-    async fn table(&self, output: &str) -> Vec<Item> {
-        let scan = self.dynamodb.scan().table_name(self.ground.output(output)).consistent_read(true);
+    async fn table(&self, projection: ProjectionName) -> Vec<Item> {
+        let scan = self.dynamodb.scan().table_name(self.stack.rows(projection)).consistent_read(true);
         let mut items = scan.send().await.unwrap().items.unwrap_or_default();
-        items.sort_by_key(|item| format!("{:?}{:?}", item.get("OrderId"), item.get("UserId")));
+        items.sort_by_key(|item| format!("{:?}", item["Key"]));
         items
     }
 
     /// Every row.
     async fn all(&self) -> Vec<Item> {
-        let (mut users, orders) =
-            join(self.table("UserReadModelTable"), self.table("OrderReadModelTable")).await;
-        users.extend(orders);
-        users
+        join_all(PROJECTIONS.map(|projection| self.table(projection))).await.concat()
     }
 
     async fn order(&self, order: &At) -> Item {
-        let get = self.dynamodb.get_item().table_name(self.ground.output("OrderReadModelTable"));
-        let get = get.key("OrderId", text(format!("default#{}", order.id))).consistent_read(true);
+        let get = self.dynamodb.get_item().table_name(self.stack.rows(ORDERS));
+        let get = get.key("Key", text(format!("default#{}", order.id))).consistent_read(true);
         get.send().await.unwrap().item.unwrap_or_default()
     }
 
-    async fn put(&self, output: &str, item: Item) {
-        let put = self.dynamodb.put_item().table_name(self.ground.output(output));
+    async fn put(&self, table: String, item: Item) {
+        let put = self.dynamodb.put_item().table_name(table);
         put.set_item(Some(item)).send().await.unwrap();
-    }
-
-    async fn delete_order(&self, order: &At) {
-        let delete = self.dynamodb.delete_item().table_name(self.ground.output("OrderReadModelTable"));
-        delete.key("OrderId", text(format!("default#{}", order.id))).send().await.unwrap();
     }
 
     /// Sets an attribute of an order's row.
     async fn alter(&self, order: &At, attribute: &str, value: AttributeValue) {
-        let update = self.dynamodb.update_item().table_name(self.ground.output("OrderReadModelTable"));
-        let update = update.key("OrderId", text(format!("default#{}", order.id)));
+        let update = self.dynamodb.update_item().table_name(self.stack.rows(ORDERS));
+        let update = update.key("Key", text(format!("default#{}", order.id)));
         let update = update.update_expression("SET #a = :v").expression_attribute_names("#a", attribute);
         update.expression_attribute_values(":v", value).send().await.unwrap();
     }
 
     /// Says of an order's event by which schema it is written.
     async fn set_schema(&self, order: &At, version: u64, schema: &str) {
-        let update = self.dynamodb.update_item().table_name(self.ground.output("EventStoreTable"));
+        let update = self.dynamodb.update_item().table_name(self.stack.events());
         let update = update.key("AggregateId", text(format!("default#order#{}", order.id)));
         let update = update.key("Version", AttributeValue::N(version.to_string()));
         let update = update.update_expression("SET SchemaVersion = :v");
@@ -123,27 +117,27 @@ impl Rows<'_> {
 }
 
 /// Creates some orders of three events each, waits until they are in their rows, and ends everything.
-async fn settled(ground: Ground, count: usize) -> (Ground, Vec<At>) {
-    let world = Box::pin(World::on(ground)).await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
+async fn settled(stack: AwsStack, count: usize) -> (AwsStack, Vec<At>) {
+    let app = Box::pin(TestApp::on(stack)).await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let orders = join_all((0..count).map(|_| async {
-        let order = create_order(&world, &john).await.unwrap();
-        set_status(&world, &order, OrderStatus::Processing).await.unwrap();
-        set_status(&world, &order, OrderStatus::Shipped).await.unwrap()
+        let order = create_order(&app, &john).await.unwrap();
+        set_status(&app, &order, OrderStatus::Processing).await.unwrap();
+        set_status(&app, &order, OrderStatus::Shipped).await.unwrap()
     }))
     .await;
-    wait_for(&world, &orders).await;
-    let ground = Ground { account: world.ground.account.clone(), stack: world.ground.stack.clone() };
-    world.end().await.unwrap();
-    (ground, orders)
+    wait_for(&app, &orders).await;
+    let stack = app.stack.clone();
+    app.end().await.unwrap();
+    (stack, orders)
 }
 
 /// Waits until orders are in their rows.
-async fn wait_for(world: &World, orders: &[At]) {
-    use millrace_proto::query::GetOrderRequest;
+async fn wait_for(app: &TestApp, orders: &[At]) {
+    use shop::contracts::query::GetOrderRequest;
     join_all(orders.iter().map(|order| async {
         let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-        world.order_queries().get_order(patient(request)).await.unwrap();
+        app.order_queries().get_order(patient(request)).await.unwrap();
     }))
     .await;
 }
@@ -153,22 +147,22 @@ async fn spoil(rows: &Rows<'_>, orders: &[At]) -> Vec<String> {
     let of = |kind: &str, order: &At, rest: &str| {
         format!("{kind} projection=order-summaries tenant=default aggregate={}{rest}", order.id)
     };
-    rows.delete_order(&orders[0]).await;
+    delete_row(rows.stack, ORDERS, &orders[0].id).await;
 
     let mut older = rows.order(&orders[1]).await;
     older.insert("Version".into(), AttributeValue::N("1".into()));
     older.insert("Status".into(), text("CREATED"));
-    older.insert("StatusKey".into(), text("default#CREATED#0"));
-    rows.put("OrderReadModelTable", older).await;
+    older.insert("ByStatusKey".into(), text("default#CREATED#0"));
+    rows.put(rows.stack.rows(ORDERS), older).await;
 
-    rows.alter(&orders[2], "TotalAmount", AttributeValue::N("1".into())).await;
-    rows.alter(&orders[3], "StatusKey", text("default#SHIPPED#99")).await;
+    rows.alter(&orders[2], "UpdatedAt", text("2026-11-23T12:00:00.000000Z")).await;
+    rows.alter(&orders[3], "ByStatusKey", text("default#SHIPPED#99")).await;
     rows.alter(&orders[4], "Version", AttributeValue::N("9".into())).await;
 
     let mut orphan = rows.order(&orders[5]).await;
     let nobody = uuid::Uuid::new_v4();
-    orphan.insert("OrderId".into(), text(format!("default#{nobody}")));
-    rows.put("OrderReadModelTable", orphan).await;
+    orphan.insert("Key".into(), text(format!("default#{nobody}")));
+    rows.put(rows.stack.rows(ORDERS), orphan).await;
 
     rows.alter(&orders[6], "Version", text("3")).await;
 
@@ -178,8 +172,8 @@ async fn spoil(rows: &Rows<'_>, orders: &[At]) -> Vec<String> {
     vec![
         of("MISSING", &orders[0], " store=3"),
         behind,
-        of("DIFFERENT", &orders[2], " row=3 store=3 attributes=TotalAmount"),
-        of("DIFFERENT", &orders[3], " row=3 store=3 attributes=StatusKey"),
+        of("DIFFERENT", &orders[2], " row=3 store=3 attributes=UpdatedAt"),
+        of("DIFFERENT", &orders[3], " row=3 store=3 attributes=ByStatusKey"),
         of("AHEAD", &orders[4], " row=9 store=3"),
         format!("ORPHANED projection=order-summaries tenant=default aggregate={nobody} row=3"),
         of("DIFFERENT", &orders[6], " store=3 attributes=Version"),
@@ -197,37 +191,40 @@ fn assert_lines(ended: &Ended, expected: &[String]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_amiss_is_reported_then_repaired_and_then_gone() {
-    let (ground, orders) = settled(Ground::new().await.unwrap(), 9).await;
-    let rows = Rows::of(&ground).await;
+    let (stack, orders) = settled(aws_stack().await.unwrap(), 9).await;
+    let rows = Rows::of(&stack).await;
     let right = rows.all().await;
-    let sound = audit(&ground, &["--grace=0"]).await;
+    let sound = audit(&stack, &["--grace=0"]).await;
     assert_eq!((sound.code, sound.lines.len()), (Some(0), 0), "{sound:?}");
-    assert!(sound.summary.contains(" events=28 aggregates=10 other_events=0 rows=10 "), "{sound:?}");
+    // An order counts with its summary, and with its part of the customer's totals.
+    assert!(sound.summary.contains(" events=28 aggregates=19 other_events=0 rows=20 "), "{sound:?}");
 
     let mut expected = spoil(&rows, &orders).await;
     rows.set_schema(&orders[7], 3, "2").await;
-    let unreadable = format!(
-        "UNREADABLE projection=order-summaries tenant=default aggregate={} row=3 store=3 version=3 reason=newer_schema",
-        orders[7].id
-    );
-    expected.push(unreadable.clone());
-    let found = audit(&ground, &["--grace=0", "--segments=3"]).await;
+    let unreadable = [ORDERS, TOTALS].map(|projection| {
+        let (projection, id) = (projection.name, &orders[7].id);
+        format!(
+            "UNREADABLE projection={projection} tenant=default aggregate={id} row=3 store=3 version=3 reason=newer_schema"
+        )
+    });
+    expected.extend(unreadable.clone());
+    let found = audit(&stack, &["--grace=0", "--segments=3"]).await;
     assert_eq!(found.code, Some(1), "{found:?}");
     assert_lines(&found, &expected);
     assert!(
-        found.summary.contains(" different=3 ahead=1 orphaned=1 unreadable=1 healed=0 left=8 "),
+        found.summary.contains(" different=3 ahead=1 orphaned=1 unreadable=2 busy=0 healed=0 left=9 "),
         "{found:?}"
     );
 
-    let repaired = audit(&ground, &["--grace=0", "--repair"]).await;
+    let repaired = audit(&stack, &["--grace=0", "--repair"]).await;
     assert_eq!(repaired.code, Some(1), "what cannot be read is left: {repaired:?}");
     assert_lines(&repaired, &expected);
     let healed = repaired.lines.iter().filter(|line| line.contains(" repair=")).count();
     assert!(healed == 7 && !repaired.lines.iter().any(|line| line.contains("repair=failed")), "{repaired:?}");
-    assert_lines(&audit(&ground, &["--grace=0"]).await, &[unreadable]);
+    assert_lines(&audit(&stack, &["--grace=0"]).await, &unreadable);
 
     rows.set_schema(&orders[7], 3, "1").await;
-    let clean = audit(&ground, &["--grace=0", "--json"]).await;
+    let clean = audit(&stack, &["--grace=0", "--json"]).await;
     assert_eq!(clean.code, Some(0), "{clean:?}");
     let summary: Value = serde_json::from_str(&clean.lines[0]).unwrap();
     assert_eq!((&summary["summary"]["complete"], &summary["summary"]["left"]), (&"yes".into(), &0.into()));
@@ -235,15 +232,67 @@ async fn what_is_amiss_is_reported_then_repaired_and_then_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sums_and_their_parts_are_held_against_their_events_and_put_right() {
+    let (stack, orders) = settled(aws_stack().await.unwrap(), 3).await;
+    let rows = Rows::of(&stack).await;
+    // How often a sum was changed, and by which event last, are not put right.
+    let totals = async || {
+        let mut items = rows.table(TOTALS).await;
+        for item in &mut items {
+            item.retain(|name, _| name != "Version" && !name.ends_with("Id") && name != "TraceParent");
+        }
+        items
+    };
+    let right = totals().await;
+    let [user] =
+        right.iter().filter_map(|item| item["Key"].as_s().ok()?.split_once('#')).collect::<Vec<_>>()[..]
+    else {
+        panic!("one customer: {right:?}")
+    };
+    let sum = text(format!("default#{}", user.1));
+    let part = text(format!("default@{}", orders[0].id));
+    let table = stack.rows(TOTALS);
+    let alter = async || {
+        let update = rows.dynamodb.update_item().table_name(&table).key("Key", sum.clone());
+        let update = update.update_expression("SET Orders = :n");
+        update.expression_attribute_values(":n", AttributeValue::N("99".into())).send().await.unwrap();
+    };
+    let delete = async |key: &AttributeValue| {
+        rows.dynamodb.delete_item().table_name(&table).key("Key", key.clone()).send().await.unwrap();
+    };
+    let of_sum = |kind: &str| format!("{kind} projection=customer-totals tenant=default id=\"{}\"", user.1);
+    let of_part =
+        format!("MISSING projection=customer-totals tenant=default aggregate={} store=3", orders[0].id);
+    for (what, line) in
+        [("altered", of_sum("DIFFERENT")), ("sum deleted", of_sum("MISSING")), ("part deleted", of_part)]
+    {
+        match what {
+            "altered" => alter().await,
+            "sum deleted" => delete(&sum).await,
+            _ => delete(&part).await,
+        }
+        let found = audit(&stack, &["--grace=0"]).await;
+        assert!(
+            found.lines.iter().any(|told| told.starts_with(&line)),
+            "{what}: {line} is not told: {found:?}"
+        );
+        assert!(found.lines.iter().all(|told| told.contains("customer-totals")), "{what}: {found:?}");
+        let repaired = audit(&stack, &["--grace=0", "--repair"]).await;
+        assert_eq!(repaired.code, Some(0), "{what}: {repaired:?}");
+        assert_eq!(totals().await, right, "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_nobodys_is_told_and_left_alone() {
-    let (ground, orders) = settled(Ground::new().await.unwrap(), 1).await;
-    let rows = Rows::of(&ground).await;
+    let (stack, orders) = settled(aws_stack().await.unwrap(), 1).await;
+    let rows = Rows::of(&stack).await;
     let mut stranger = rows.order(&orders[0]).await;
-    stranger.insert("OrderId".into(), text("who am I"));
-    rows.put("OrderReadModelTable", stranger.clone()).await;
+    stranger.insert("Key".into(), text("who am I"));
+    rows.put(rows.stack.rows(ORDERS), stranger.clone()).await;
     let version = ("Version".to_owned(), AttributeValue::N("7".into()));
-    rows.put("EventStoreTable", [("AggregateId".to_owned(), text("what\nis this")), version].into()).await;
-    let found = audit(&ground, &["--repair"]).await;
+    rows.put(stack.events(), [("AggregateId".to_owned(), text("what\nis this")), version].into()).await;
+    let found = audit(&stack, &["--repair"]).await;
     assert_eq!(found.code, Some(1));
     let expected = [
         "ORPHANED projection=order-summaries key=\"who am I\"",
@@ -257,16 +306,16 @@ async fn what_is_nobodys_is_told_and_left_alone() {
 async fn live_traffic_beside_audits_is_no_finding_and_needs_no_repair() {
     const WRITERS: usize = 4;
     const ROUNDS: usize = 30;
-    let mut world = World::new().await.unwrap();
-    world.another_projector().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let mut app = TestApp::new().await.unwrap();
+    app.another_projector().await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let done = AtomicBool::new(false);
     let write = async || {
         let mut orders = Vec::new();
         for _ in 0..ROUNDS {
-            let order = create_order(&world, &john).await.unwrap();
-            let order = set_status(&world, &order, OrderStatus::Processing).await.unwrap();
-            orders.push(set_status(&world, &order, OrderStatus::Shipped).await.unwrap());
+            let order = create_order(&app, &john).await.unwrap();
+            let order = set_status(&app, &order, OrderStatus::Processing).await.unwrap();
+            orders.push(set_status(&app, &order, OrderStatus::Shipped).await.unwrap());
         }
         orders
     };
@@ -279,7 +328,7 @@ async fn live_traffic_beside_audits_is_no_finding_and_needs_no_repair() {
         let mut audits = 0;
         while !done.load(Ordering::Relaxed) || audits < 2 {
             let repair: &[&str] = if audits % 2 == 0 { &[] } else { &["--repair"] };
-            let ended = audit(&world.ground, repair).await;
+            let ended = audit(&app.stack, repair).await;
             assert_eq!((ended.code, ended.lines.len()), (Some(0), 0), "audit {audits}: {ended:?}");
             audits += 1;
         }
@@ -287,44 +336,44 @@ async fn live_traffic_beside_audits_is_no_finding_and_needs_no_repair() {
     };
     let (orders, audits) = join(writing, auditing).await;
     println!("{audits} audits beside {} events", orders.len() * 3);
-    wait_for(&world, &orders).await;
-    let after = audit(&world.ground, &["--grace=0"]).await;
-    let told = format!(" events={} aggregates={} ", orders.len() * 3 + 1, orders.len() + 1);
+    wait_for(&app, &orders).await;
+    let after = audit(&app.stack, &["--grace=0"]).await;
+    let told = format!(" events={} aggregates={} ", orders.len() * 3 + 1, orders.len() * 2 + 1);
     assert!(after.code == Some(0) && after.summary.contains(&told), "{after:?}");
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn throttling_slows_an_audit_down_and_changes_nothing() {
-    let (ground, orders) = settled(Ground::new().await.unwrap(), 9).await;
-    let rows = Rows::of(&ground).await;
+    let (stack, orders) = settled(aws_stack().await.unwrap(), 9).await;
+    let rows = Rows::of(&stack).await;
     let right = rows.all().await;
     let expected = spoil(&rows, &orders).await;
-    let wire = Wire::before(ground.endpoint()).await.unwrap();
+    let proxy = FaultProxy::before(stack.endpoint()).await.unwrap();
     // More in a row than the SDK's own attempts at a call.
     let operations = ["Scan", "BatchGetItem", "Query", "UpdateItem", "PutItem", "DeleteItem"];
     for operation in operations {
         for _ in 0..8 {
-            wire.next(operation, Fault::Throttle(Throttling::RequestLimitExceeded));
+            proxy.next(operation, Fault::Throttle(Throttling::RequestLimitExceeded));
         }
     }
-    let mut command = command(&ground, &["audit", "--grace=0", "--repair", "--segments=1"]);
-    command.env("AWS_ENDPOINT_URL", wire.url());
+    let mut command = command(&stack, &["audit", "--grace=0", "--repair", "--segments=1"]);
+    command.env("AWS_ENDPOINT_URL", proxy.url());
     let ended = ended(command).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_lines(&ended, &expected);
     for operation in operations {
-        assert!(wire.traffic()[operation].requests > 8, "{operation} was throttled and tried again");
+        assert!(proxy.traffic()[operation].requests > 8, "{operation} was throttled and tried again");
     }
     assert_eq!(rows.all().await, right);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sigterm_an_audit_says_that_it_is_not_complete() {
-    let (ground, _) = settled(Ground::new().await.unwrap(), 1).await;
-    let gate = Gate::before(ground.endpoint()).await.unwrap();
+    let (stack, _) = settled(aws_stack().await.unwrap(), 1).await;
+    let gate = Gate::before(stack.endpoint()).await.unwrap();
     gate.hold("BatchGetItem");
-    let mut command = command(&ground, &["audit"]);
+    let mut command = command(&stack, &["audit"]);
     command.env("AWS_ENDPOINT_URL", gate.url());
     let mut child = command.spawn().unwrap();
     gate.until_held(1).await;
@@ -343,26 +392,22 @@ async fn on_sigterm_an_audit_says_that_it_is_not_complete() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_audit_lacks_is_told_with_what_to_do_about_it() {
-    let ground = Ground::new().await.unwrap();
-    let without = async |names: &[&str], with: &[(&str, &str)]| {
-        let mut command = command(&ground, &["audit"]);
-        for name in names {
-            command.env_remove(name);
-        }
-        ended({
-            command.envs(with.iter().copied());
-            command
-        })
-        .await
+    let stack = aws_stack().await.unwrap();
+    let with = async |variables: &[(&str, &str)]| {
+        let mut command = command(&stack, &["audit"]);
+        command.envs(variables.iter().copied());
+        ended(command).await
     };
-    let told = without(&["EVENT_STORE_TABLE", "ORDER_READ_MODEL_TABLE"], &[("INDEX_SHARDS", "0")]).await;
+    let told = with(&[("EVENT_STORE_TABLE", "no table"), ("INDEX_SHARDS_WRITE", "0")]).await;
     assert_eq!(told.code, Some(2));
-    for word in ["--event-store-table", "--order-read-model-table", "--index-shards", "cargo run -- aws"] {
+    for word in ["--event-store-table", "--index-shards-write", "cargo run -- aws"] {
         assert!(told.said.contains(word), "{word} is not told: {}", told.said);
     }
-    let told = without(&["AWS_REGION"], &[("AWS_EC2_METADATA_DISABLED", "true")]).await;
+    let told = with(&[("ROWS_TABLES", "nobody@1=a-table")]).await;
+    assert!(told.code == Some(2) && told.said.contains("customer-totals@1"), "{told:?}");
+    let told = with(&[("AWS_REGION", ""), ("AWS_EC2_METADATA_DISABLED", "true")]).await;
     assert!(told.code == Some(2) && told.said.contains("set AWS_REGION"), "{told:?}");
-    let told = without(&[], &[("EVENT_STORE_TABLE", "no-such-table")]).await;
+    let told = with(&[("EVENT_STORE_TABLE", "no-such-table")]).await;
     assert_eq!(told.code, Some(3));
     assert!(told.said.contains("scanning the event store: AWS refused"), "{told:?}");
 }

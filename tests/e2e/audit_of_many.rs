@@ -9,14 +9,19 @@ use aws_sdk_dynamodb::{
     types::{AttributeValue, PutRequest, WriteRequest},
 };
 use futures::{StreamExt as _, stream};
-use millrace_domain::{CommandDigest, EventId, StreamId, TenantId, Timestamp, UserId, user::UserEvent};
-use millrace_proto::{Envelope, codec::EventCodec as _};
-use millrace_read_models::{Change as _, DynamoUsers, WriteRows as _, Written};
-use millrace_tests::Ground;
-use projector::{Projection as _, Users};
+use millrace_core::{Aggregate as _, CommandDigest, Envelope, StreamId, TenantId};
+use millrace_rows::{WriteOutcome, WriteRows as _};
+use millrace_testing::{recorded, time_of};
+use millrace_tests::{AwsStack, USERS, aws_stack};
+use shop::user::{User, UserCreated, UserEvent, UserProfileUpdated};
 use uuid::Uuid;
 
-use crate::audit::{command, ended};
+use crate::{
+    audit::{command, ended},
+    calls::delete_row,
+    past::as_by_the_service,
+    replica::dynamo_rows,
+};
 
 /// How many events a user has.
 const EVENTS: u64 = 5;
@@ -27,41 +32,19 @@ const BATCH: usize = 25;
 /// A user's events, as the command service would have written them.
 fn history(number: u64) -> Vec<Envelope> {
     let id = Uuid::from_u128(u128::from(number) << 64 | 0x9e37_79b9_7f4a_7c15_u128);
-    let at = Timestamp::from_unix_micros(1_767_225_600_000_000);
-    let event = |version| match version {
-        1 => UserEvent::UserCreated {
-            user_id: UserId(id),
+    let stream = StreamId { tenant: TenantId::default(), aggregate_type: User::TYPE, id };
+    let event = |version: u64| match version {
+        1 => UserEvent::UserCreated(UserCreated {
             email: format!("user-{number}@example.com").try_into().unwrap(),
             name: "John Doe".to_owned().try_into().unwrap(),
-            created_at: at,
-        },
-        _ => UserEvent::UserProfileUpdated {
-            user_id: UserId(id),
+        }),
+        _ => UserEvent::UserProfileUpdated(UserProfileUpdated {
             email: None,
             name: Some(format!("John Doe {version}").try_into().unwrap()),
-            updated_at: at,
-        },
+        }),
     };
-    let envelope = |version| {
-        let encoded = event(version).encode();
-        let cause = format!("{}", Uuid::from_u128(id.as_u128() ^ u128::from(version)));
-        Envelope {
-            event_id: EventId(Uuid::from_u128(id.as_u128() ^ u128::from(version) << 32)),
-            tenant_id: TenantId::default(),
-            aggregate_type: Users::AGGREGATE,
-            aggregate_id: id,
-            version,
-            event_type: encoded.event_type.to_owned(),
-            schema_version: encoded.schema_version,
-            timestamp: at,
-            event_data: Some(encoded.data),
-            command_id: cause.parse().unwrap(),
-            correlation_id: cause.parse().unwrap(),
-            causation_id: cause.parse().unwrap(),
-            trace_parent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
-        }
-    };
-    (1..=EVENTS).map(envelope).collect()
+    let recorded = |version| as_by_the_service(recorded(&stream, version, time_of(1), &event(version)));
+    (1..=EVENTS).map(|version| recorded(version).envelope).collect()
 }
 
 fn item(envelope: &Envelope) -> HashMap<String, AttributeValue> {
@@ -94,21 +77,18 @@ fn item(envelope: &Envelope) -> HashMap<String, AttributeValue> {
 }
 
 /// Writes users with their events and their rows, past the services.
-async fn fill(ground: &Ground, users: std::ops::Range<u64>) {
-    let dynamodb = ground.aws().await.dynamodb_in_bulk();
-    let rows = DynamoUsers::new(dynamodb.clone(), ground.output("UserReadModelTable"));
+async fn fill(stack: &AwsStack, users: std::ops::Range<u64>) {
+    let dynamodb = stack.aws().await.dynamodb_in_bulk();
+    let rows = dynamo_rows(stack, &stack.aws().await, USERS);
+    let spec = stack.application.projection(USERS.name).unwrap();
     let (dynamodb, rows) = (&dynamodb, &rows);
     let histories = stream::iter(users.map(history));
     let rows = histories.for_each_concurrent(8, async |events| {
-        let changes = events.iter().map(|envelope| {
-            let data = envelope.event_data.as_ref().unwrap();
-            let event = UserEvent::decode(&envelope.event_type, envelope.schema_version, data).unwrap();
-            Users::change(envelope, event).unwrap()
-        });
-        let change = changes.reduce(|whole, change| whole.then(change).unwrap()).unwrap();
-        assert_eq!(rows.write(&change).await.unwrap(), Written::Applied);
+        let updates = events.iter().map(|envelope| (spec.update)(envelope).unwrap().unwrap());
+        let update = updates.reduce(|whole, update| whole.merge(update).unwrap()).unwrap();
+        assert_eq!(rows.write(&update).await.unwrap(), WriteOutcome::Applied);
         for batch in events.chunks(BATCH) {
-            write(dynamodb, ground.output("EventStoreTable"), batch).await;
+            write(dynamodb, &stack.events(), batch).await;
         }
     });
     rows.await;
@@ -124,16 +104,6 @@ async fn write(dynamodb: &Client, table: &str, events: &[Envelope]) {
     assert!(reply.unprocessed_items.unwrap_or_default().is_empty());
 }
 
-/// Takes away the rows of some users.
-async fn delete(ground: &Ground, users: impl Iterator<Item = u64>) {
-    let dynamodb = ground.aws().await.dynamodb();
-    for number in users {
-        let key = AttributeValue::S(format!("default#{}", history(number)[0].aggregate_id));
-        let delete = dynamodb.delete_item().table_name(ground.output("UserReadModelTable"));
-        delete.key("UserId", key).send().await.unwrap();
-    }
-}
-
 /// The most memory that a process had at a time, in KiB, for as long as it can be asked.
 fn peak(process: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -141,8 +111,8 @@ fn peak(process: u32) -> Option<u64> {
 }
 
 /// Runs an audit, and prints how long it took and how much memory.
-async fn measured(ground: &Ground, what: &str, args: &[&str]) {
-    let mut command = command(ground, &[&["audit"], args].concat());
+async fn measured(stack: &AwsStack, what: &str, args: &[&str]) {
+    let mut command = command(stack, &[&["audit"], args].concat());
     let began = Instant::now();
     let mut child = command.spawn().unwrap();
     let (id, mut most) = (child.id(), 0);
@@ -163,17 +133,19 @@ async fn measured(ground: &Ground, what: &str, args: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes minutes: the module says how to run it"]
 async fn memory_does_not_grow_with_what_there_is() {
-    let ground = Ground::new().await.unwrap();
+    let stack = aws_stack().await.unwrap();
     let began = Instant::now();
     let mut users = 0;
     for events in [10_000, 100_000] {
-        fill(&ground, users..events / EVENTS).await;
+        fill(&stack, users..events / EVENTS).await;
         users = events / EVENTS;
         println!("{events} events are there after {:?}", began.elapsed());
-        measured(&ground, &format!("{events} events, nothing amiss"), &[]).await;
-        delete(&ground, (0..users).step_by(100)).await;
-        measured(&ground, &format!("{events} events, a row in a hundred missing"), &["--repair"]).await;
+        measured(&stack, &format!("{events} events, nothing amiss"), &[]).await;
+        for number in (0..users).step_by(100) {
+            delete_row(&stack, USERS, &history(number)[0].aggregate_id.to_string()).await;
+        }
+        measured(&stack, &format!("{events} events, a row in a hundred missing"), &["--repair"]).await;
     }
-    let nothing = ended(command(&ground, &["audit", "--json"])).await;
+    let nothing = ended(command(&stack, &["audit", "--json"])).await;
     assert_eq!(nothing.code, Some(0), "{nothing:?}");
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use millrace_proto::command::UpdateUserProfileRequest;
-use millrace_tests::{Answer, Fault, Ground, Throttling, Wire, World};
+use millrace_tests::{Answer, Fault, FaultProxy, Replied, TestApp, Throttling, aws_stack};
+use shop::contracts::command::UpdateUserProfileRequest;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
@@ -13,23 +13,23 @@ use crate::calls::{create_user, reason, user};
 const TRIES: usize = 3;
 
 /// The next append of a single event meets a fault; the relay's writes do not.
-fn next_append(world: &World, wire: &Wire, fault: Fault) {
-    wire.next_about("PutItem", &format!("\"{}\"", world.ground.output("EventStoreTable")), fault);
+fn next_append(app: &TestApp, proxy: &FaultProxy, fault: Fault) {
+    proxy.next_about("PutItem", &format!("\"{}\"", app.stack.events()), fault);
 }
 
-async fn world() -> (World, Wire) {
-    let ground = Ground::new().await.unwrap();
-    let wire = Wire::before(ground.endpoint()).await.unwrap();
-    (World::behind(ground, &wire).await.unwrap(), wire)
+async fn app() -> (TestApp, FaultProxy) {
+    let stack = aws_stack().await.unwrap();
+    let proxy = FaultProxy::before(stack.endpoint()).await.unwrap();
+    (TestApp::behind(stack, &proxy).await.unwrap(), proxy)
 }
 
 /// Renames a user; the version, and whether the reply is a replay.
-async fn rename(world: &World, id: &str, command_id: &str) -> Result<(u64, bool), Status> {
-    rename_within(world, id, command_id, None).await
+async fn rename(app: &TestApp, id: &str, command_id: &str) -> Result<(u64, bool), Status> {
+    rename_within(app, id, command_id, None).await
 }
 
 async fn rename_within(
-    world: &World,
+    app: &TestApp,
     id: &str,
     command_id: &str,
     deadline: Option<Duration>,
@@ -43,7 +43,7 @@ async fn rename_within(
     if let Some(deadline) = deadline {
         request.set_timeout(deadline);
     }
-    let reply = world.users().update_user_profile(request).await?.into_inner();
+    let reply = app.users().update_user_profile(request).await?.reply();
     Ok((reply.version, reply.replayed))
 }
 
@@ -55,107 +55,108 @@ fn assert_later(status: &Status, code: Code, why: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn throttling_is_resource_exhausted_and_stores_nothing() {
-    let (world, wire) = world().await;
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let (app, proxy) = app().await;
+    let john = create_user(&app, "john@example.com").await.unwrap();
     for throttling in
         [Throttling::ProvisionedThroughputExceeded, Throttling::Throttling, Throttling::RequestLimitExceeded]
     {
-        (0..TRIES).for_each(|_| next_append(&world, &wire, Fault::Throttle(throttling)));
-        let refused = rename(&world, &john.id, "a").await.unwrap_err();
+        (0..TRIES).for_each(|_| next_append(&app, &proxy, Fault::Throttle(throttling)));
+        let refused = rename(&app, &john.id, "a").await.unwrap_err();
         assert_later(&refused, Code::ResourceExhausted, "THROTTLED");
     }
-    assert_eq!(rename(&world, &john.id, "a").await.unwrap(), (2, false), "nothing was stored before");
+    assert_eq!(rename(&app, &john.id, "a").await.unwrap(), (2, false), "nothing was stored before");
     // A single one is not the caller's concern.
-    next_append(&world, &wire, Fault::Throttle(Throttling::Throttling));
-    assert_eq!(rename(&world, &john.id, "b").await.unwrap(), (3, false));
-    world.end().await.unwrap();
+    next_append(&app, &proxy, Fault::Throttle(Throttling::Throttling));
+    assert_eq!(rename(&app, &john.id, "b").await.unwrap(), (3, false));
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storage_out_of_reach_is_unavailable_and_the_same_command_works_later() {
-    let (world, wire) = world().await;
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let (app, proxy) = app().await;
+    let john = create_user(&app, "john@example.com").await.unwrap();
     for (n, fault) in [Fault::Reset, Fault::ServerError].into_iter().enumerate() {
-        (0..TRIES).for_each(|_| next_append(&world, &wire, fault));
-        let refused = rename(&world, &john.id, &n.to_string()).await.unwrap_err();
+        (0..TRIES).for_each(|_| next_append(&app, &proxy, fault));
+        let refused = rename(&app, &john.id, &n.to_string()).await.unwrap_err();
         assert_later(&refused, Code::Unavailable, "STORAGE_UNREACHABLE");
         let version = u64::try_from(n).unwrap() + 2;
-        assert_eq!(rename(&world, &john.id, &n.to_string()).await.unwrap(), (version, false));
+        assert_eq!(rename(&app, &john.id, &n.to_string()).await.unwrap(), (version, false));
     }
-    (0..TRIES).for_each(|_| wire.next("TransactWriteItems", Fault::Reset));
-    let refused = create_user(&world, "jane@example.com").await.unwrap_err();
+    (0..TRIES).for_each(|_| proxy.next("TransactWriteItems", Fault::Reset));
+    let refused = create_user(&app, "jane@example.com").await.unwrap_err();
     assert_later(&refused, Code::Unavailable, "STORAGE_UNREACHABLE");
-    create_user(&world, "jane@example.com").await.expect("the address is free");
-    world.end().await.unwrap();
+    create_user(&app, "jane@example.com").await.expect("the address is free");
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_reply_is_found_again_by_the_service_or_by_the_callers_retry() {
-    let (world, wire) = world().await;
+    let (app, proxy) = app().await;
     let create = |email: &str| {
-        let (mut users, mut request) = (world.users(), user(email));
+        let (mut users, mut request) = (app.users(), user(email));
         // Logged, as are all ids of commands: so not the address itself.
         request.command_id = email.split('@').next().map(str::to_owned);
-        async move { users.create_user(request).await.map(|reply| reply.into_inner()) }
+        async move { users.create_user(request).await.map(Replied::reply) }
     };
     // Once, and the SDK's next try meets what the first has stored.
     for fault in [Fault::ResetAfter, Fault::ServerErrorAfter, Fault::HangAfter] {
         let email = format!("{:?}@example.com", fault.kind());
-        wire.next("TransactWriteItems", fault);
+        proxy.next("TransactWriteItems", fault);
         let john = create(&email).await.unwrap();
         assert!(!john.replayed, "{fault:?}");
-        next_append(&world, &wire, fault);
-        assert_eq!(rename(&world, &john.aggregate_id, "a").await.unwrap(), (2, false), "{fault:?}");
+        next_append(&app, &proxy, fault);
+        assert_eq!(rename(&app, &john.aggregate_id, "a").await.unwrap(), (2, false), "{fault:?}");
     }
     // Each time, and the caller's retry gets the reply that was lost.
-    (0..TRIES).for_each(|_| wire.next("TransactWriteItems", Fault::ResetAfter));
+    (0..TRIES).for_each(|_| proxy.next("TransactWriteItems", Fault::ResetAfter));
     assert_later(&create("jane@example.com").await.unwrap_err(), Code::Unavailable, "STORAGE_UNREACHABLE");
     let jane = create("jane@example.com").await.unwrap();
     assert_eq!((jane.version, jane.replayed), (1, true));
-    (0..TRIES).for_each(|_| next_append(&world, &wire, Fault::ResetAfter));
-    let lost = rename(&world, &jane.aggregate_id, "a").await.unwrap_err();
+    (0..TRIES).for_each(|_| next_append(&app, &proxy, Fault::ResetAfter));
+    let lost = rename(&app, &jane.aggregate_id, "a").await.unwrap_err();
     assert_later(&lost, Code::Unavailable, "STORAGE_UNREACHABLE");
-    assert_eq!(rename(&world, &jane.aggregate_id, "a").await.unwrap(), (2, true));
-    world.end().await.unwrap();
+    assert_eq!(rename(&app, &jane.aggregate_id, "a").await.unwrap(), (2, true));
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_that_arrives_twice_is_known_by_its_token() {
-    let (world, wire) = world().await;
-    wire.next("TransactWriteItems", Fault::Duplicate(Answer::Second));
-    create_user(&world, "john@example.com").await.unwrap();
-    let traffic = wire.take()["TransactWriteItems"];
+    let (app, proxy) = app().await;
+    proxy.next("TransactWriteItems", Fault::Duplicate(Answer::Second));
+    create_user(&app, "john@example.com").await.unwrap();
+    let traffic = proxy.take()["TransactWriteItems"];
     // AWS did it once, and answered the second as it had the first: no condition was looked at again.
     assert_eq!((traffic.requests, traffic.failed_conditions), (1, 0));
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_is_lost_before_aws_throttles_is_found_by_the_callers_retry() {
-    let (world, wire) = world().await;
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let (app, proxy) = app().await;
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let throttle = Fault::Throttle(Throttling::Throttling);
-    [Fault::ResetAfter, throttle, throttle].into_iter().for_each(|fault| next_append(&world, &wire, fault));
-    let refused = rename(&world, &john.id, "a").await.unwrap_err();
-    assert_later(&refused, Code::ResourceExhausted, "THROTTLED");
-    assert_eq!(rename(&world, &john.id, "a").await.unwrap(), (2, true));
-    world.end().await.unwrap();
+    [Fault::ResetAfter, throttle, throttle].into_iter().for_each(|fault| next_append(&app, &proxy, fault));
+    // Not THROTTLED, which says that nothing was done.
+    let lost = rename(&app, &john.id, "a").await.unwrap_err();
+    assert_later(&lost, Code::Unavailable, "STORAGE_UNREACHABLE");
+    assert_eq!(rename(&app, &john.id, "a").await.unwrap(), (2, true));
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_caller_who_leaves_while_aws_hangs_holds_up_nobody_and_leaves_nothing_half_done() {
-    let (world, wire) = world().await;
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let (app, proxy) = app().await;
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let mut version = 1;
     for (id, fault, stored) in [("a", Fault::Hang, false), ("b", Fault::HangAfter, true)] {
         let deadline = Some(Duration::from_millis(300));
-        next_append(&world, &wire, fault);
-        let left = rename_within(&world, &john.id, id, deadline).await.unwrap_err();
+        next_append(&app, &proxy, fault);
+        let left = rename_within(&app, &john.id, id, deadline).await.unwrap_err();
         assert!(matches!(left.code(), Code::DeadlineExceeded | Code::Cancelled), "{left:?}");
         // Another command on the same user goes ahead, and the one that was left is whole or not there.
         version += 1 + u64::from(stored);
-        assert_eq!(rename(&world, &john.id, &format!("{id}2")).await.unwrap(), (version, false), "{fault:?}");
-        let again = rename(&world, &john.id, id).await.unwrap();
+        assert_eq!(rename(&app, &john.id, &format!("{id}2")).await.unwrap(), (version, false), "{fault:?}");
+        let again = rename(&app, &john.id, id).await.unwrap();
         if stored {
             assert_eq!(again, (version - 1, true));
         } else {
@@ -163,5 +164,5 @@ async fn a_caller_who_leaves_while_aws_hangs_holds_up_nobody_and_leaves_nothing_
             assert_eq!(again, (version, false));
         }
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }

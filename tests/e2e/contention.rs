@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 
-use command_service::snapshots;
 use futures::future::join_all;
-use millrace_domain::{Aggregate as _, StreamId, TenantId, user::User};
+use millrace_command::snapshots;
+use millrace_core::{Aggregate as _, StreamId, TenantId};
 use millrace_event_store::LoadEvents as _;
-use millrace_proto::command::{
-    UpdateUserProfileRequest, UpdateUserProfileResponse, user_command_service_server::UserCommandService as _,
+use millrace_tests::{Replied as _, Reply, aws_stack};
+use shop::{
+    contracts::command::{
+        UpdateUserProfileRequest, UpdateUserProfileResponse,
+        user_command_service_server::UserCommandService as _,
+    },
+    user::User,
 };
-use millrace_tests::Ground;
 use tokio::time::sleep;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt as _;
@@ -46,12 +50,12 @@ async fn patiently(
 async fn sixteen_clients_on_one_user_lose_nothing_and_cost_less_than_two_requests_an_attempt() {
     println!("replicas  updates  refused  requests a command  requests an append");
     for replicas in [1, 2] {
-        let ground = Ground::new().await.unwrap();
-        let aws = ground.aws().await;
-        let store = store(&ground, &aws, Some(SHARDS));
+        let stack = aws_stack().await.unwrap();
+        let aws = stack.aws().await;
+        let store = store(&stack, &aws, Some(SHARDS));
         let services: Arc<[_]> = (0..replicas).map(|_| Replica::new(&store, snapshots::EVERY)).collect();
         let john = services[0].users.create_user(Request::new(user("john@example.com"))).await.unwrap();
-        let john = john.into_inner().aggregate_id;
+        let john = john.reply().aggregate_id;
         aws.requests().take();
         let clients = (0..CLIENTS).map(|client| {
             let (services, john) = (services.clone(), john.clone());
@@ -83,7 +87,7 @@ async fn sixteen_clients_on_one_user_lose_nothing_and_cost_less_than_two_request
         for reply in &replies {
             match reply {
                 Ok(reply) => {
-                    let reply = reply.get_ref();
+                    let reply = Reply::from(reply.get_ref().clone());
                     let event = &history[usize::try_from(reply.version).unwrap() - 1];
                     assert_eq!(event.command_id.as_str(), reply.command_id, "the event of the reply");
                     assert_eq!(event.event_id.to_string(), reply.event_id);

@@ -9,7 +9,12 @@ use std::{
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use http_body_util::BodyExt as _;
 use hyper::{HeaderMap, Request, body::Bytes};
-use millrace_proto::{
+use millrace_tests::{
+    Replied as _, Reply, TestApp, aws_stack, eventually,
+    process::{Deployable, Process, health, log_folder},
+};
+use prost::Message;
+use shop::contracts::{
     command::CreateOrderRequest,
     query::{
         GetOrderRequest, GetOrdersByUserRequest, GetOrdersByUserResponse, GetUserProfileRequest,
@@ -17,11 +22,6 @@ use millrace_proto::{
     },
     types::OrderItem,
 };
-use millrace_tests::{
-    Ground, World, eventually,
-    process::{Deployable, Process, health, log_folder},
-};
-use prost::Message;
 use tonic::{Code, Status, body::Body, transport::Channel};
 use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
@@ -29,12 +29,12 @@ use zstd::stream::raw::CParameter;
 
 use crate::calls::{At, create_user, laptop, user};
 
-const CREATE_USER: &str = "/millrace.command.v1.UserCommandService/CreateUser";
-const CREATE_ORDER: &str = "/millrace.command.v1.OrderCommandService/CreateOrder";
-const GET_USER: &str = "/millrace.query.v1.UserQueryService/GetUserProfile";
-const GET_ORDER: &str = "/millrace.query.v1.OrderQueryService/GetOrder";
-const OF_USER: &str = "/millrace.query.v1.OrderQueryService/GetOrdersByUser";
-const WATCH: &str = "/millrace.query.v1.OrderQueryService/WatchOrder";
+const CREATE_USER: &str = "/shop.command.v1.UserCommandService/CreateUser";
+const CREATE_ORDER: &str = "/shop.command.v1.OrderCommandService/CreateOrder";
+const GET_USER: &str = "/shop.query.v1.UserQueryService/GetUserProfile";
+const GET_ORDER: &str = "/shop.query.v1.OrderQueryService/GetOrder";
+const OF_USER: &str = "/shop.query.v1.OrderQueryService/GetOrdersByUser";
+const WATCH: &str = "/shop.query.v1.OrderQueryService/WatchOrder";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const SEARCH: &str = "/millrace.query.v1.HistoryService/SearchEvents";
 
@@ -118,21 +118,21 @@ fn largest(user: &At) -> CreateOrderRequest {
     order
 }
 
-async fn place(world: &World, order: CreateOrderRequest) -> At {
-    let reply = world.orders().create_order(order).await.unwrap().into_inner();
-    At { id: reply.aggregate_id, version: reply.version }
+async fn place(app: &TestApp, order: CreateOrderRequest) -> At {
+    let reply = app.orders().create_order(order).await.unwrap().reply();
+    At::from(reply)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
-    let mut last = place(&world, laptop(&john.id)).await;
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
+    let mut last = place(&app, laptop(&john.id)).await;
     let small = last.clone();
-    let jane = create_user(&world, "jane@example.com").await.unwrap();
-    let large = place(&world, largest(&jane)).await;
+    let jane = create_user(&app, "jane@example.com").await.unwrap();
+    let large = place(&app, largest(&jane)).await;
     for _ in 1..20 {
-        last = place(&world, laptop(&john.id)).await;
+        last = place(&app, laptop(&john.id)).await;
     }
     let of_user = |page_size| GetOrdersByUserRequest {
         user_id: john.id.clone(),
@@ -142,7 +142,7 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
     };
     let page = of_user(20).encode_to_vec();
     let plain = eventually("all orders, of which the token names the last", async || {
-        let plain = call(&world.query, OF_USER, 0, &page, &[]).await.unwrap();
+        let plain = call(&app.query, OF_USER, 0, &page, &[]).await.unwrap();
         let orders = GetOrdersByUserResponse::decode(plain.message.clone()).unwrap().orders;
         (orders.len() == 20).then_some(plain)
     })
@@ -151,33 +151,33 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
 
     for encoding in ENCODINGS {
         let asked = [("grpc-accept-encoding", encoding)];
-        let reply = call(&world.query, OF_USER, 0, &page, &asked).await.unwrap();
+        let reply = call(&app.query, OF_USER, 0, &page, &asked).await.unwrap();
         assert_eq!((reply.flag, reply.header("grpc-encoding")), (1, Some(encoding)));
         assert_eq!(decompress(encoding, &reply.message), plain.message);
         println!("{encoding}: a page of 20 orders, {} bytes of {}", reply.message.len(), plain.message.len());
 
         // One large one would keep all others waiting.
         let one = GetOrderRequest { order_id: large.id.clone(), after: large.after() }.encode_to_vec();
-        let reply = call(&world.query, GET_ORDER, 0, &one, &asked).await.unwrap();
+        let reply = call(&app.query, GET_ORDER, 0, &one, &asked).await.unwrap();
         assert!(reply.message.len() > 64 * 1024);
         assert_eq!(reply.flag, 0);
 
         // One small order would not become smaller, nor does what a stream is made of.
         let one = GetOrderRequest { order_id: small.id.clone(), after: small.after() }.encode_to_vec();
-        let reply = call(&world.query, GET_ORDER, 0, &one, &asked).await.unwrap();
+        let reply = call(&app.query, GET_ORDER, 0, &one, &asked).await.unwrap();
         assert_eq!(reply.flag, 0);
         let watch = WatchOrderRequest { order_id: small.id.clone(), ..Default::default() }.encode_to_vec();
-        let reply = call(&world.query, WATCH, 0, &watch, &asked).await.unwrap();
+        let reply = call(&app.query, WATCH, 0, &watch, &asked).await.unwrap();
         assert_eq!((reply.flag, reply.header("grpc-encoding")), (0, None));
     }
     // The client's order is what counts, and what it names besides is passed over.
     for (asked, chosen) in
         [("deflate, zstd, gzip", Some("zstd")), ("identity,deflate,gzip", Some("gzip")), ("br", None)]
     {
-        let reply = call(&world.query, OF_USER, 0, &page, &[("grpc-accept-encoding", asked)]).await.unwrap();
+        let reply = call(&app.query, OF_USER, 0, &page, &[("grpc-accept-encoding", asked)]).await.unwrap();
         assert_eq!(reply.header("grpc-encoding"), chosen, "{asked}");
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,13 +185,13 @@ async fn a_page_never_outgrows_what_clients_take() {
     /// What a gRPC client takes unless it is told otherwise ("Core concepts" of several languages): 4 MiB.
     const CLIENTS_TAKE: usize = 4 << 20;
     const ORDERS: usize = 60;
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let order = largest(&john);
     let size = order.encoded_len();
-    let mut last = place(&world, order.clone()).await;
+    let mut last = place(&app, order.clone()).await;
     for _ in 1..ORDERS {
-        last = place(&world, order.clone()).await;
+        last = place(&app, order.clone()).await;
     }
     assert!(ORDERS * size > CLIENTS_TAKE, "all of them would be too much: {ORDERS} of {size} bytes");
     let mut request = GetOrdersByUserRequest {
@@ -203,7 +203,7 @@ async fn a_page_never_outgrows_what_clients_take() {
     let mut sizes = Vec::new();
     let mut seen = std::collections::HashSet::new();
     loop {
-        let reply = call(&world.query, OF_USER, 0, &request.encode_to_vec(), &[]).await.unwrap();
+        let reply = call(&app.query, OF_USER, 0, &request.encode_to_vec(), &[]).await.unwrap();
         sizes.push(reply.message.len());
         let page = GetOrdersByUserResponse::decode(reply.message).unwrap();
         for order in page.orders {
@@ -217,44 +217,44 @@ async fn a_page_never_outgrows_what_clients_take() {
     println!("{ORDERS} orders of {size} bytes come in pages of {sizes:?} bytes");
     assert_eq!(seen.len(), ORDERS);
     assert!(sizes.iter().all(|size| *size < CLIENTS_TAKE), "{sizes:?}");
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_may_be_compressed_at_every_service() {
-    let world = World::new().await.unwrap();
+    let app = TestApp::new().await.unwrap();
     for encoding in ENCODINGS {
         let sent = [("grpc-encoding", encoding)];
         let compressed = |message: &[u8]| compress(encoding, message);
         let create = user(&format!("{encoding}@example.com")).encode_to_vec();
-        let reply = call(&world.command, CREATE_USER, 1, &compressed(&create), &sent).await.unwrap();
-        let created = millrace_proto::command::CreateUserResponse::decode(reply.message).unwrap();
-        let at = At { id: created.aggregate_id, version: created.version };
+        let reply = call(&app.command, CREATE_USER, 1, &compressed(&create), &sent).await.unwrap();
+        let created = shop::contracts::command::CreateUserResponse::decode(reply.message).unwrap();
+        let at = At::from(Reply::from(created));
         let order = largest(&at).encode_to_vec();
         let small = compressed(&order);
         assert!(small.len() < order.len() / 10);
-        call(&world.command, CREATE_ORDER, 1, &small, &sent).await.unwrap();
+        call(&app.command, CREATE_ORDER, 1, &small, &sent).await.unwrap();
         let get = GetUserProfileRequest { user_id: at.id.clone(), after: at.after() }.encode_to_vec();
-        call(&world.query, GET_USER, 1, &compressed(&get), &sent).await.unwrap();
+        call(&app.query, GET_USER, 1, &compressed(&get), &sent).await.unwrap();
         // A message that says that it is not compressed is not, whatever the call's encoding.
-        call(&world.query, GET_USER, 0, &get, &sent).await.unwrap();
+        call(&app.query, GET_USER, 0, &get, &sent).await.unwrap();
         let search = millrace_proto::query::SearchEventsRequest {
             event_type: "UserCreated".into(),
             ..Default::default()
         };
-        call(&world.query, SEARCH, 1, &compressed(&search.encode_to_vec()), &sent).await.unwrap();
+        call(&app.query, SEARCH, 1, &compressed(&search.encode_to_vec()), &sent).await.unwrap();
         // Who compresses by channel does it for health and reflection too.
-        for channel in [&world.command, &world.query, &world.projector] {
+        for channel in [&app.command, &app.query, &app.projector] {
             call(channel, HEALTH, 1, &compressed(b""), &sent).await.unwrap();
         }
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_encoding_that_is_not_offered_is_refused_with_those_that_are() {
-    let world = World::new().await.unwrap();
-    for (channel, path) in [(&world.command, CREATE_USER), (&world.query, GET_ORDER), (&world.query, WATCH)] {
+    let app = TestApp::new().await.unwrap();
+    for (channel, path) in [(&app.command, CREATE_USER), (&app.query, GET_ORDER), (&app.query, WATCH)] {
         for unknown in ["br", "deflate", "snappy", ""] {
             let refused = call(channel, path, 1, b"", &[("grpc-encoding", unknown)]).await.map(|_| ());
             let status = refused.unwrap_err();
@@ -263,7 +263,7 @@ async fn an_encoding_that_is_not_offered_is_refused_with_those_that_are() {
             assert_eq!(offered, "gzip,zstd,identity", "{path} {unknown}");
         }
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 /// That a status names the request as a whole as bad.
@@ -274,8 +274,8 @@ fn is_bad_input(status: &Status, what: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_compressed_and_damaged_is_bad_input() {
-    let world = World::new().await.unwrap();
-    for (channel, path) in [(&world.command, CREATE_USER), (&world.query, GET_ORDER), (&world.query, WATCH)] {
+    let app = TestApp::new().await.unwrap();
+    for (channel, path) in [(&app.command, CREATE_USER), (&app.query, GET_ORDER), (&app.query, WATCH)] {
         for encoding in ENCODINGS {
             let whole = compress(encoding, &user("john@example.com").encode_to_vec());
             let mut damaged = whole.clone();
@@ -290,7 +290,7 @@ async fn what_is_compressed_and_damaged_is_bad_input() {
             is_bad_input(&unnamed, &format!("{path} {encoding}: an encoding that is not named"));
         }
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 /// A byte more than a request may have.
@@ -330,7 +330,7 @@ fn peak(process: u32) -> u64 {
 async fn what_would_become_too_large_is_refused_and_takes_no_memory() {
     /// How often each is sent, all at once.
     const TIMES: usize = 32;
-    let ground = Ground::new().await.unwrap();
+    let stack = aws_stack().await.unwrap();
     let (bombs, logs) = (bombs(), log_folder("bombs").unwrap());
     for (deployable, path) in [
         (Deployable::CommandService, CREATE_USER),
@@ -339,7 +339,7 @@ async fn what_would_become_too_large_is_refused_and_takes_no_memory() {
         (Deployable::Projector, HEALTH),
     ] {
         let log = logs.join(format!("{}.log", deployable.name()));
-        let running = Process::start(deployable.command(&ground), &log).await.unwrap();
+        let running = Process::start(deployable.command(&stack), &log).await.unwrap();
         // A first call, so that what is made once has been made.
         let whole = compress("gzip", &just_too_large());
         let refused = call(running.channel(), path, 1, &whole, &[("grpc-encoding", "gzip")]).await;

@@ -4,13 +4,13 @@ use std::{fs, process::Command, time::SystemTime};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode, jwk::Jwk};
-use millrace_proto::command::{CreateUserRequest, user_command_service_client::UserCommandServiceClient};
 use millrace_tests::{
-    Ground, eventually,
+    Replied as _, aws_stack, eventually,
     process::{Deployable, Process, health, log_folder},
 };
 use rcgen::{CertifiedKey, KeyPair, generate_simple_self_signed};
 use serde_json::{Value, json};
+use shop::contracts::command::{CreateUserRequest, user_command_service_client::UserCommandServiceClient};
 use tonic::{
     Code, Request,
     metadata::AsciiMetadataValue,
@@ -55,7 +55,7 @@ fn health_channel(running: &Process) -> Channel {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployable_as_in_production_serves_tls_to_callers_with_tokens_and_health_apart() {
-    let ground = Ground::new().await.unwrap();
+    let stack = aws_stack().await.unwrap();
     let files = tempfile::tempdir().unwrap();
     let CertifiedKey { cert, signing_key } =
         generate_simple_self_signed(["command-service.millrace".to_owned()]).unwrap();
@@ -66,7 +66,7 @@ async fn a_deployable_as_in_production_serves_tls_to_callers_with_tokens_and_hea
         fs::write(files.path().join(name), text).unwrap();
         files.path().join(name)
     };
-    let mut command: Command = Deployable::CommandService.command(&ground);
+    let mut command: Command = Deployable::CommandService.command(&stack);
     command
         .env("TLS_CERT_FILE", written("tls.crt", cert.pem()))
         .env("TLS_KEY_FILE", written("tls.key", signing_key.serialize_pem()))
@@ -108,9 +108,9 @@ async fn a_deployable_as_in_production_serves_tls_to_callers_with_tokens_and_hea
         let refused = client.create_user(request).await.unwrap_err();
         assert_eq!(refused.code(), code, "{because}: {}", reason(&refused));
     }
-    let created = client.create_user(with(&writer, Some("acme"))).await.unwrap().into_inner();
+    let created = client.create_user(with(&writer, Some("acme"))).await.unwrap().reply();
     let key = AttributeValue::S(format!("acme#user#{}", created.aggregate_id));
-    let stored = ground.aws().await.dynamodb().get_item().table_name(ground.output("EventStoreTable"));
+    let stored = stack.aws().await.dynamodb().get_item().table_name(stack.events());
     let stored = stored.key("AggregateId", key).key("Version", AttributeValue::N("1".into()));
     assert!(stored.consistent_read(true).send().await.unwrap().item.is_some(), "it is the token's tenant's");
 

@@ -14,7 +14,7 @@ use futures::future::join;
 use millrace_aws::Aws;
 use millrace_event_store::{AppendEvents, DynamoStore, MemoryStore, ReadEvents, Snapshots, Tables};
 use millrace_tests::{
-    Answer, Fault, Faults, Ground, Throttling, Wire,
+    Answer, AwsStack, Fault, FaultProxy, Faults, Throttling, aws_stack,
     disturbed::{Disturbed, Weather},
     history::{History, ensure_kept, read_all},
     workload::{Call, Cast, Fleet, Outcome, Plan, Size, any_plan},
@@ -35,7 +35,7 @@ async fn check<S>(
     plan: &Plan,
     cast: Arc<Cast>,
     store: Disturbed<S>,
-    wire: Option<(&Wire, usize)>,
+    proxy: Option<(&FaultProxy, usize)>,
 ) -> anyhow::Result<Vec<Call>>
 where
     S: AppendEvents + Snapshots + ReadEvents,
@@ -46,13 +46,13 @@ where
         sleep(Duration::from_millis(30)).await;
         read_all(store.inner(), &streams).await
     };
-    if let Some((wire, number)) = wire {
-        disturb(wire, number, plan.seed);
+    if let Some((proxy, number)) = proxy {
+        disturb(proxy, number, plan.seed);
     }
     let (ran, midway) = join(fleet.run(plan), look).await;
     ran?;
-    if let Some((wire, _)) = wire {
-        wire.calm();
+    if let Some((proxy, _)) = proxy {
+        proxy.calm();
     }
     store.calm().await;
     let before = read_all(store.inner(), &streams).await?;
@@ -154,18 +154,15 @@ fn whatever_happens_to_commands_every_promise_is_kept() {
 }
 
 /// A runtime with threads, and an account.
-fn on_the_ground() -> (Runtime, Ground) {
+fn on_a_stack() -> (Runtime, AwsStack) {
     let runtime = Runtime::new().unwrap();
-    let ground = runtime.block_on(Ground::new()).unwrap();
-    (runtime, ground)
+    let stack = runtime.block_on(aws_stack()).unwrap();
+    (runtime, stack)
 }
 
-fn store_of(ground: &Ground, aws: &Aws) -> DynamoStore {
-    let tables = Tables {
-        events: ground.output("EventStoreTable").into(),
-        unique_keys: ground.output("UniqueKeyTable").into(),
-        snapshots: ground.output("SnapshotTable").into(),
-    };
+fn store_of(stack: &AwsStack, aws: &Aws) -> DynamoStore {
+    let tables =
+        Tables { events: stack.events(), unique_keys: stack.unique_keys(), snapshots: stack.snapshots() };
     DynamoStore::new(aws.dynamodb(), tables, 4.try_into().ok())
 }
 
@@ -179,8 +176,8 @@ fn few(cases: u32) -> (ProptestConfig, Size) {
 
 #[test]
 fn on_dynamodb_every_promise_is_kept_too() {
-    let (runtime, ground) = on_the_ground();
-    let store = store_of(&ground, &runtime.block_on(ground.aws()));
+    let (runtime, stack) = on_a_stack();
+    let store = store_of(&stack, &runtime.block_on(stack.aws()));
     let (config, size) = few(20);
     let number = Cell::new(0_usize);
     check_all("interleavings::dynamodb", config, size, |plan| {
@@ -191,20 +188,21 @@ fn on_dynamodb_every_promise_is_kept_too() {
 
 #[test]
 fn over_a_broken_wire_every_promise_is_kept_too() {
-    let (runtime, ground) = on_the_ground();
-    let (wire, store) = runtime.block_on(async {
-        let wire = Wire::before(ground.endpoint()).await.unwrap();
-        let aws = wire.aws(&ground.account).await;
-        (wire, store_of(&ground, &aws))
+    let (runtime, stack) = on_a_stack();
+    let (proxy, store) = runtime.block_on(async {
+        let proxy = FaultProxy::before(stack.endpoint()).await.unwrap();
+        // What hangs is waited for, so not for long.
+        let aws = proxy.aws_with(&stack.account, Aws::ATTEMPT_TIMEOUT).await;
+        (proxy, store_of(&stack, &aws))
     });
     let (config, size) = few(12);
     let number = Cell::new(0_usize);
     check_all("interleavings::wire", config, size, |plan| {
         let plan = Plan { weather: Weather::Fair, ..plan.clone() };
         number.set(number.get() + 1);
-        runtime.block_on(check_apart(&plan, number.get(), store.clone(), Some(&wire)))
+        runtime.block_on(check_apart(&plan, number.get(), store.clone(), Some(&proxy)))
     });
-    let injected = wire.injected();
+    let injected = proxy.injected();
     for (fault, _) in STORM {
         assert!(injected.contains_key(&fault.kind()), "{fault:?} is not among {injected:?}");
     }
@@ -228,12 +226,12 @@ const STORM: [(Fault, u16); 11] = [
 const LONGEST_DELAY: Duration = Duration::from_millis(30);
 
 /// Storms over a wire: each on its own seed, and begun with another fault, so that ten have had all.
-fn disturb(wire: &Wire, number: usize, seed: u64) {
+fn disturb(proxy: &FaultProxy, number: usize, seed: u64) {
     let storm =
         STORM.iter().fold(Faults::none(seed), |faults, (fault, rate)| faults.with(fault.kind(), *rate));
-    wire.disturb(storm.delays_up_to(LONGEST_DELAY));
+    proxy.disturb(storm.delays_up_to(LONGEST_DELAY));
     for operation in ["Query", "PutItem", "TransactWriteItems"] {
-        wire.next(operation, STORM[number % STORM.len()].0);
+        proxy.next(operation, STORM[number % STORM.len()].0);
     }
 }
 
@@ -242,14 +240,14 @@ async fn check_apart(
     plan: &Plan,
     number: usize,
     store: DynamoStore,
-    wire: Option<&Wire>,
+    proxy: Option<&FaultProxy>,
 ) -> anyhow::Result<Vec<Call>> {
     let (acme, umbrella) = (format!("acme-{number}"), format!("umbrella-{number}"));
     let cast = Cast::of([&acme, &umbrella]).await?;
     let store = Disturbed::new(store, plan.weather, plan.seed);
     let checked = timeout(
         Duration::from_secs(300),
-        check(plan, Arc::new(cast), store, wire.map(|wire| (wire, number))),
+        check(plan, Arc::new(cast), store, proxy.map(|proxy| (proxy, number))),
     );
     checked.await.context("somebody waits for ever")?
 }

@@ -2,15 +2,15 @@
 //! the real table as it does of the one in memory.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use command_service::relay::{
+use millrace_core::Timestamp;
+use millrace_relay::{
     Leases, Refill as _,
     aws::{DynamoLeases, DynamoRefill},
     leases::{Checkpoint, Lease, Progress, Replica},
     memory::MemoryLeases,
     stream::{Content, Position, Sequence, ShardId},
 };
-use millrace_domain::Timestamp;
-use millrace_tests::Ground;
+use millrace_tests::{AwsStack, aws_stack};
 
 /// A time, in seconds of a day long ago.
 fn at(second: i64) -> Timestamp {
@@ -107,16 +107,16 @@ async fn leases_in_memory_keep_their_contract() {
 
 #[tokio::test]
 async fn leases_on_dynamodb_keep_their_contract() {
-    let ground = Ground::new().await.unwrap();
-    contract(&DynamoLeases::new(ground.aws().await.dynamodb(), ground.output("RelayLeaseTable"))).await;
+    let stack = aws_stack().await.unwrap();
+    contract(&DynamoLeases::new(stack.aws().await.dynamodb(), stack.relay_leases())).await;
 }
 
 /// Items of the event store, as large as items can be by half: nothing that can be read, which does not matter here.
-async fn fill(ground: &Ground, count: usize, time: Timestamp) {
-    let client = ground.aws().await.dynamodb();
+async fn fill(stack: &AwsStack, count: usize, time: Timestamp) {
+    let client = stack.aws().await.dynamodb();
     for number in 0..count {
         let text = |text: String| AttributeValue::S(text);
-        let put = client.put_item().table_name(ground.output("EventStoreTable"));
+        let put = client.put_item().table_name(stack.events());
         let put = put.item("AggregateId", text(format!("acme#{time}#{number}")));
         let put = put.item("Version", AttributeValue::N("1".to_owned()));
         let put = put.item("Timestamp", text(time.to_string())).item("Filling", text("x".repeat(200_000)));
@@ -126,10 +126,10 @@ async fn fill(ground: &Ground, count: usize, time: Timestamp) {
 
 #[tokio::test]
 async fn a_refill_reads_every_page_of_the_table() {
-    let ground = Ground::new().await.unwrap();
-    fill(&ground, 3, at(0)).await;
-    fill(&ground, 12, at(60)).await;
-    let refill = DynamoRefill::new(ground.aws().await.dynamodb(), ground.output("EventStoreTable"));
+    let stack = aws_stack().await.unwrap();
+    fill(&stack, 3, at(0)).await;
+    fill(&stack, 12, at(60)).await;
+    let refill = DynamoRefill::new(stack.aws().await.dynamodb(), stack.events());
     let (mut pages, mut contents, mut from) = (0, 0, None);
     loop {
         let page = refill.page(at(30), from.as_ref()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The metrics that the deployables serve, as processes that have worked, and what is written of them: the README's table,
+//! The metrics that the deployables serve, as processes that have worked, and what is written of them: the reference,
 //! alerts, the dashboard, the runbook's queries.
 
 use std::{
@@ -8,20 +8,20 @@ use std::{
     process::Command,
 };
 
-use millrace_proto::{
-    command::{
-        UpdateOrderStatusRequest, order_command_service_client::OrderCommandServiceClient,
-        user_command_service_client::UserCommandServiceClient,
-    },
-    query::{ReadAfter, WatchOrderRequest, order_query_service_client::OrderQueryServiceClient},
-    types::OrderStatus,
-};
 use millrace_tests::{
-    Ground, eventually,
+    AwsStack, Replied as _, aws_stack, eventually,
     metrics::Metrics,
     process::{Deployable, Process, log_folder},
 };
 use serde_json::{Value, json};
+use shop::contracts::{
+    command::{
+        UpdateOrderStatusRequest, order_command_service_client::OrderCommandServiceClient,
+        user_command_service_client::UserCommandServiceClient,
+    },
+    query::{WatchOrderRequest, order_query_service_client::OrderQueryServiceClient},
+    types::OrderStatus,
+};
 use tokio::sync::OnceCell;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use yaml_rust2::{Yaml, YamlLoader};
@@ -50,12 +50,12 @@ async fn served() -> &'static BTreeMap<Deployable, Served> {
 }
 
 async fn serve() -> BTreeMap<Deployable, Served> {
-    let ground = Ground::new().await.unwrap();
+    let stack = aws_stack().await.unwrap();
     let logs = log_folder("metrics").unwrap();
     let mut running = BTreeMap::new();
     for deployable in Deployable::ALL {
         let log = logs.join(format!("{}.log", deployable.name()));
-        running.insert(deployable, ready(deployable.command(&ground), &log).await);
+        running.insert(deployable, ready(deployable.command(&stack), &log).await);
     }
     work(&running[&Deployable::CommandService], &running[&Deployable::QueryService]).await;
     for process in running.values() {
@@ -63,7 +63,7 @@ async fn serve() -> BTreeMap<Deployable, Served> {
         let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         watched.message().await.unwrap().unwrap();
     }
-    let guarded = Process::start(guarded(&ground, &logs), &logs.join("guarded.log")).await.unwrap();
+    let guarded = Process::start(guarded(&stack, &logs), &logs.join("guarded.log")).await.unwrap();
     let guarding = eventually("metrics of what guards", async || {
         let metrics = by_name(&guarded.metrics().await.unwrap());
         GUARDING.iter().all(|name| metrics.contains_key(*name)).then_some(metrics)
@@ -97,7 +97,7 @@ const GUARDING: [&str; 6] = [
 ];
 
 /// A process that is guarded by all that there is.
-fn guarded(ground: &Ground, folder: &Path) -> Command {
+fn guarded(stack: &AwsStack, folder: &Path) -> Command {
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     // The public key of RFC 7517, appendix A.1.
     let keys = json!({"keys": [{
@@ -110,7 +110,7 @@ fn guarded(ground: &Ground, folder: &Path) -> Command {
         ("TLS_KEY_FILE", "tls.key", certified.signing_key.serialize_pem()),
         ("JWT_JWKS_FILE", "jwks.json", keys.to_string()),
     ];
-    let mut command = Deployable::QueryService.command(ground);
+    let mut command = Deployable::QueryService.command(stack);
     command.env("JWT_ISSUER", "https://issuer.example").env("JWT_AUDIENCE", "millrace");
     for (variable, name, content) in files {
         fs::write(folder.join(name), content).unwrap();
@@ -135,9 +135,9 @@ async fn work(command: &Process, query: &Process) {
     let mut users = UserCommandServiceClient::new(command.channel().clone());
     let mut orders = OrderCommandServiceClient::new(command.channel().clone());
     let mut queries = OrderQueryServiceClient::new(query.channel().clone());
-    let john = users.create_user(user("john.doe@example.com")).await.unwrap().into_inner();
-    let order = orders.create_order(laptop(&john.aggregate_id)).await.unwrap().into_inner();
-    let after = Some(ReadAfter { aggregate_id: order.aggregate_id.clone(), version: 1 });
+    let john = users.create_user(user("john.doe@example.com")).await.unwrap().reply();
+    let order = orders.create_order(laptop(&john.aggregate_id)).await.unwrap().reply();
+    let after = order.after();
     let watch = WatchOrderRequest { order_id: order.aggregate_id.clone(), after, ..Default::default() };
     let mut watched = queries.watch_order(watch).await.unwrap().into_inner();
     watched.message().await.unwrap().unwrap();
@@ -171,10 +171,10 @@ fn file(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The README's table: metrics with the names of their labels, of each deployable.
+/// The reference's table: metrics with the names of their labels, of each deployable.
 fn documented() -> BTreeMap<Deployable, BTreeMap<String, BTreeSet<String>>> {
-    let readme = file("README.md");
-    let table = readme.split("\n## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
+    let page = file("docs/reference/metrics.md");
+    let table = page.split("\n## Metrics\n").nth(1).unwrap().split("\n## ").next().unwrap();
     let mut all: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
     for row in table.lines().filter(|line| line.starts_with("| `")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
@@ -209,7 +209,7 @@ async fn every_metric_that_is_served_is_documented_and_every_one_that_is_documen
             assert_eq!(documented[deployable].get(name), Some(labels), "{of} serves {name} and these labels");
         }
         for name in documented[deployable].keys() {
-            assert!(served.contains_key(name), "{of} does not serve {name}, which the README has");
+            assert!(served.contains_key(name), "{of} does not serve {name}, which the reference has");
         }
     }
 }
@@ -294,34 +294,34 @@ fn together(served: &BTreeMap<Deployable, Served>) -> Served {
     all
 }
 
-/// What is wrong with a query, by what is served.
+/// What is violations with a query, by what is served.
 fn complaints(served: &Served, query: &str) -> Vec<String> {
-    let (mut wrong, mut labels) = (Vec::new(), BTreeSet::from(OF_SCRAPING));
+    let (mut violations, mut labels) = (Vec::new(), BTreeSet::from(OF_SCRAPING));
     let asked = asked(query);
     if asked.is_empty() {
-        wrong.push("it asks for nothing".to_owned());
+        violations.push("it asks for nothing".to_owned());
     }
     for (name, matchers) in &asked {
         let bucketed = name.strip_suffix("_bucket").filter(|base| served.contains_key(*base));
         labels.extend(bucketed.map(|_| BUCKET));
         let Some(known) = served.get(bucketed.unwrap_or(name)) else {
-            wrong.push(format!("nobody serves {name}"));
+            violations.push(format!("nobody serves {name}"));
             continue;
         };
         labels.extend(known.keys().map(String::as_str));
         for (label, values) in matchers.iter().filter(|(label, _)| !OF_SCRAPING.contains(&label.as_str())) {
             let Some(seen) = known.get(label) else {
-                wrong.push(format!("{name} has no label {label}"));
+                violations.push(format!("{name} has no label {label}"));
                 continue;
             };
             let never = values.iter().filter(|value| !seen.contains(*value));
-            wrong.extend(never.map(|value| format!("{name} never has {label}={value}")));
+            violations.extend(never.map(|value| format!("{name} never has {label}={value}")));
         }
     }
     let grouped = grouped_by(query);
     let unknown = grouped.iter().filter(|label| !labels.contains(label.as_str()));
-    wrong.extend(unknown.map(|label| format!("it groups by {label}, which is no label of its metrics")));
-    wrong
+    violations.extend(unknown.map(|label| format!("it groups by {label}, which is no label of its metrics")));
+    violations
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use millrace_tests::{Fault, Ground, Throttling, Wire, eventually};
+use millrace_tests::{Fault, FaultProxy, Throttling, aws_stack, eventually};
 
 /// What is counted for an operation, by outcome.
 fn outcomes(shown: &PrometheusHandle, operation: &str) -> BTreeMap<String, u64> {
@@ -38,23 +38,23 @@ async fn put(dynamodb: &Client, table: &str) -> bool {
 /// In one thread, whose metrics are its own.
 #[tokio::test]
 async fn every_attempt_counts_once_by_how_it_ended() {
-    let ground = Ground::new().await.unwrap();
-    let wire = Wire::before(ground.endpoint()).await.unwrap();
+    let stack = aws_stack().await.unwrap();
+    let proxy = FaultProxy::before(stack.endpoint()).await.unwrap();
     let recorder = PrometheusBuilder::new().build_recorder();
     let shown = recorder.handle();
     let _guard = metrics::set_default_local_recorder(&recorder);
-    let dynamodb = wire.aws(&ground.account).await.dynamodb();
-    let table = ground.output("UniqueKeyTable");
+    let dynamodb = proxy.aws(&stack.account).await.dynamodb();
+    let table = stack.unique_keys();
 
     // Each heals with the SDK's next attempt.
-    wire.next("GetItem", Fault::Throttle(Throttling::ProvisionedThroughputExceeded));
-    assert!(get(&dynamodb, table).await);
-    wire.next("GetItem", Fault::ServerError);
-    assert!(get(&dynamodb, table).await);
-    wire.next("GetItem", Fault::Reset);
-    assert!(get(&dynamodb, table).await);
-    wire.next("GetItem", Fault::Hang);
-    assert!(get(&dynamodb, table).await);
+    proxy.next("GetItem", Fault::Throttle(Throttling::ProvisionedThroughputExceeded));
+    assert!(get(&dynamodb, &table).await);
+    proxy.next("GetItem", Fault::ServerError);
+    assert!(get(&dynamodb, &table).await);
+    proxy.next("GetItem", Fault::Reset);
+    assert!(get(&dynamodb, &table).await);
+    proxy.next("GetItem", Fault::Hang);
+    assert!(get(&dynamodb, &table).await);
     // What is wrong with the request itself is refused, and not tried again.
     assert!(!get(&dynamodb, "there-is-no-such-table").await);
     let so_far =
@@ -62,14 +62,14 @@ async fn every_attempt_counts_once_by_how_it_ended() {
     assert_eq!(outcomes(&shown, "GetItem"), counts(so_far));
 
     // A caller that leaves.
-    wire.next("GetItem", Fault::Hang);
-    let left = tokio::time::timeout(Duration::from_millis(200), get(&dynamodb, table)).await;
+    proxy.next("GetItem", Fault::Hang);
+    let left = tokio::time::timeout(Duration::from_millis(200), get(&dynamodb, &table)).await;
     assert!(left.is_err());
     let given_up = async || outcomes(&shown, "GetItem").get("given_up").copied();
     assert_eq!(eventually("an attempt that was given up", given_up).await, 1);
 
-    assert!(put(&dynamodb, table).await);
-    assert!(!put(&dynamodb, table).await);
+    assert!(put(&dynamodb, &table).await);
+    assert!(!put(&dynamodb, &table).await);
     assert_eq!(outcomes(&shown, "PutItem"), counts([("conflict", 1), ("ok", 1)]));
     let all = shown.render();
     assert!(all.contains(r#"aws_requests_total{operation="PutItem",outcome="throttled"} 0"#), "{all}");

@@ -1,13 +1,13 @@
 //! Events of users that are stored past the service, so that their times are known.
 
 use millrace_aws::Aws;
-use millrace_domain::{
-    Aggregate as _, CommandDigest, CommandId, EventId, StreamId, TenantId, Timestamp, UserId,
-    user::{User, UserEvent},
+use millrace_core::{
+    Aggregate as _, CommandDigest, CommandId, Envelope, EventId, StreamId, TenantId, Timestamp,
 };
 use millrace_event_store::{AppendEvents as _, Commit, DynamoStore, StoredEvent};
-use millrace_proto::{Envelope, codec::EventCodec as _};
-use millrace_tests::Ground;
+use millrace_testing::recorded;
+use millrace_tests::AwsStack;
+use shop::user::{User, UserCreated, UserEvent, UserProfileUpdated};
 use uuid::Uuid;
 
 use crate::replica::{SHARDS, store};
@@ -20,9 +20,9 @@ pub(crate) struct Past {
 }
 
 impl Past {
-    /// Nothing so far, in the event store of a ground.
-    pub(crate) fn of(ground: &Ground, aws: &Aws) -> Self {
-        Self { store: store(ground, aws, Some(SHARDS)), users: 0, all: Vec::new() }
+    /// Nothing so far, in the event store of a stack.
+    pub(crate) fn of(stack: &AwsStack, aws: &Aws) -> Self {
+        Self { store: store(stack, aws, Some(SHARDS)), users: 0, all: Vec::new() }
     }
 
     /// A user with an event at each of these times, in microseconds. Each is of the next shard of the index.
@@ -47,28 +47,25 @@ pub(crate) fn at(micros: i64) -> Timestamp {
 }
 
 fn event(stream: &StreamId, version: u64, micros: i64) -> StoredEvent {
-    let (user_id, name) = (UserId(stream.id), format!("John {version}").try_into().unwrap());
+    let name = format!("John {version}").try_into().unwrap();
     let email = "john@example.com".to_owned().try_into().unwrap();
     let event = match version {
-        1 => UserEvent::UserCreated { user_id, email, name, created_at: at(micros) },
-        _ => UserEvent::UserProfileUpdated { user_id, email: None, name: Some(name), updated_at: at(micros) },
+        1 => UserEvent::UserCreated(UserCreated { email, name }),
+        _ => UserEvent::UserProfileUpdated(UserProfileUpdated { email: None, name: Some(name) }),
     };
-    let encoded = event.encode();
+    as_by_the_service(recorded(stream, version, at(micros), &event))
+}
+
+/// An event with ids as long as a service's and with a trace, which count for what it costs.
+pub(crate) fn as_by_the_service(recorded: Envelope) -> StoredEvent {
     let id: CommandId = Uuid::new_v4().to_string().parse().unwrap();
     let envelope = Envelope {
         event_id: EventId(Uuid::now_v7()),
-        tenant_id: stream.tenant.clone(),
-        aggregate_type: stream.aggregate_type.clone(),
-        aggregate_id: stream.id,
-        version,
-        event_type: encoded.event_type.into(),
-        schema_version: encoded.schema_version,
-        timestamp: at(micros),
-        event_data: Some(encoded.data),
         command_id: id.clone(),
         correlation_id: id.clone(),
         causation_id: id,
         trace_parent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        ..recorded
     };
-    StoredEvent { envelope, command_digest: CommandDigest(version.into()) }
+    StoredEvent { envelope, command_digest: CommandDigest(Uuid::new_v4().as_u128()) }
 }

@@ -5,38 +5,41 @@ use std::{path::Path, process::Command, time::Duration};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
 use futures::future::join_all;
-use millrace_proto::{
-    command::user_command_service_client::UserCommandServiceClient,
-    query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
-};
 use millrace_tests::{
-    Gate, Ground, eventually,
+    AwsStack, Gate, Replied as _, USERS, aws_stack, eventually,
     process::{Deployable, Process, health, log_folder},
 };
 use serde_json::Value;
+use shop::{
+    contracts::{
+        command::user_command_service_client::UserCommandServiceClient,
+        query::{GetUserProfileRequest, user_query_service_client::UserQueryServiceClient},
+    },
+    user::User,
+};
 use tokio::net::TcpStream;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::calls::{reason, user};
+use crate::calls::{after, reason, user};
 
 /// The deployables of one test.
 struct Stage {
-    ground: Ground,
+    stack: AwsStack,
     gate: Gate,
     logs: std::path::PathBuf,
 }
 
 impl Stage {
     async fn new(test: &str) -> Self {
-        let ground = Ground::new().await.unwrap();
-        let gate = Gate::before(ground.endpoint()).await.unwrap();
-        Self { ground, gate, logs: log_folder(test).unwrap() }
+        let stack = aws_stack().await.unwrap();
+        let gate = Gate::before(stack.endpoint()).await.unwrap();
+        Self { stack, gate, logs: log_folder(test).unwrap() }
     }
 
     /// Starts a deployable, and returns when it is ready.
     async fn start(&self, deployable: Deployable) -> Process {
-        self.serve(deployable, self.ground.endpoint()).await
+        self.serve(deployable, self.stack.endpoint()).await
     }
 
     /// Starts a deployable behind the gate, and returns when it is ready.
@@ -45,7 +48,7 @@ impl Stage {
     }
 
     async fn serve(&self, deployable: Deployable, endpoint: &str) -> Process {
-        let mut command = deployable.command(&self.ground);
+        let mut command = deployable.command(&self.stack);
         command.env("AWS_ENDPOINT_URL", endpoint);
         ready(command, &self.logs.join(format!("{}.log", deployable.name()))).await
     }
@@ -80,11 +83,11 @@ pub(crate) async fn end(running: Process) -> Option<i32> {
 async fn on_sigterm_commands_in_flight_are_stored_and_answered_and_leases_given_up() {
     const CALLS: usize = 8;
     let stage = Stage::new("sigterm-commands").await;
-    let (ground, gate) = (&stage.ground, &stage.gate);
+    let (stack, gate) = (&stage.stack, &stage.gate);
     let running = stage.start_behind(Deployable::CommandService).await;
-    let dynamodb = ground.aws().await.dynamodb();
+    let dynamodb = stack.aws().await.dynamodb();
     let leases = async || {
-        let scan = dynamodb.scan().table_name(ground.output("RelayLeaseTable")).consistent_read(true);
+        let scan = dynamodb.scan().table_name(stack.relay_leases()).consistent_read(true);
         scan.send().await.unwrap().items.unwrap_or_default()
     };
     let held = async || leases().await.iter().any(|lease| lease.contains_key("Owner")).then_some(());
@@ -101,9 +104,9 @@ async fn on_sigterm_commands_in_flight_are_stored_and_answered_and_leases_given_
     gate.open();
 
     for reply in join_all(calls).await {
-        let created = reply.unwrap().expect("a call that was taken is answered").into_inner();
+        let created = reply.unwrap().expect("a call that was taken is answered").reply();
         let key = AttributeValue::S(format!("default#user#{}", created.aggregate_id));
-        let get = dynamodb.get_item().table_name(ground.output("EventStoreTable")).key("AggregateId", key);
+        let get = dynamodb.get_item().table_name(stack.events()).key("AggregateId", key);
         let get = get.key("Version", AttributeValue::N("1".into())).consistent_read(true);
         assert!(get.send().await.unwrap().item.is_some(), "an acknowledged command is stored");
     }
@@ -118,7 +121,7 @@ async fn on_sigterm_a_query_that_waits_is_answered_to_its_end() {
     let running = stage.start_behind(Deployable::QueryService).await;
     let mut client = UserQueryServiceClient::new(running.channel().clone());
     let nobody = uuid::Uuid::new_v4().to_string();
-    let after = Some(ReadAfter { aggregate_id: nobody.clone(), version: 9 });
+    let after = after::<User>(&nobody, 9);
     let request = GetUserProfileRequest { user_id: nobody.clone(), after };
     let waiting = tokio::spawn(async move { client.get_user_profile(request).await });
     stage.gate.until_sent(&nobody).await;
@@ -132,26 +135,26 @@ async fn on_sigterm_a_query_that_waits_is_answered_to_its_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn on_sigterm_messages_in_flight_are_applied_and_deleted() {
     let stage = Stage::new("sigterm-messages").await;
-    let (ground, gate) = (&stage.ground, &stage.gate);
+    let (stack, gate) = (&stage.stack, &stage.gate);
     let running = stage.start_behind(Deployable::Projector).await;
     gate.hold("UpdateItem");
     let command_service = stage.start(Deployable::CommandService).await;
     let mut client = UserCommandServiceClient::new(command_service.channel().clone());
-    let created = client.create_user(user("john@example.com")).await.unwrap().into_inner();
+    let created = client.create_user(user("john@example.com")).await.unwrap().reply();
     gate.until_held(1).await;
     begin_to_terminate(&running).await;
     gate.open();
     assert_eq!(end(running).await, Some(0));
 
     let key = AttributeValue::S(format!("default#{}", created.aggregate_id));
-    let aws = ground.aws().await;
-    let get = aws.dynamodb().get_item().table_name(ground.output("UserReadModelTable")).key("UserId", key);
+    let aws = stack.aws().await;
+    let get = aws.dynamodb().get_item().table_name(stack.rows(USERS)).key("Key", key);
     assert!(get.consistent_read(true).send().await.unwrap().item.is_some(), "the row is there");
     let names = [
         QueueAttributeName::ApproximateNumberOfMessages,
         QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
     ];
-    let queue = aws.sqs(Duration::ZERO).get_queue_attributes().queue_url(ground.output("UserQueueUrl"));
+    let queue = aws.sqs(Duration::ZERO).get_queue_attributes().queue_url(stack.queue(USERS));
     let counts = queue.set_attribute_names(Some(names.into())).send().await.unwrap().attributes.unwrap();
     assert!(
         counts.len() == 2 && counts.values().all(|count| count == "0"),
@@ -161,37 +164,38 @@ async fn on_sigterm_messages_in_flight_are_applied_and_deleted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_is_told_whole_before_a_port_is_bound() {
-    let ground = Ground::new().await.unwrap();
+    let stack = aws_stack().await.unwrap();
     let run = |deployable: Deployable, variables: &[(&str, &str)]| {
-        let mut command = deployable.command(&ground);
-        command.env_remove("EVENT_STORE_TABLE").env_remove("ORDER_READ_MODEL_TABLE");
-        let output = command.envs(variables.iter().copied()).output().unwrap();
+        let output = deployable.command(&stack).envs(variables.iter().copied()).output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    for deployable in Deployable::ALL {
+    for (deployable, shards) in [
+        (Deployable::CommandService, &["--index-shards-write"][..]),
+        (Deployable::Projector, &["--index-shards-write", "--index-shards-read"]),
+        (Deployable::QueryService, &["--index-shards-read"]),
+    ] {
         let name = deployable.name();
         let bad = [
-            ("INDEX_SHARDS", "0"),
+            ("MILLRACE_PREFIX", "No Prefix"),
+            ("INDEX_SHARDS_WRITE", "0"),
+            ("INDEX_SHARDS_READ", "0"),
             ("METRICS_ADDR", "nowhere"),
             ("LOG_FORMAT", "xml"),
             ("RUST_LOG", "a=loud"),
         ];
         let (code, said) = run(deployable, &bad);
         assert_eq!(code, Some(2), "{name}: {said}");
-        let missing = if deployable == Deployable::CommandService {
-            "--event-store-table"
-        } else {
-            "--order-read-model-table"
-        };
-        for wrong in
-            [missing, "--event-store-table", "--index-shards", "--metrics-addr", "--log-format", "RUST_LOG"]
-        {
-            assert!(said.contains(wrong), "{name} does not say that {wrong} is wrong: {said}");
+        for option in [&["--prefix", "--metrics-addr", "--log-format", "RUST_LOG"][..], shards].concat() {
+            assert!(said.contains(option), "{name} does not say that {option} is wrong: {said}");
         }
         let told = said.split("Usage").next().unwrap();
-        assert!(
-            !told.contains("--user-read-model-table") && !told.contains("--event-bus-name"),
-            "{name}: {told}"
-        );
+        assert!(!told.contains("--event-store-table") && !told.contains("--grpc-addr"), "{name}: {told}");
+    }
+    for deployable in [Deployable::Projector, Deployable::QueryService] {
+        let (code, said) = run(deployable, &[("ROWS_TABLES", "nobody@1=a-table")]);
+        assert_eq!(code, Some(2), "{}: {said}", deployable.name());
+        for word in ["`nobody@1`", "customer-totals@1"] {
+            assert!(said.contains(word), "{} does not say {word}: {said}", deployable.name());
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The recipe's validation over gRPC: what was commanded is read at once, from every side.
 
-use millrace_proto::{
+use millrace_tests::{Replied as _, TestApp};
+use shop::contracts::{
     command::UpdateUserProfileRequest,
     query::{
         GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest, GetUserByEmailRequest,
@@ -8,18 +9,17 @@ use millrace_proto::{
     },
     types::OrderStatus,
 };
-use millrace_tests::World;
 use tonic::{Code, Request};
 
 use crate::calls::{At, create_order, create_user, patient, reason, set_status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_order_that_was_just_set_to_processing_is_seen_at_once_by_every_query() {
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john.doe@example.com").await.unwrap();
-    let order = create_order(&world, &john).await.unwrap();
-    let order = set_status(&world, &order, OrderStatus::Processing).await.unwrap();
-    let (mut users, mut orders) = (world.user_queries(), world.order_queries());
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "john.doe@example.com").await.unwrap();
+    let order = create_order(&app, &john).await.unwrap();
+    let order = set_status(&app, &order, OrderStatus::Processing).await.unwrap();
+    let (mut users, mut orders) = (app.user_queries(), app.order_queries());
 
     let request =
         GetOrdersByUserRequest { user_id: john.id.clone(), after: order.after(), ..Default::default() };
@@ -58,48 +58,47 @@ async fn an_order_that_was_just_set_to_processing_is_seen_at_once_by_every_query
         users.get_user_by_email(patient(request)).await.unwrap().into_inner().user_profile,
         Some(profile)
     );
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_address_is_found_under_the_new_one_only() {
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "old@example.com").await.unwrap();
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "old@example.com").await.unwrap();
     let request = UpdateUserProfileRequest {
         user_id: john.id.clone(),
         email: Some("new@example.com".into()),
         ..Default::default()
     };
-    let version = world.users().update_user_profile(request).await.unwrap().into_inner().version;
-    let now = At { id: john.id, version };
+    let now = At::from(app.users().update_user_profile(request).await.unwrap().reply());
     let ask = async |email: &str| {
         let request = GetUserByEmailRequest { email: email.into(), after: now.after() };
-        world.user_queries().get_user_by_email(patient(request)).await
+        app.user_queries().get_user_by_email(patient(request)).await
     };
     assert_eq!(ask("new@example.com").await.unwrap().into_inner().user_profile.unwrap().version, 2);
     assert_eq!(ask("old@example.com").await.unwrap_err().code(), Code::NotFound);
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_meet_every_order_once_newest_first() {
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let mut made = Vec::new();
     for _ in 0..7 {
-        made.push(create_order(&world, &john).await.unwrap());
+        made.push(create_order(&app, &john).await.unwrap());
     }
     made.reverse();
     // The token makes one order visible; the others' rows are waited for one by one.
     for order in &made {
         let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-        world.order_queries().get_order(patient(request)).await.unwrap();
+        app.order_queries().get_order(patient(request)).await.unwrap();
     }
     for by_status in [false, true] {
         let mut seen = Vec::new();
         let mut page_token = String::new();
         loop {
-            let mut client = world.order_queries();
+            let mut client = app.order_queries();
             let (orders, next) = if by_status {
                 let request = GetOrdersByStatusRequest {
                     status: OrderStatus::Created.into(),
@@ -128,35 +127,35 @@ async fn pages_meet_every_order_once_newest_first() {
         }
         assert!(seen.iter().eq(made.iter().map(|order| &order.id)), "by_status: {by_status}");
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_the_future_ends_in_read_model_behind() {
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let after = At { version: 99, ..john.clone() }.after();
     let mut request = Request::new(GetUserProfileRequest { user_id: john.id, after });
     request.set_timeout(std::time::Duration::from_millis(800));
-    let behind = world.user_queries().get_user_profile(request).await.unwrap_err();
+    let behind = app.user_queries().get_user_profile(request).await.unwrap_err();
     assert_eq!((behind.code(), reason(&behind).as_str()), (Code::Unavailable, "READ_MODEL_BEHIND"));
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_sees_nothing_of_anothers() {
-    let world = World::new().await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
-    let order = create_order(&world, &john).await.unwrap();
+    let app = TestApp::new().await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
+    let order = create_order(&app, &john).await.unwrap();
     let request = GetOrderRequest { order_id: order.id.clone(), after: order.after() };
-    world.order_queries().get_order(patient(request)).await.unwrap();
+    app.order_queries().get_order(patient(request)).await.unwrap();
 
     fn as_acme<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.metadata_mut().insert("x-tenant-id", "acme".parse().unwrap());
         request
     }
-    let (mut users, mut orders) = (world.user_queries(), world.order_queries());
+    let (mut users, mut orders) = (app.user_queries(), app.order_queries());
     let request = GetUserProfileRequest { user_id: john.id.clone(), after: None };
     assert_eq!(users.get_user_profile(as_acme(request)).await.unwrap_err().code(), Code::NotFound);
     let request = GetUserByEmailRequest { email: "john@example.com".into(), after: None };
@@ -167,5 +166,5 @@ async fn a_tenant_sees_nothing_of_anothers() {
     assert!(orders.get_orders_by_user(as_acme(request)).await.unwrap().into_inner().orders.is_empty());
     let request = GetOrdersByStatusRequest { status: OrderStatus::Created.into(), ..Default::default() };
     assert!(orders.get_orders_by_status(as_acme(request)).await.unwrap().into_inner().orders.is_empty());
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }

@@ -6,24 +6,24 @@
 use std::time::Instant;
 
 use futures::future::join_all;
-use millrace_domain::TenantId;
-use millrace_proto::{
+use millrace_core::TenantId;
+use millrace_proto::query::{GetHistoryRequest, RecordedEvent, SearchEventsRequest, SortOrder};
+use millrace_tests::{Replied as _, TestApp};
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use shop::contracts::{
     command::{UpdateOrderStatusRequest, UpdateUserProfileRequest},
     query::{
-        BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetHistoryRequest, GetOrderAsOfRequest,
+        BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetCustomerTotalsRequest, GetOrderAsOfRequest,
         GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest, GetUserByEmailRequest,
-        GetUserProfileAsOfRequest, GetUserProfileRequest, OrderSummary, RecordedEvent, SearchEventsRequest,
-        SortOrder, WatchOrderRequest, WatchUserProfileRequest, get_history_request::Aggregate,
-        get_order_as_of_request, get_user_profile_as_of_request,
+        GetUserProfileAsOfRequest, GetUserProfileRequest, OrderSummary, WatchOrderRequest,
+        WatchUserProfileRequest,
     },
     types::OrderStatus,
 };
-use millrace_tests::World;
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tonic::{Code, Request};
 
 use crate::{
-    calls::{At, laptop, patient, seed, user},
+    calls::{At, as_of_version, laptop, patient, seed, user},
     rows::as_tenant,
 };
 
@@ -35,7 +35,7 @@ const FORWARD: [OrderStatus; 4] =
 
 /// A tenant's only user, and the user's orders.
 struct Customer<'a> {
-    world: &'a World,
+    app: &'a TestApp,
     tenant: TenantId,
     user: At,
     email: String,
@@ -45,13 +45,13 @@ struct Customer<'a> {
 }
 
 impl Customer<'_> {
-    async fn of(world: &World, number: usize, seed: u64) -> Customer<'_> {
+    async fn of(app: &TestApp, number: usize, seed: u64) -> Customer<'_> {
         let (tenant, email): (TenantId, _) =
             (format!("tenant-{number}").parse().unwrap(), "0@example.com".to_owned());
-        let reply = world.users().create_user(as_tenant(&tenant, user(&email))).await.unwrap().into_inner();
-        let user = At { id: reply.aggregate_id, version: reply.version };
+        let reply = app.users().create_user(as_tenant(&tenant, user(&email))).await.unwrap().reply();
+        let user = At::from(reply);
         let chance = StdRng::seed_from_u64(seed ^ u64::try_from(number).unwrap());
-        let mut customer = Customer { world, tenant, user, email, orders: Vec::new(), chance, asked: 0 };
+        let mut customer = Customer { app, tenant, user, email, orders: Vec::new(), chance, asked: 0 };
         customer.ask_about_user(None).await;
         customer
     }
@@ -75,16 +75,16 @@ impl Customer<'_> {
                     status: now.into(),
                     ..Default::default()
                 };
-                let reply = self.world.orders().update_order_status(self.request(request)).await.unwrap();
-                self.orders[n].0.version = reply.into_inner().version;
+                let reply = self.app.orders().update_order_status(self.request(request)).await.unwrap();
+                self.orders[n].0.version = reply.reply().version;
                 self.orders[n].1 += 1;
                 self.ask_about_order(n, now, Some(before)).await;
             }
             // A list of the customer's orders has one page.
             Some(_) | None if self.orders.len() < 100 && self.chance.random_bool(0.7) => {
                 let request = self.request(laptop(&self.user.id));
-                let reply = self.world.orders().create_order(request).await.unwrap().into_inner();
-                self.orders.push((At { id: reply.aggregate_id, version: reply.version }, 0));
+                let reply = self.app.orders().create_order(request).await.unwrap().reply();
+                self.orders.push((At::from(reply), 0));
                 self.ask_about_order(self.orders.len() - 1, OrderStatus::Created, None).await;
             }
             Some(_) | None => {
@@ -94,8 +94,8 @@ impl Customer<'_> {
                     email: Some(email.clone()),
                     ..Default::default()
                 };
-                let reply = self.world.users().update_user_profile(self.request(request)).await.unwrap();
-                self.user.version = reply.into_inner().version;
+                let reply = self.app.users().update_user_profile(self.request(request)).await.unwrap();
+                self.user.version = reply.reply().version;
                 let old = std::mem::replace(&mut self.email, email);
                 self.ask_about_user(Some(old)).await;
             }
@@ -104,7 +104,7 @@ impl Customer<'_> {
 
     async fn ask_about_user(&mut self, given_up: Option<String>) {
         let (after, user_id) = (self.user.after(), self.user.id.clone());
-        let mut queries = self.world.user_queries();
+        let mut queries = self.app.user_queries();
         let expected = (self.email.clone(), self.user.version);
 
         let request = self.request(GetUserByEmailRequest { email: self.email.clone(), after: after.clone() });
@@ -128,19 +128,18 @@ impl Customer<'_> {
         let found = states.message().await.unwrap().unwrap().user_profile.unwrap();
         assert_eq!((found.email, found.version), expected, "WatchUserProfile");
 
-        let mut history = self.world.history();
-        let as_of = Some(get_user_profile_as_of_request::AsOf::Version(self.user.version));
+        let as_of = as_of_version(self.user.version);
         let request = self.request(GetUserProfileAsOfRequest { user_id: user_id.clone(), as_of });
-        let found = history.get_user_profile_as_of(request).await.unwrap().into_inner().user_profile.unwrap();
+        let found = queries.get_user_profile_as_of(request).await.unwrap().into_inner().user_profile.unwrap();
         assert_eq!((found.email, found.version), expected, "GetUserProfileAsOf");
         let event_type = if self.user.version == 1 { "UserCreated" } else { "UserProfileUpdated" };
-        self.ask_about_event(Aggregate::UserId(user_id), event_type, self.user.clone()).await;
+        self.ask_about_event(event_type, self.user.clone()).await;
         self.asked += 8;
     }
 
     async fn ask_about_order(&mut self, n: usize, now: OrderStatus, before: Option<OrderStatus>) {
         let (order, after) = (self.orders[n].0.clone(), self.orders[n].0.after());
-        let mut queries = self.world.order_queries();
+        let mut queries = self.app.order_queries();
         let is_fresh = |query: &str, found: &OrderSummary| {
             assert_eq!((found.status(), found.version), (now, order.version), "{query}");
         };
@@ -183,23 +182,33 @@ impl Customer<'_> {
         let mut states = queries.watch_order(self.request(request)).await.unwrap().into_inner();
         is_fresh("WatchOrder", &states.message().await.unwrap().unwrap().order.unwrap());
 
-        let as_of = Some(get_order_as_of_request::AsOf::Version(order.version));
+        let as_of = as_of_version(order.version);
         let request = self.request(GetOrderAsOfRequest { order_id: order.id.clone(), as_of });
-        let found = self.world.history().get_order_as_of(request).await.unwrap().into_inner().order.unwrap();
+        let found = queries.get_order_as_of(request).await.unwrap().into_inner().order.unwrap();
         is_fresh("GetOrderAsOf", &found);
         let event_type = if order.version == 1 { "OrderCreated" } else { "OrderStatusUpdated" };
-        self.ask_about_event(Aggregate::OrderId(order.id.clone()), event_type, order).await;
-        self.asked += 8;
+        self.ask_about_totals(&order).await;
+        self.ask_about_event(event_type, order).await;
+        self.asked += 9;
+    }
+
+    /// The totals of the customer, which every order feeds: no order of them is cancelled.
+    async fn ask_about_totals(&self, order: &At) {
+        let request = GetCustomerTotalsRequest { user_id: self.user.id.clone(), after: order.after() };
+        let reply = self.app.customer_queries().get_customer_totals(self.request(request)).await;
+        let totals = reply.unwrap().into_inner().totals.unwrap();
+        assert_eq!(usize::try_from(totals.orders).unwrap(), self.orders.len(), "GetCustomerTotals");
     }
 
     /// Asks for an event among those of its aggregate and those of its type.
-    async fn ask_about_event(&self, aggregate: Aggregate, event_type: &str, at: At) {
-        let (mut history, order) = (self.world.history(), SortOrder::NewestFirst.into());
+    async fn ask_about_event(&self, event_type: &str, at: At) {
+        let (mut history, order) = (self.app.history(), SortOrder::NewestFirst.into());
         let is_there = |query: &str, events: &[RecordedEvent]| {
             let same = |event: &&RecordedEvent| event.aggregate_id == at.id && event.version == at.version;
             assert_eq!(events.iter().filter(same).count(), 1, "{query}: {at:?}");
         };
-        let request = GetHistoryRequest { aggregate: Some(aggregate), order, ..Default::default() };
+        let (aggregate_type, aggregate_id) = (at.aggregate_type.clone(), at.id.clone());
+        let request = GetHistoryRequest { aggregate_type, aggregate_id, order, ..Default::default() };
         let found = history.get_history(self.request(request)).await.unwrap().into_inner();
         is_there("GetHistory", &found.events);
         let request = SearchEventsRequest {
@@ -215,10 +224,10 @@ impl Customer<'_> {
 
 async fn never_stale(commands: usize) {
     let seed = seed();
-    let world = World::new().await.unwrap();
+    let app = TestApp::new().await.unwrap();
     let start = Instant::now();
     let customers = (0..CUSTOMERS).map(async |number| {
-        let mut customer = Customer::of(&world, number, seed).await;
+        let mut customer = Customer::of(&app, number, seed).await;
         for _ in 1..commands / CUSTOMERS {
             customer.step().await;
         }
@@ -226,7 +235,7 @@ async fn never_stale(commands: usize) {
     });
     let asked: u64 = join_all(customers).await.into_iter().sum();
     println!("{commands} commands, {asked} questions at once after them, none stale: {:?}", start.elapsed());
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

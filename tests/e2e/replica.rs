@@ -5,43 +5,34 @@ use std::{
     time::Duration,
 };
 
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    orders::Orders,
-    states::States,
-    users::Users,
-};
+use command_service::{Orders, Users};
 use millrace_aws::Aws;
-use millrace_domain::Timestamp;
-use millrace_event_store::{DynamoStore, Tables};
-use millrace_proto::command::{
-    UpdateUserProfileRequest, user_command_service_server::UserCommandService as _,
-};
-use millrace_read_models::{DynamoOrders, DynamoUsers};
-use millrace_runtime::Places;
-use millrace_tests::Ground;
-use query_service::{
-    models::Models,
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache};
+use millrace_core::ProjectionName;
+use millrace_event_store::{DynamoReader, DynamoStore, Tables};
+use millrace_query::{
+    QueryService,
+    history::History,
     token::PageTokens,
-    watch::{Hub, OrderRows, Pace, UserRows},
+    watch::{Pace, Watching},
+};
+use millrace_rows::{DynamoRows, IndexShards};
+use millrace_server::clock;
+use millrace_tests::{AwsStack, Replied as _};
+use shop::{
+    OrderSummary, UserProfile,
+    contracts::command::{UpdateUserProfileRequest, user_command_service_server::UserCommandService as _},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
-fn now() -> Timestamp {
-    millrace_runtime::clock::now()
-}
-
 /// How many shards the index by event type has.
 pub(crate) const SHARDS: NonZeroU32 = NonZeroU32::new(4).expect("4 is not 0");
 
-/// The event store of a ground, with as many shards of its index as there are.
-pub(crate) fn store(ground: &Ground, aws: &Aws, index_shards: Option<NonZeroU32>) -> DynamoStore {
-    let tables = Tables {
-        events: ground.output("EventStoreTable").into(),
-        unique_keys: ground.output("UniqueKeyTable").into(),
-        snapshots: ground.output("SnapshotTable").into(),
-    };
+/// The event store of a stack, with as many shards of its index as there are.
+pub(crate) fn store(stack: &AwsStack, aws: &Aws, index_shards: Option<NonZeroU32>) -> DynamoStore {
+    let tables =
+        Tables { events: stack.events(), unique_keys: stack.unique_keys(), snapshots: stack.snapshots() };
     DynamoStore::new(aws.dynamodb(), tables, index_shards)
 }
 
@@ -54,10 +45,10 @@ pub(crate) struct Replica {
 impl Replica {
     /// A replica that keeps a snapshot after so many events.
     pub(crate) fn new(store: &DynamoStore, snapshot_every: NonZeroU64) -> Self {
-        let told = HandlerConfig { clock: now, chance: rand::random::<f64>, snapshot_every };
-        let users = Handler::new(store.clone(), States::new(1 << 20), told);
-        let orders = Handler::new(store.clone(), States::new(1 << 20), told);
-        Self { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
+        let config = CommandHandlerConfig { clock: clock::now, jitter: rand::random::<f64>, snapshot_every };
+        let users = CommandHandler::new(store.clone(), StateCache::new(1 << 20), config);
+        let orders = CommandHandler::new(store.clone(), StateCache::new(1 << 20), config);
+        Self { users: Users(users.clone()), orders: Orders { orders, users } }
     }
 
     /// Gives a user another name; the version that comes of it.
@@ -67,39 +58,41 @@ impl Replica {
             name: Some(name.into()),
             ..Default::default()
         };
-        self.users.update_user_profile(Request::new(request)).await.unwrap().into_inner().version
+        self.users.update_user_profile(Request::new(request)).await.unwrap().reply().version
     }
 }
 
 /// A replica of the query service, whose rows nobody can watch.
 pub(crate) struct QueryReplica {
-    pub(crate) users: query_service::users::Users<DynamoUsers, DynamoOrders>,
-    pub(crate) orders: query_service::orders::Orders<DynamoUsers, DynamoOrders>,
+    pub(crate) users: query_service::Users,
+    pub(crate) orders: query_service::Orders,
+    pub(crate) history: History,
 }
 
 impl QueryReplica {
-    /// A replica over read models, which seals page tokens by the key that tests use.
-    pub(crate) fn new(models: &Models<DynamoUsers, DynamoOrders>) -> Self {
+    /// A replica on a stack, which seals page tokens by the key that tests use.
+    pub(crate) fn new(stack: &AwsStack, aws: &Aws) -> Self {
         let pace = Pace { fastest: Duration::MAX, slowest: Duration::MAX };
-        let (nobody, end) = (Places::new(0, 0), CancellationToken::new());
-        let users = Hub::new(UserRows(models.users.clone()), pace, nobody.clone(), end.clone());
-        let orders = Hub::new(OrderRows(models.orders.clone()), pace, nobody, end);
+        let service = QueryService::new(
+            &stack.application,
+            |spec| dynamo_rows(stack, aws, spec.name),
+            DynamoReader::new(aws.dynamodb(), stack.events()).with_index(Some(SHARDS)),
+            PageTokens::new(b"a key for this test"),
+            Watching { max: 0, max_per_tenant: 0, pace },
+            CancellationToken::new(),
+        );
         Self {
-            users: query_service::users::Users::new(models.clone(), users),
-            orders: query_service::orders::Orders::new(models.clone(), tokens(), orders),
+            users: query_service::Users(service.rows::<UserProfile, _>().unwrap()),
+            orders: query_service::Orders(service.rows::<OrderSummary, _>().unwrap()),
+            history: service.history(),
         }
     }
 }
 
-/// The read models of a ground.
-pub(crate) fn models(ground: &Ground, aws: &Aws) -> Models<DynamoUsers, DynamoOrders> {
-    let users = DynamoUsers::new(aws.dynamodb(), ground.output("UserReadModelTable"));
-    // 4 fits.
-    let shards = u16::try_from(SHARDS.get()).unwrap();
-    Models::new(users, DynamoOrders::new(aws.dynamodb(), ground.output("OrderReadModelTable"), shards))
-}
-
-/// What seals page tokens in tests.
-fn tokens() -> PageTokens {
-    PageTokens::new(b"a key for this test")
+/// The rows of a projection of a stack.
+pub(crate) fn dynamo_rows(stack: &AwsStack, aws: &Aws, projection: ProjectionName) -> DynamoRows {
+    let spec = stack.application.projections().iter().find(|spec| spec.name == projection).unwrap();
+    let shards = stack.index_shards().try_into().unwrap();
+    let shards = IndexShards { read: shards, write: shards };
+    DynamoRows::new(aws.dynamodb(), stack.rows(projection), spec, shards)
 }

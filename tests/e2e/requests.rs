@@ -3,9 +3,10 @@
 
 use std::{collections::BTreeMap, ops::Deref};
 
-use command_service::snapshots;
 use millrace_aws::Aws;
-use millrace_proto::{
+use millrace_command::snapshots;
+use millrace_tests::{AwsStack, Replied as _, aws_stack};
+use shop::contracts::{
     command::{
         UpdateOrderStatusRequest, UpdateUserProfileRequest,
         order_command_service_server::OrderCommandService as _,
@@ -13,7 +14,6 @@ use millrace_proto::{
     },
     types::OrderStatus,
 };
-use millrace_tests::Ground;
 use tonic::Request;
 
 use crate::{
@@ -27,9 +27,9 @@ struct Counted {
     aws: Aws,
 }
 
-async fn replica(ground: &Ground) -> Counted {
-    let aws = ground.aws().await;
-    Counted { replica: Replica::new(&store(ground, &aws, Some(SHARDS)), snapshots::EVERY), aws }
+async fn replica(stack: &AwsStack) -> Counted {
+    let aws = stack.aws().await;
+    Counted { replica: Replica::new(&store(stack, &aws, Some(SHARDS)), snapshots::EVERY), aws }
 }
 
 impl Deref for Counted {
@@ -58,22 +58,16 @@ fn requests(counts: &[(&str, u64)]) -> BTreeMap<String, u64> {
 
 #[tokio::test]
 async fn every_command_costs_what_the_architecture_says() {
-    let ground = Ground::new().await.unwrap();
-    let warm = replica(&ground).await;
-    let john = warm
-        .users
-        .create_user(Request::new(user("john@example.com")))
-        .await
-        .unwrap()
-        .into_inner()
-        .aggregate_id;
+    let stack = aws_stack().await.unwrap();
+    let warm = replica(&stack).await;
+    let john =
+        warm.users.create_user(Request::new(user("john@example.com"))).await.unwrap().reply().aggregate_id;
     assert_eq!(
         warm.aws.requests().take(),
         requests(&[("TransactWriteItems", 1)]),
         "a user, with its address"
     );
-    let order =
-        warm.orders.create_order(Request::new(laptop(&john))).await.unwrap().into_inner().aggregate_id;
+    let order = warm.orders.create_order(Request::new(laptop(&john))).await.unwrap().reply().aggregate_id;
     assert_eq!(warm.aws.requests().take(), requests(&[("PutItem", 1)]), "an order of a known user");
     let sent = warm.set_status(&order, OrderStatus::Processing).await;
     assert_eq!(sent, requests(&[("PutItem", 1)]), "a warm update");
@@ -87,10 +81,10 @@ async fn every_command_costs_what_the_architecture_says() {
     warm.users.update_user_profile(Request::new(change)).await.unwrap();
     assert_eq!(warm.aws.requests().take(), requests(&[("TransactWriteItems", 1)]), "a new address");
 
-    let cold = replica(&ground).await;
+    let cold = replica(&stack).await;
     let sent = cold.set_status(&order, OrderStatus::Shipped).await;
     assert_eq!(sent, requests(&[("PutItem", 1), ("Query", 1)]), "a cold update");
-    let cold = replica(&ground).await;
+    let cold = replica(&stack).await;
     cold.orders.create_order(Request::new(laptop(&john))).await.unwrap();
     assert_eq!(
         cold.aws.requests().take(),

@@ -1,19 +1,24 @@
 //! Orders' rows that are written past the services, so that there are many, and the services that show them.
 
-use millrace_domain::{
-    EventId, Label, Money, OrderId, TenantId, Timestamp, UserId,
-    order::{Basket, OrderItem, OrderStatus},
+use futures::{StreamExt as _, stream};
+use millrace_core::{
+    Aggregate as _, CommandId, Envelope, EventId, StreamId, TenantId, Timestamp, projection::RowUpdate,
 };
-use millrace_proto::query::{
-    GetOrdersByStatusRequest, GetOrdersByUserRequest, OrderSummary,
-    order_query_service_server::OrderQueryService as _,
+use millrace_rows::{DynamoRows, WriteOutcome, WriteRows as _};
+use millrace_testing::recorded;
+use query_service::Orders;
+use shop::{
+    Label, Money, OrderId, UserId,
+    contracts::query::{
+        GetOrdersByStatusRequest, GetOrdersByUserRequest, OrderSummary,
+        order_query_service_server::OrderQueryService as _,
+    },
+    order::{Basket, Order, OrderCreated, OrderEvent, OrderItem, OrderStatus, OrderStatusUpdated},
 };
-use millrace_read_models::{OrderChange, Placed, Provenance, ReadOrders, ReadUsers};
-use query_service::orders::Orders;
 use tonic::{Request, Status};
 use uuid::Uuid;
 
-/// The user whose orders they are, where nothing else is said.
+/// The user whose orders they are.
 pub(crate) const BUYER: UserId = UserId(Uuid::from_u128(0xb));
 
 /// The id of the n-th order: spread as the ids of orders are, the same each time.
@@ -33,7 +38,7 @@ pub(crate) fn laptop() -> Basket {
 
 /// An order as large as one can be: some 80 KB.
 pub(crate) fn largest() -> Basket {
-    basket(&"𒀀".repeat(Label::MAX_LEN), Basket::MOST_ITEMS)
+    basket(&"𒀀".repeat(Label::MAX_LEN), Basket::MAX_ITEMS)
 }
 
 fn basket(product: &str, lines: usize) -> Basket {
@@ -45,25 +50,39 @@ fn basket(product: &str, lines: usize) -> Basket {
     Basket::new(vec![item; lines]).unwrap()
 }
 
-/// The n-th order, placed so many microseconds after the start of 2026, as it is at its first version.
-pub(crate) fn placed(tenant: &TenantId, n: u64, basket: Basket, microseconds: i64) -> OrderChange {
-    let id = order_id(n);
-    OrderChange {
-        tenant: tenant.clone(),
-        order_id: id,
-        from: 0,
-        to: 1,
-        placed: Some(Placed { user_id: BUYER, basket, created_at: at(microseconds) }),
-        status: OrderStatus::Created,
-        updated_at: at(microseconds),
-        // As long as they are as a rule.
-        provenance: Provenance {
-            event_id: EventId(id.0),
-            correlation_id: id.to_string().parse().unwrap(),
-            causation_id: id.to_string().parse().unwrap(),
-            trace_parent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
-        },
-    }
+/// The n-th order, placed so many microseconds after the start of 2026: the update that its first event makes.
+pub(crate) fn placed(tenant: &TenantId, n: u64, basket: Basket, microseconds: i64) -> RowUpdate {
+    let event = OrderEvent::OrderCreated(OrderCreated { user_id: BUYER, basket });
+    update(tenant, n, 1, at(microseconds), &event)
+}
+
+/// The update that moves the n-th order to a status.
+pub(crate) fn moved(tenant: &TenantId, n: u64, version: u64, status: OrderStatus) -> RowUpdate {
+    let event = OrderEvent::OrderStatusUpdated(OrderStatusUpdated { status });
+    update(tenant, n, version, at(0), &event)
+}
+
+fn update(tenant: &TenantId, n: u64, version: u64, at: Timestamp, event: &OrderEvent) -> RowUpdate {
+    let stream = StreamId { tenant: tenant.clone(), aggregate_type: Order::TYPE, id: order_id(n).0 };
+    // As long as they are as a rule.
+    let id: CommandId = stream.id.to_string().parse().unwrap();
+    let envelope = Envelope {
+        event_id: EventId(stream.id),
+        correlation_id: id.clone(),
+        causation_id: id,
+        trace_parent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".into()),
+        ..recorded(&stream, version, at, event)
+    };
+    let spec = millrace_tests::shop().projection(millrace_tests::ORDERS.name).unwrap().clone();
+    (spec.update)(&envelope).unwrap().unwrap()
+}
+
+/// Writes updates, several at a time.
+pub(crate) async fn write(rows: &DynamoRows, updates: impl IntoIterator<Item = RowUpdate>) {
+    let writing = stream::iter(updates).for_each_concurrent(32, async |update| {
+        assert_eq!(rows.write(&update).await.unwrap(), WriteOutcome::Applied);
+    });
+    writing.await;
 }
 
 /// A list, as it is asked for.
@@ -89,11 +108,7 @@ impl Asked {
 pub(crate) type Page = (Vec<OrderSummary>, String);
 
 /// Asks for a page as a tenant.
-pub(crate) async fn ask<U: ReadUsers, O: ReadOrders>(
-    service: &Orders<U, O>,
-    tenant: &TenantId,
-    asked: Asked,
-) -> Result<Page, Status> {
+pub(crate) async fn ask(service: &Orders, tenant: &TenantId, asked: Asked) -> Result<Page, Status> {
     match asked {
         Asked::OfUser(request) => {
             let reply = service.get_orders_by_user(as_tenant(tenant, request)).await?.into_inner();

@@ -2,11 +2,6 @@
 
 use std::{convert::Infallible, sync::Arc};
 
-use command_service::relay::{
-    ShardStream as _,
-    aws::DynamoStream,
-    stream::{Position, Sequence, Shard, ShardId, StreamError},
-};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{
     Request, Response,
@@ -17,6 +12,11 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use millrace_aws::{Aws, AwsError};
 use millrace_local::Account;
+use millrace_relay::{
+    ShardStream as _,
+    aws::DynamoStream,
+    stream::{Position, Sequence, Shard, ShardId, StreamError},
+};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
@@ -42,7 +42,7 @@ impl Stand {
                 tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(connection), service));
             }
         }));
-        let aws = Aws::new(Account::unique(&url).sdk_config().await);
+        let aws = Aws::new(Account::unique(&url).sdk_config().await, Aws::ATTEMPT_TIMEOUT);
         let stream = DynamoStream::new(aws.dynamodb(), aws.streams(), "events");
         Self { stream, _serving: serving }
     }
@@ -114,14 +114,14 @@ async fn pages_of_shards_that_go_in_a_circle_are_an_error() {
     })
     .await;
     let error = stand.stream.shards().await.unwrap_err();
-    assert!(matches!(error, AwsError::Nonsense(_)), "{error}");
+    assert!(matches!(error, AwsError::InvalidResponse(_)), "{error}");
 }
 
 #[tokio::test]
 async fn a_reply_without_anything_is_not_the_end_of_a_shard() {
     let stand = Stand::with(|_, _| (200, json!({}))).await;
     let error = stand.stream.read(&"iterator".to_owned()).await.unwrap_err();
-    assert!(matches!(error, StreamError::Failed(AwsError::Nonsense(_))), "{error}");
+    assert!(matches!(error, StreamError::Failed(AwsError::InvalidResponse(_))), "{error}");
     let stand = Stand::with(|_, _| (200, json!({"Records": []}))).await;
     assert!(stand.stream.read(&"iterator".to_owned()).await.unwrap().next.is_none());
 }

@@ -2,26 +2,29 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use millrace_proto::{
-    command::{
-        order_command_service_client::OrderCommandServiceClient,
-        user_command_service_client::UserCommandServiceClient,
-    },
-    query::{GetUserProfileRequest, ReadAfter, user_query_service_client::UserQueryServiceClient},
-};
 use millrace_tests::{
-    Ground,
+    Replied as _, aws_stack,
     collector::{Collector, Manner, ToldSpan, by_id},
     eventually,
     process::{Deployable, Process, log_folder},
 };
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use serde_json::Value;
+use shop::{
+    contracts::{
+        command::{
+            order_command_service_client::OrderCommandServiceClient,
+            user_command_service_client::UserCommandServiceClient,
+        },
+        query::{GetUserProfileRequest, user_query_service_client::UserQueryServiceClient},
+    },
+    user::User,
+};
 use tokio::net::TcpListener;
 use tonic::Request;
 
 use crate::{
-    calls::{laptop, user},
+    calls::{after, laptop, user},
     processes::{end, ready},
 };
 
@@ -52,10 +55,10 @@ struct Stage {
 
 impl Stage {
     async fn new(test: &str, prepare: impl Fn(&mut std::process::Command)) -> Self {
-        let (ground, logs) = (Ground::new().await.unwrap(), log_folder(test).unwrap());
+        let (stack, logs) = (aws_stack().await.unwrap(), log_folder(test).unwrap());
         let mut processes = BTreeMap::new();
         for deployable in Deployable::ALL {
-            let mut command = deployable.command(&ground);
+            let mut command = deployable.command(&stack);
             prepare(&mut command);
             let log = logs.join(format!("{}.log", deployable.name()));
             processes.insert(deployable, ready(command, &log).await);
@@ -113,21 +116,15 @@ async fn one_commands_trace_is_whole_from_its_caller_to_the_read_model() {
     let collector = Collector::start(Manner::Takes).await.unwrap();
     let stage = Stage::heard_by("traces-whole", &collector).await;
     let created = stage.users().create_user(traced(user("john.doe@example.com"), 1, true)).await.unwrap();
-    let user_id = created.into_inner().aggregate_id;
-    let ordered = stage.orders().create_order(traced(laptop(&user_id), 2, true)).await.unwrap().into_inner();
-    let seen = GetUserProfileRequest {
-        user_id: user_id.clone(),
-        after: Some(ReadAfter { aggregate_id: user_id.clone(), version: 1 }),
-    };
+    let user_id = created.reply().aggregate_id;
+    let ordered = stage.orders().create_order(traced(laptop(&user_id), 2, true)).await.unwrap().reply();
+    let seen = GetUserProfileRequest { user_id: user_id.clone(), after: after::<User>(&user_id, 1) };
     stage.queries().get_user_profile(traced(seen, 3, true)).await.unwrap();
     let all = async || {
         let spans = collector.spans();
         let is_there = |name: &str| spans.iter().any(|told| told.span.name == name);
-        let awaited = [
-            "write user-profiles",
-            "write order-summaries",
-            "millrace.query.v1.UserQueryService/GetUserProfile",
-        ];
+        let awaited =
+            ["write user-profiles", "write order-summaries", "shop.query.v1.UserQueryService/GetUserProfile"];
         awaited.into_iter().all(is_there).then_some(())
     };
     eventually("the traces", all).await;
@@ -155,7 +152,7 @@ async fn one_commands_trace_is_whole_from_its_caller_to_the_read_model() {
         let of_trace: Vec<_> = spans.values().filter(|told| told.trace_id() == trace_id(trace)).collect();
         let mut parent = CALLER.to_owned();
         for (name, service, kind) in [
-            (format!("millrace.command.v1.{call}"), "command-service", SpanKind::Server),
+            (format!("shop.command.v1.{call}"), "command-service", SpanKind::Server),
             (format!("append {kind}"), "command-service", SpanKind::Internal),
             ("relay".to_owned(), "command-service", SpanKind::Internal),
             ("publish".to_owned(), "command-service", SpanKind::Producer),
@@ -176,7 +173,7 @@ async fn one_commands_trace_is_whole_from_its_caller_to_the_read_model() {
         let write = only(&of_trace, write);
         assert_eq!((write.parent(), write.span.kind()), (append.id(), SpanKind::Client));
         assert_eq!(append.text("millrace.aggregate.id").as_ref(), Some(aggregate));
-        let call = only(&of_trace, &format!("millrace.command.v1.{call}"));
+        let call = only(&of_trace, &format!("shop.command.v1.{call}"));
         assert_eq!(call.text("rpc.response.status_code").as_deref(), Some("OK"));
         for told in &of_trace {
             let parent = told.parent();
@@ -184,7 +181,7 @@ async fn one_commands_trace_is_whole_from_its_caller_to_the_read_model() {
         }
     }
     let of_query: Vec<_> = spans.values().filter(|told| told.trace_id() == trace_id(3)).collect();
-    let query = only(&of_query, "millrace.query.v1.UserQueryService/GetUserProfile");
+    let query = only(&of_query, "shop.query.v1.UserQueryService/GetUserProfile");
     assert_eq!((query.service.as_str(), query.parent().as_str()), ("query-service", CALLER));
     let reads: Vec<_> = of_query.iter().filter(|told| told.span.name == "DynamoDB.GetItem").collect();
     assert!(
@@ -202,11 +199,11 @@ async fn of_a_trace_that_its_caller_does_not_record_nothing_is_told() {
     let collector = Collector::start(Manner::Takes).await.unwrap();
     let stage = Stage::heard_by("traces-unsampled", &collector).await;
     let first =
-        stage.users().create_user(traced(user("john.doe@example.com"), 1, false)).await.unwrap().into_inner();
+        stage.users().create_user(traced(user("john.doe@example.com"), 1, false)).await.unwrap().reply();
     let second =
-        stage.users().create_user(traced(user("jane.doe@example.com"), 2, true)).await.unwrap().into_inner();
+        stage.users().create_user(traced(user("jane.doe@example.com"), 2, true)).await.unwrap().reply();
     for id in [first.aggregate_id, second.aggregate_id] {
-        let after = Some(ReadAfter { aggregate_id: id.clone(), version: 1 });
+        let after = after::<User>(&id, 1);
         let seen = GetUserProfileRequest { user_id: id, after };
         stage.queries().get_user_profile(traced(seen, 1, false)).await.unwrap();
     }
@@ -236,7 +233,7 @@ async fn no_span_holds_what_is_personal_or_secret() {
         let created = stage.users().create_user(traced(user("john.doe@example.com"), n, true)).await;
         assert_eq!(created.is_ok(), n == 0);
         if let Ok(created) = created {
-            let id = created.into_inner().aggregate_id;
+            let id = created.reply().aggregate_id;
             stage.orders().create_order(traced(laptop(&id), 2, true)).await.unwrap();
             let mut odd = laptop(&id);
             odd.items[0].product = String::new();
@@ -244,7 +241,7 @@ async fn no_span_holds_what_is_personal_or_secret() {
         }
     }
     let by_email =
-        millrace_proto::query::GetUserByEmailRequest { email: "john.doe@example.com".into(), after: None };
+        shop::contracts::query::GetUserByEmailRequest { email: "john.doe@example.com".into(), after: None };
     let _ = stage.queries().get_user_by_email(traced(by_email, 4, true)).await;
     let awaited = async || {
         let spans = collector.spans();
@@ -300,10 +297,9 @@ async fn a_collector_that_refuses_hangs_or_is_not_there_changes_no_answer_and_no
         .await;
         for n in 0..COMMANDS {
             let email = format!("u{n}@example.com");
-            let created =
-                stage.users().create_user(traced(user(&email), n, true)).await.unwrap().into_inner();
+            let created = stage.users().create_user(traced(user(&email), n, true)).await.unwrap().reply();
             if n == COMMANDS - 1 {
-                let after = Some(ReadAfter { aggregate_id: created.aggregate_id.clone(), version: 1 });
+                let after = created.after();
                 let seen = GetUserProfileRequest { user_id: created.aggregate_id, after };
                 stage.queries().get_user_profile(traced(seen, n, true)).await.unwrap();
             }
@@ -334,12 +330,12 @@ fn ticks(process: u32) -> u64 {
 async fn cost_of_traces() {
     const COMMANDS: u32 = 3_000;
     let collector = Collector::start(Manner::Takes).await.unwrap();
-    let (ground, logs) = (Ground::new().await.unwrap(), log_folder("traces-cost").unwrap());
+    let (stack, logs) = (aws_stack().await.unwrap(), log_folder("traces-cost").unwrap());
     for round in 0..3 {
         for (name, is_on, sampled) in
             [("off", false, false), ("not recorded", true, false), ("recorded", true, true)]
         {
-            let mut command = Deployable::CommandService.command(&ground);
+            let mut command = Deployable::CommandService.command(&stack);
             command.env("RELAY", "off");
             if is_on {
                 collector.hears(&mut command);
@@ -347,13 +343,13 @@ async fn cost_of_traces() {
             let running = ready(command, &logs.join("command-service.log")).await;
             let mut users = UserCommandServiceClient::new(running.channel().clone());
             let email = format!("{}@example.com", uuid::Uuid::new_v4());
-            let id = users.create_user(user(&email)).await.unwrap().into_inner().aggregate_id;
+            let id = users.create_user(user(&email)).await.unwrap().reply().aggregate_id;
             let mut spent = Vec::new();
             for n in 0..COMMANDS + 500 {
                 if n == 500 {
                     spent.push(ticks(running.id()));
                 }
-                let change = millrace_proto::command::UpdateUserProfileRequest {
+                let change = shop::contracts::command::UpdateUserProfileRequest {
                     user_id: id.clone(),
                     name: Some(format!("name {n}")),
                     ..Default::default()

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, str::FromStr as _};
 
 use futures::{StreamExt as _, stream};
-use millrace_tests::World;
+use millrace_tests::TestApp;
 use prost::{Message as _, bytes::Bytes};
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor};
 use serde_json::Value;
@@ -59,6 +59,13 @@ fn expand(value: &Value) -> Value {
     }
 }
 
+/// The library's contracts and the shop's.
+fn contracts() -> DescriptorPool {
+    let mut pool = DescriptorPool::decode(millrace_proto::DESCRIPTORS).unwrap();
+    pool.decode_file_descriptor_set(shop::contracts::DESCRIPTORS).unwrap();
+    pool
+}
+
 fn method(pool: &DescriptorPool, rpc: &str) -> MethodDescriptor {
     let (service, name) = rpc.split_once('/').unwrap();
     let service = pool.get_service_by_name(service).unwrap_or_else(|| panic!("{rpc}"));
@@ -66,8 +73,9 @@ fn method(pool: &DescriptorPool, rpc: &str) -> MethodDescriptor {
 }
 
 fn all_rpcs() -> BTreeSet<String> {
-    let pool = DescriptorPool::decode(millrace_proto::DESCRIPTORS).unwrap();
-    let services = pool.services().filter(|service| service.full_name().starts_with("millrace."));
+    let pool = contracts();
+    let is_served = |name: &str| name.starts_with("millrace.") || name.starts_with("shop.");
+    let services = pool.services().filter(|service| is_served(service.full_name()));
     services
         .flat_map(|service| {
             service.methods().map(|rpc| format!("{}/{}", service.full_name(), rpc.name())).collect::<Vec<_>>()
@@ -76,7 +84,7 @@ fn all_rpcs() -> BTreeSet<String> {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    let pool = DescriptorPool::decode(millrace_proto::DESCRIPTORS).unwrap();
+    let pool = contracts();
     let rows: Vec<Value> = serde_json::from_str(TABLE).unwrap();
     let case = |row: &Value| {
         let text = |name: &str| row[name].as_str().unwrap().to_owned();
@@ -142,15 +150,15 @@ pub(crate) async fn send(channel: &Channel, rpc: &str, message: Bytes) -> Result
     grpc.unary(Request::new(message), path, Raw).await.map(|_| ())
 }
 
-fn channel<'a>(world: &'a World, rpc: &str) -> &'a Channel {
-    if rpc.starts_with("millrace.command.") { &world.command } else { &world.query }
+fn channel<'a>(app: &'a TestApp, rpc: &str) -> &'a Channel {
+    if rpc.starts_with("shop.command.") { &app.command } else { &app.query }
 }
 
-async fn stored(world: &World) -> usize {
-    let client = world.ground.aws().await.dynamodb();
+async fn stored(app: &TestApp) -> usize {
+    let client = app.stack.aws().await.dynamodb();
     let mut items = 0;
-    for table in ["EventStoreTable", "UniqueKeyTable"] {
-        let scan = client.scan().table_name(world.ground.output(table)).consistent_read(true);
+    for table in [app.stack.events(), app.stack.unique_keys()] {
+        let scan = client.scan().table_name(table).consistent_read(true);
         items += scan.into_paginator().items().send().collect::<Result<Vec<_>, _>>().await.unwrap().len();
     }
     items
@@ -158,7 +166,7 @@ async fn stored(world: &World) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_bad_input_is_refused_with_all_its_bad_fields_and_stores_nothing() {
-    let world = World::new().await.unwrap();
+    let app = TestApp::new().await.unwrap();
     let bad: Vec<Case> = cases().into_iter().filter(|case| !case.violations.is_empty()).collect();
     let rpcs: BTreeSet<_> = bad.iter().map(|case| case.rpc.as_str()).collect();
     assert_eq!(
@@ -166,9 +174,9 @@ async fn every_bad_input_is_refused_with_all_its_bad_fields_and_stores_nothing()
         all_rpcs().iter().map(String::as_str).collect(),
         "the table has bad inputs of every call"
     );
-    let wrong: Vec<String> = stream::iter(&bad)
+    let violations: Vec<String> = stream::iter(&bad)
         .map(|case| async {
-            let Err(status) = send(channel(&world, &case.rpc), &case.rpc, case.message.clone()).await else {
+            let Err(status) = send(channel(&app, &case.rpc), &case.rpc, case.message.clone()).await else {
                 return Some(format!("{}: accepted", case.name));
             };
             let details = status.get_error_details();
@@ -182,23 +190,23 @@ async fn every_bad_input_is_refused_with_all_its_bad_fields_and_stores_nothing()
                 .then(|| format!("{}: {:?} {fields:?}, not {:?}", case.name, status.code(), case.violations))
         })
         .buffer_unordered(32)
-        .filter_map(|wrong| async { wrong })
+        .filter_map(|violations| async { violations })
         .collect()
         .await;
-    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), bad.len(), wrong.join("\n"));
-    assert_eq!(stored(&world).await, 0);
-    world.end().await.unwrap();
+    assert!(violations.is_empty(), "{} of {}:\n{}", violations.len(), bad.len(), violations.join("\n"));
+    assert_eq!(stored(&app).await, 0);
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_good_input_is_called_bad() {
-    let world = World::new().await.unwrap();
+    let app = TestApp::new().await.unwrap();
     let good: Vec<Case> = cases().into_iter().filter(|case| case.violations.is_empty()).collect();
     let rpcs: BTreeSet<_> = good.iter().map(|case| case.rpc.clone()).collect();
     assert_eq!(rpcs, all_rpcs(), "the table has good inputs of every call");
     for case in good {
         let code =
-            send(channel(&world, &case.rpc), &case.rpc, case.message).await.err().map(|status| status.code());
+            send(channel(&app, &case.rpc), &case.rpc, case.message).await.err().map(|status| status.code());
         let fine = [
             None,
             Some(Code::NotFound),
@@ -208,12 +216,12 @@ async fn no_good_input_is_called_bad() {
         ];
         assert!(fine.contains(&code), "{}: {code:?}", case.name);
     }
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_are_no_message_are_bad_input() {
-    let world = World::new().await.unwrap();
+    let app = TestApp::new().await.unwrap();
     let rpcs = all_rpcs();
     let garbage: [&[u8]; 5] = [
         // A field that ends before its length; a tag without a value; a wire type that does not exist; text that is no
@@ -226,10 +234,10 @@ async fn bytes_that_are_no_message_are_bad_input() {
     ];
     for rpc in &rpcs {
         for bytes in garbage {
-            let status = send(channel(&world, rpc), rpc, Bytes::copy_from_slice(bytes)).await.unwrap_err();
+            let status = send(channel(&app, rpc), rpc, Bytes::copy_from_slice(bytes)).await.unwrap_err();
             assert_eq!(status.code(), Code::InvalidArgument, "{rpc}: {status:?}");
         }
     }
-    assert_eq!(stored(&world).await, 0);
-    world.end().await.unwrap();
+    assert_eq!(stored(&app).await, 0);
+    app.end().await.unwrap();
 }

@@ -3,13 +3,13 @@
 use std::{fs, time::Instant};
 
 use futures::{StreamExt as _, future::join_all, stream};
-use millrace_proto::{
+use millrace_tests::{
+    FaultProxy, TestApp, Traffic, aws_stack, eventually,
+    process::{Deployable, Process, log_folder},
+};
+use shop::contracts::{
     query::{WatchOrderRequest, WatchOrderResponse, order_query_service_client::OrderQueryServiceClient},
     types::OrderStatus,
-};
-use millrace_tests::{
-    Ground, Traffic, Wire, World, eventually,
-    process::{Deployable, Process, log_folder},
 };
 use tokio::time::{Duration, sleep};
 use tonic::{Streaming, transport::Endpoint};
@@ -33,8 +33,8 @@ fn memory(process: u32) -> u64 {
 }
 
 /// Readings of watched rows that went over a wire since this was asked last.
-fn readings(wire: &Wire) -> Traffic {
-    wire.take().get("BatchGetItem").copied().unwrap_or_default()
+fn readings(proxy: &FaultProxy) -> Traffic {
+    proxy.take().get("BatchGetItem").copied().unwrap_or_default()
 }
 
 /// That there were no more readings than so many rows cost, whoever watches them.
@@ -64,15 +64,15 @@ async fn until(states: &mut Streaming<WatchOrderResponse>, seen: &mut u64, versi
 
 #[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_watch_a_hundred_rows_at_the_price_of_a_hundred_rows() {
-    let world = World::on(Ground::new().await.unwrap()).await.unwrap();
-    let john = create_user(&world, "john@example.com").await.unwrap();
+    let app = TestApp::on(aws_stack().await.unwrap()).await.unwrap();
+    let john = create_user(&app, "john@example.com").await.unwrap();
     let mut orders: Vec<At> = Vec::new();
     for _ in 0..ROWS {
-        orders.push(create_order(&world, &john).await.unwrap());
+        orders.push(create_order(&app, &john).await.unwrap());
     }
-    let wire = Wire::before(world.ground.endpoint()).await.unwrap();
-    let mut command = Deployable::QueryService.command(&world.ground);
-    command.env("AWS_ENDPOINT_URL", wire.url());
+    let proxy = FaultProxy::before(app.stack.endpoint()).await.unwrap();
+    let mut command = Deployable::QueryService.command(&app.stack);
+    command.env("AWS_ENDPOINT_URL", proxy.url());
     let log = log_folder("watchers").unwrap().join("query-service.log");
     let running = Process::start(command, &log).await.unwrap();
     let process = running.id();
@@ -100,15 +100,15 @@ async fn five_hundred_watch_a_hundred_rows_at_the_price_of_a_hundred_rows() {
     println!("{WATCHERS} watchers: {grown} KiB, {:.1} each", f64_of(grown) / f64_of(499));
     assert!(grown < 64 * 1024, "{grown} KiB");
 
-    println!("to begin: {:?}", wire.take().get("GetItem"));
+    println!("to begin: {:?}", proxy.take().get("GetItem"));
     let began = Instant::now();
     sleep(Duration::from_secs(5)).await;
-    bounded("while nothing changes", readings(&wire), began.elapsed());
+    bounded("while nothing changes", readings(&proxy), began.elapsed());
 
     let began = Instant::now();
     for status in [OrderStatus::Processing, OrderStatus::Shipped, OrderStatus::Delivered] {
         for order in &mut orders {
-            *order = set_status(&world, order, status).await.unwrap();
+            *order = set_status(&app, order, status).await.unwrap();
         }
     }
     let states = join_all(watches.iter_mut().map(|(states, seen)| until(states, seen, 4))).await;
@@ -116,19 +116,19 @@ async fn five_hundred_watch_a_hundred_rows_at_the_price_of_a_hundred_rows() {
     let sent: usize = states.iter().sum();
     println!("{} changes: {sent} states sent to {WATCHERS}", 3 * ROWS);
     assert!((WATCHERS..=3 * WATCHERS).contains(&sent), "{sent}");
-    bounded("while everything changes", readings(&wire), took);
+    bounded("while everything changes", readings(&proxy), took);
 
     // Five leave each row, then the last.
     drop(watches);
     eventually("silence", async || {
-        readings(&wire);
+        readings(&proxy);
         sleep(Duration::from_secs(1)).await;
-        (readings(&wire).requests == 0).then_some(())
+        (readings(&proxy).requests == 0).then_some(())
     })
     .await;
     println!("at the end {} KiB, {before} before", memory(process));
     drop(running);
-    world.end().await.unwrap();
+    app.end().await.unwrap();
 }
 
 fn f64_of(number: u64) -> f64 {

@@ -11,6 +11,11 @@ def find(resources: list[dict], kind: str, name: str) -> dict:
     return next(each for each in resources if each["kind"] == kind and each["metadata"]["name"] == name)
 
 
+def generated(resources: list[dict], name: str) -> dict:
+    """What a generated ConfigMap says."""
+    return next(each["data"] for each in resources if each["kind"] == "ConfigMap" and checks.generated(each, name))
+
+
 def container(resources: list[dict], kind: str = "Deployment", name: str = "projector") -> dict:
     return checks.containers(checks.template(find(resources, kind, name)))[0]
 
@@ -104,19 +109,15 @@ BROKEN = [
         "not served where the kubelet could ask",
     ),
     Broken("health elsewhere", lambda all: set_to(all, "HEALTH_ADDR", "0.0.0.0:8087"), "a port that is not named"),
-    Broken("no tokens", pop("envFrom"), "for want of JWT_ISSUER"),
+    Broken("no tokens", lambda all: container(all)["envFrom"].pop(), "for want of JWT_ISSUER"),
     Broken(
         "tokens for anybody",
-        lambda all: next(each for each in all if each["metadata"]["name"].startswith("identity-"))["data"].pop(
-            "JWT_AUDIENCE"
-        ),
+        lambda all: generated(all, "identity").pop("JWT_AUDIENCE"),
         "for want of JWT_AUDIENCE",
     ),
     Broken(
         "no keys of tokens",
-        lambda all: next(each for each in all if each["metadata"]["name"].startswith("identity-"))["data"].pop(
-            "JWT_JWKS_URL"
-        ),
+        lambda all: generated(all, "identity").pop("JWT_JWKS_URL"),
         "no keys that tokens",
     ),
     Broken(
@@ -254,11 +255,29 @@ BROKEN = [
         "knows no variable SNAPSHOT_EVERY",
     ),
     Broken(
-        "no queue",
-        lambda all: container(all).update(
-            env=[each for each in container(all)["env"] if each["name"] != "USER_QUEUE_URL"]
-        ),
-        "USER_QUEUE_URL is missing",
+        "a container without the stack",
+        lambda all: container(all)["envFrom"].pop(0),
+        "does not know the stack",
+    ),
+    Broken("a container without a prefix", lambda all: unset(all, "MILLRACE_PREFIX"), "MILLRACE_PREFIX is missing"),
+    Broken("no prefix", lambda all: generated(all, "stack").pop("MILLRACE_PREFIX"), "MILLRACE_PREFIX is missing"),
+    Broken("no region", lambda all: generated(all, "stack").pop("AWS_REGION"), "AWS_REGION is missing"),
+    Broken("a variable that nobody knows", lambda all: generated(all, "stack").update(NO="x"), "a variable NO"),
+    Broken(
+        "a template that is not deployed",
+        lambda all: generated(all, "templates").pop("data.yaml"),
+        "not the rendered templates: data.yaml",
+        kind=True,
+    ),
+    Broken(
+        "a queue that nobody scales by",
+        lambda all: find(all, "ScaledObject", "projector")["spec"]["triggers"].pop(),
+        "does not look at the queue",
+    ),
+    Broken(
+        "a queue that is none",
+        lambda all: find(all, "ScaledObject", "projector")["spec"]["triggers"][0]["metadata"].update(queueURL="q"),
+        "there is no queue q",
     ),
     Broken(
         "a key that is not there",
@@ -293,14 +312,9 @@ BROKEN = [
     Broken(
         "another's role",
         lambda all: find(all, "ServiceAccount", "projector")["metadata"]["annotations"].update(
-            {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/millrace-audit"}
+            {"eks.amazonaws.com/role-arn": "arn:aws:iam::111122223333:role/shop-audit"}
         ),
         "takes on no role",
-    ),
-    Broken(
-        "an output that is none",
-        lambda all: next(each for each in all if each["metadata"]["name"].startswith("stack-"))["data"].update(NO="x"),
-        "NO is no output",
     ),
     Broken(
         "a metric that is none",

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import pathlib
 import re
 from collections.abc import Iterator
 
@@ -41,22 +42,30 @@ class Facts:
     """What manifests are held against."""
 
     programs: Programs
-    # The variables that the infrastructure template's outputs come to.
-    outputs: set[str]
-    # The metrics that the README documents.
+    # The names of the registered projections' queues, without the prefix, as the templates have them.
+    queues: set[str]
+    # The rendered templates that a deployment consists of, policies and roles aside, by the names of their files.
+    templates: dict[str, str]
+    # The metrics that the reference documents.
     metrics: set[str]
 
 
-def outputs(template: str) -> set[str]:
-    """The template's outputs as variables: `EventStoreTable` is `EVENT_STORE_TABLE`."""
-    body = template.split("\nOutputs:\n", 1)[1]
-    names = re.findall(r"^  ([A-Za-z]+):$", body, re.MULTILINE)
-    return {re.sub(r"(?<!^)([A-Z])", r"_\1", name).upper() for name in names}
+def templates(folder: pathlib.Path) -> dict[str, str]:
+    """The rendered templates by the names of their files. What they render is held by the tests of shop/program."""
+    texts = {path.name: path.read_text() for path in folder.glob("*.yaml")}
+    rendered = {name: text for name, text in texts.items() if text.startswith("# Rendered from")}
+    return {name: text for name, text in rendered.items() if "-access" not in name}
 
 
-def documented_metrics(readme: str) -> set[str]:
-    """The names in the README's table of metrics."""
-    table = readme.split("\n## Metrics\n", 1)[1].split("\n## ", 1)[0]
+def queues(templates: dict[str, str]) -> set[str]:
+    """The queues of projections: each has a template of its own, with a version in its name."""
+    names = {name.removesuffix(".yaml") for name in templates}
+    return {name for name in names if re.search(r"-v\d+$", name)}
+
+
+def documented_metrics(reference: str) -> set[str]:
+    """The names in the reference's table of metrics."""
+    table = reference.split("\n## Metrics\n", 1)[1].split("\n## ", 1)[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
     return {name for row in rows for name in re.findall(r"`([a-z_]+)", row)}
 
@@ -67,6 +76,17 @@ def documented_metrics(readme: str) -> set[str]:
 def named(resource: dict) -> str:
     """A resource as a person calls it."""
     return f"{resource['kind']} {resource['metadata']['name']}"
+
+
+def generated(config: dict, name: str) -> bool:
+    """Whether a ConfigMap was generated under a name."""
+    return re.fullmatch(rf"{name}-[a-z0-9]{{10}}", config["metadata"]["name"]) is not None
+
+
+def stack(resources: list[dict]) -> dict[str, str]:
+    """What the ConfigMap `stack` says."""
+    found = [config["data"] for config in of_kind(resources, "ConfigMap") if generated(config, "stack")]
+    return found[0] if found else {}
 
 
 def of_kind(resources: list[dict], *kinds: str) -> list[dict]:
@@ -365,13 +385,18 @@ def is_understood(resources: list[dict], facts: Facts) -> Iterator[str]:
             command, where = command_of(container), f"{named(workload)}, container {container['name']}"
             given = {each["name"] for each in container.get("env", [])}
             for each in container.get("envFrom", []):
-                given |= maps.get(each["configMapRef"]["name"], set())
+                # What stands in `stack` is for all: `is_what_was_deployed` holds that somebody knows it.
+                if not each["configMapRef"]["name"].startswith("stack-"):
+                    given |= maps.get(each["configMapRef"]["name"], set())
             for name in sorted(given - facts.programs.variables(program, command)):
                 yield f"{where}: {program} knows no variable {name}"
             flags = {argument.split("=")[0] for argument in container.get("args") or [] if argument.startswith("--")}
             for flag in sorted(flags - facts.programs.flags(program, command)):
                 yield f"{where}: {program} knows no flag {flag}"
-            needed = facts.programs.required(program, command) | {"AWS_REGION"}
+            if not any(each["configMapRef"]["name"].startswith("stack-") for each in container.get("envFrom", [])):
+                yield f"{where}: does not know the stack"
+            # Without a prefix of its own, it would take the application's name for it, and perhaps another's tables.
+            needed = facts.programs.required(program, command) | {"AWS_REGION", "MILLRACE_PREFIX"}
             for name in sorted(needed - given):
                 yield f"{where}: {name} is missing"
             if command:
@@ -421,15 +446,17 @@ def is_guarded(overlay: str, resources: list[dict]) -> Iterator[str]:
 
 
 def is_what_was_deployed(overlay: str, resources: list[dict], facts: Facts) -> Iterator[str]:
-    """The configuration is made of the template's outputs; images are pinned, in production to the byte."""
-    for stack in of_kind(resources, "ConfigMap"):
-        if not re.fullmatch(r"stack-[a-z0-9]{10}", stack["metadata"]["name"]):
-            continue
-        keys = set(stack["data"])
-        if overlay.startswith("eks") and keys != facts.outputs:
-            yield f"stack.env: not the template's outputs: {', '.join(sorted(keys ^ facts.outputs))}"
-        for key in sorted(keys - facts.outputs):
-            yield f"stack.env: {key} is no output of the template"
+    """The configuration says where all is and nothing that nobody knows; images are pinned, in production to the byte."""
+    settings = stack(resources)
+    for key in sorted({"AWS_REGION", "MILLRACE_PREFIX"} - set(settings)):
+        yield f"stack.env: {key} is missing"
+    known = {name for program in DEPLOYABLES for name in facts.programs.variables(program)}
+    for key in sorted(set(settings) - known):
+        yield f"stack.env: no deployable knows a variable {key}"
+    for config in of_kind(resources, "ConfigMap"):
+        if generated(config, "templates") and config["data"] != facts.templates:
+            differing = set(config["data"].items()) ^ set(facts.templates.items())
+            yield f"not the rendered templates: {', '.join(sorted({name for name, _ in differing}))}"
     for workload, pod in workloads(resources):
         for container in containers(pod):
             pinned = r".+@sha256:[0-9a-f]{64}" if overlay.startswith("eks") else r".+:[0-9][0-9A-Za-z.-]*"
@@ -438,12 +465,26 @@ def is_what_was_deployed(overlay: str, resources: list[dict], facts: Facts) -> I
     if overlay.startswith("eks"):
         for account in of_kind(resources, "ServiceAccount"):
             role = (account["metadata"].get("annotations") or {}).get("eks.amazonaws.com/role-arn", "")
-            if not re.fullmatch(rf"arn:[a-z-]+:iam::\d{{12}}:role/.*-{account['metadata']['name']}", role):
+            name = f"{settings.get('MILLRACE_PREFIX')}-{account['metadata']['name']}"
+            if not re.fullmatch(rf"arn:[a-z-]+:iam::\d{{12}}:role/{name}", role):
                 yield f"{named(account)}: takes on no role of its name"
 
 
+def scales_by_every_queue(resources: list[dict], facts: Facts) -> Iterator[str]:
+    """Where KEDA scales the projector, it looks at the queue of every registered projection, and at no other."""
+    prefix = stack(resources).get("MILLRACE_PREFIX")
+    queues = {f"{prefix}-{queue}" for queue in facts.queues}
+    for scaler in of_kind(resources, "ScaledObject"):
+        asked = [trigger["metadata"].get("queueURL") for trigger in scaler["spec"]["triggers"]]
+        for queue in sorted(queues - set(asked)):
+            yield f"{named(scaler)}: does not look at the queue {queue}"
+        for queue in asked:
+            if queue not in queues:
+                yield f"{named(scaler)}: there is no queue {queue}"
+
+
 def asks_for_metrics_that_exist(resources: list[dict], facts: Facts) -> Iterator[str]:
-    """Alerts are about metrics that the README documents."""
+    """Alerts are about metrics that the reference documents."""
     for rules in of_kind(resources, "PrometheusRule"):
         for rule in (rule for group in rules["spec"]["groups"] for rule in group["rules"]):
             asked = set(re.findall(r"\b([a-z_]+)\{", rule["expr"]))
@@ -485,6 +526,7 @@ def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
         *is_understood(resources, facts),
         *is_guarded(overlay, resources),
         *is_what_was_deployed(overlay, resources, facts),
+        *scales_by_every_queue(resources, facts),
         *asks_for_metrics_that_exist(resources, facts),
         *reaches_its_collector(resources),
     ]

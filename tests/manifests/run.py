@@ -62,10 +62,12 @@ def main() -> int:
     beside = pathlib.Path(sys.executable).with_name("kubectl")
     kubectl = str(beside) if beside.is_file() else "kubectl"
     programs = Programs(given.programs)
+    templates = checks.templates(ROOT / "infra")
     facts = checks.Facts(
         programs=programs,
-        outputs=checks.outputs((ROOT / "infra/template.yaml").read_text()),
-        metrics=checks.documented_metrics((ROOT / "README.md").read_text()),
+        queues=checks.queues(templates),
+        templates=templates,
+        metrics=checks.documented_metrics((ROOT / "docs/reference/metrics.md").read_text()),
     )
     rendered = overlays(kubectl)
     complaints = 0

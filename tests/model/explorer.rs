@@ -16,7 +16,7 @@ use crate::{
 pub(crate) struct Findings<M: Model> {
     pub(crate) states: usize,
     pub(crate) moves: usize,
-    /// States after which nothing but trouble can happen.
+    /// StateCache after which nothing but trouble can happen.
     pub(crate) at_rest: usize,
     /// Steps to the farthest state.
     pub(crate) depth: usize,

@@ -33,9 +33,9 @@ type Time = i8;
 /// what it has lost (`RelayConfig::trust_horizon`, which is shorter, but not by half a day).
 const DAY: Time = 2;
 
-const MOST_SHARDS: usize = 2;
-const MOST_EVENTS: usize = 3;
-const MOST_LISTERS: usize = 2;
+const MAX_SHARDS: usize = 2;
+const MAX_EVENTS: usize = 3;
+const MAX_LISTERS: usize = 2;
 
 /// The bounds and the guards of a model.
 #[derive(Debug, Clone, Copy)]
@@ -132,14 +132,14 @@ pub(crate) struct State {
     now: Time,
     stream: Stream,
     /// What the bus has accepted, and what no relay can know of.
-    accepted: [bool; MOST_EVENTS],
-    leases: [Option<Progress>; MOST_SHARDS],
-    readers: [Option<Reader>; MOST_SHARDS],
+    accepted: [bool; MAX_EVENTS],
+    leases: [Option<Progress>; MAX_SHARDS],
+    readers: [Option<Reader>; MAX_SHARDS],
     /// The latest time at which all shards had leases, as the lease table has it.
     complete_at: Option<Time>,
     /// When a lease was last renewed. Used only without `Guards::dates_by_listing`.
     renewed: Time,
-    listers: [Lister; MOST_LISTERS],
+    listers: [Lister; MAX_LISTERS],
 }
 
 impl Retention {
@@ -158,9 +158,9 @@ impl Model for Retention {
         State {
             now: 0,
             stream: Stream::new(has_shard),
-            accepted: [false; MOST_EVENTS],
+            accepted: [false; MAX_EVENTS],
             leases: [has_shard.then_some(Progress::unread(0)), None],
-            readers: [None; MOST_SHARDS],
+            readers: [None; MAX_SHARDS],
             complete_at: (self.before != Before::NoRelay).then_some(0),
             renewed: 0,
             listers: Default::default(),
@@ -208,7 +208,7 @@ impl Model for Retention {
                 let is_missed = |shard| {
                     !next.after.stream.is_listed(shard, next.after.now) && state.leases[shard].is_none()
                 };
-                (0..MOST_SHARDS).any(|shard| was_listed(shard) && is_missed(shard))
+                (0..MAX_SHARDS).any(|shard| was_listed(shard) && is_missed(shard))
             }));
         }
         laws

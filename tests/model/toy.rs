@@ -7,7 +7,7 @@ use crate::{
     model::{Law, Model, Move, Moves},
 };
 
-/// A number that grows by one or two up to a limit. Trouble sets it back to zero.
+/// A number that grows by one or two up to a limit. FailureLogThrottle sets it back to zero.
 #[derive(Clone, Copy)]
 struct Counter {
     limit: u8,

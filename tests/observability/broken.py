@@ -53,7 +53,7 @@ BROKEN = [
     ),
     Broken("a section that does not say how to look", runbook("**Look.**", "**See.**"), "not ['Means', 'Look'"),
     Broken("a link within the runbook to nowhere", runbook("(#millraceawsfails)", "(#millraceawsfailed)"), "no such heading"),
-    Broken("a link to a file that is not there", runbook("(../infra/template.yaml)", "(../infra/stack.yaml)"), "not there"),
+    Broken("a link to a file that is not there", runbook("(../docs/operations/deploy.md#alarms)", "(../docs/operations/stack.md)"), "not there"),
     Broken("a log line that nobody says", runbook("`messages are held up`", "`messages are stuck here`"), "which no log says"),
     Broken('a message asked for that nobody says', runbook('.message == "not ready"', '.message == "unready now"'), "which no log says"),
     Broken("a flag that the projector does not know", runbook("projector audit --repair\n", "projector audit --mend\n"), "no flag --mend"),

@@ -1,6 +1,7 @@
 """What is checked: alerts, alarms, the dashboard, the runbook, as they lie in the repository."""
 
 import dataclasses
+import html
 import json
 import pathlib
 import re
@@ -22,7 +23,7 @@ class Sources:
     groups: list[dict]
     # `promtool test rules`' file.
     tests: dict
-    # Names of CloudWatch's alarms, without the stack's prefix.
+    # Names of CloudWatch's alarms, without the prefix; those of a projection, once for all.
     alarms: list[str]
     dashboard: dict
     runbook: str
@@ -34,22 +35,28 @@ class Sources:
 
 
 def read() -> Sources:
-    template = (ROOT / "infra/template.yaml").read_text()
     folders = ("command-service/src", "projector/src", "query-service/src", "crates")
     code = [path.read_text() for folder in folders for path in sorted((ROOT / folder).rglob("*.rs"))]
     return Sources(
         groups=yaml.safe_load((COMPONENT / "alerts.yaml").read_text())["spec"]["groups"],
         tests=yaml.safe_load((pathlib.Path(__file__).with_name("alerts_test.yaml")).read_text()),
-        alarms=re.findall(r'AlarmName: !Sub "\$\{NamePrefix\}-([a-z-]+)"', template),
+        alarms=alarm_names(),
         dashboard=json.loads((COMPONENT / "dashboard.json").read_text()),
         runbook=RUNBOOK.read_text(),
         code="\n".join(code),
     )
 
 
+def alarm_names() -> list[str]:
+    templates = [path.read_text() for path in sorted((ROOT / "infra").glob("*.yaml"))]
+    pattern = r'AlarmName:\s+"?Fn::Sub"?: "\$\{Prefix\}-([a-z0-9-]+)"'
+    names = [name for template in templates for name in re.findall(pattern, template)]
+    return sorted({re.sub(r"^[a-z0-9-]+-v\d+-", "&lt;projection&gt;-", name) for name in names})
+
+
 def anchor(heading: str) -> str:
     """The anchor that GitHub gives a heading."""
-    return re.sub(r"[^a-z0-9 _-]", "", heading.lower()).replace(" ", "-")
+    return re.sub(r"[^a-z0-9 _-]", "", html.unescape(heading).lower()).replace(" ", "-")
 
 
 def sections(runbook: str, part: str) -> list[tuple[str, str]]:

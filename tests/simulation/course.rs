@@ -2,7 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
-use command_service::relay::{
+use millrace_relay::{
     Leases as _, ShardStream as _,
     leases::{Checkpoint, Lease},
     stream::{Position, Shard},
@@ -201,9 +201,9 @@ impl Course {
 
     /// Fails if anything is wrong so far.
     fn check(&self) {
-        let mut wrong = self.world.wrong();
-        wrong.extend(PANICS.take());
-        assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.trouble.steps().join("\n"));
+        let mut violations = self.world.violations();
+        violations.extend(PANICS.take());
+        assert!(violations.is_empty(), "{violations:#?}\n{}", self.trouble.steps().join("\n"));
     }
 
     /// Nothing goes wrong any more: everything has to come right, without more events to help, and all has to end in

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use command_service::relay::{
+use millrace_aws::AwsError;
+use millrace_core::{StreamId, Timestamp, projection::RowUpdate};
+use millrace_event_store::{Page, ReadEvents};
+use millrace_projection::queue::{Cause, Depth, MemoryQueue, Message, Queue, ReceiptHandle, Rules};
+use millrace_relay::{
     EventBus, Leases, Refill, ShardStream,
     bus::{Entry, Rejection},
     leases::{Lease, LeaseTable, Replica},
@@ -10,13 +14,12 @@ use command_service::relay::{
     refill::RefillPage,
     stream::{Position, Records, Shard, ShardId, StreamError},
 };
-use millrace_aws::AwsError;
-use millrace_domain::{StreamId, Timestamp};
-use millrace_event_store::{Page, ReadEvents};
-use millrace_read_models::{Change, OrderChange, UserChange, WriteRows, Written};
-use projector::queue::{Cause, Depth, MemoryQueue, Message, Queue, Receipt, Rules};
+use millrace_rows::{WriteError, WriteOutcome, WriteRows};
 
-use crate::{trouble::Life, world::World};
+use crate::{
+    trouble::Life,
+    world::{Projected, World},
+};
 
 /// The world, for one process.
 #[derive(Clone)]
@@ -141,26 +144,21 @@ impl ReadEvents for Ports {
     }
 }
 
-impl WriteRows<UserChange> for Ports {
-    async fn write(&self, change: &UserChange) -> Result<Written, AwsError> {
-        let change = change.clone();
-        call!(self, "write a user", |world, change| async move {
-            let written = world.users.write(&change).await?;
-            if written == Written::Applied {
-                world.watch_row(&change.stream()).await;
-            }
-            Ok(written)
-        })
-    }
+/// The rows of a projection, for one process.
+#[derive(Clone)]
+pub(crate) struct RowsPort {
+    pub(crate) life: Life,
+    pub(crate) world: World,
+    pub(crate) projection: Projected,
 }
 
-impl WriteRows<OrderChange> for Ports {
-    async fn write(&self, change: &OrderChange) -> Result<Written, AwsError> {
-        let change = change.clone();
-        call!(self, "write an order", |world, change| async move {
-            let written = world.orders.write(&change).await?;
-            if written == Written::Applied {
-                world.watch_row(&change.stream()).await;
+impl WriteRows for RowsPort {
+    async fn write(&self, update: &RowUpdate) -> Result<WriteOutcome, WriteError> {
+        let (projection, update) = (self.projection.clone(), update.clone());
+        call!(self, "write a row", |world, projection, update| async move {
+            let written = projection.rows.write(&update).await?;
+            if written == WriteOutcome::Applied {
+                world.watch_write(&projection, &update.stream).await;
             }
             Ok(written)
         })
@@ -208,7 +206,7 @@ impl Queue for QueuePort {
         self.life.call("ReceiveMessage", effect).await
     }
 
-    async fn delete(&self, receipts: &[Receipt]) -> Vec<Result<(), AwsError>> {
+    async fn delete(&self, receipts: &[ReceiptHandle]) -> Vec<Result<(), AwsError>> {
         let (receipts, messages) = (receipts.to_vec(), receipts.len());
         let effect = move |queue: MemoryQueue| {
             let receipts = receipts.clone();
@@ -217,7 +215,7 @@ impl Queue for QueuePort {
         self.batch("DeleteMessageBatch", messages, effect).await
     }
 
-    async fn hide(&self, receipts: &[(Receipt, Duration)]) -> Vec<Result<(), AwsError>> {
+    async fn hide(&self, receipts: &[(ReceiptHandle, Duration)]) -> Vec<Result<(), AwsError>> {
         let (receipts, messages) = (receipts.to_vec(), receipts.len());
         let effect = move |queue: MemoryQueue| {
             let receipts = receipts.clone();

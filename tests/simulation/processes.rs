@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use command_service::relay::{Relay, RelayConfig};
-use millrace_domain::Timestamp;
-use projector::{Consumer, Orders, Projector, Settings, Users};
+use futures::future::join_all;
+use millrace_core::Timestamp;
+use millrace_projection::{Consumer, Projector, Settings};
+use millrace_relay::{Relay, RelayConfig};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -13,7 +14,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    ports::{Ports, QueuePort},
+    ports::{Ports, QueuePort, RowsPort},
     trouble::{Life, Trouble},
     world::{World, clock},
 };
@@ -86,12 +87,14 @@ fn relay(ports: Ports, name: &str, skew: i64) -> Relay<Ports, Ports, Ports, Port
 
 async fn project(ports: Ports, stop: CancellationToken) {
     let settings =
-        Settings { messages_at_once: 30, max_attempts: 5, drain: Duration::from_secs(15), chance: || 0.5 };
-    let queue =
-        |queue: &projector::queue::MemoryQueue| QueuePort { life: ports.life.clone(), queue: queue.clone() };
-    let users = Projector::<Users, _, _>::new(ports.clone(), ports.clone(), clock);
-    let orders = Projector::<Orders, _, _>::new(ports.clone(), ports.clone(), clock);
-    let users = Consumer::new(queue(&ports.world.user_queue), users, settings, watch::Sender::default());
-    let orders = Consumer::new(queue(&ports.world.order_queue), orders, settings, watch::Sender::default());
-    tokio::join!(users.run(stop.clone()), orders.run(stop));
+        Settings { messages_at_once: 30, max_attempts: 5, drain: Duration::from_secs(15), jitter: || 0.5 };
+    let consumers = ports.world.projections().iter().map(|projection| {
+        let life = ports.life.clone();
+        let rows =
+            RowsPort { life: life.clone(), world: ports.world.clone(), projection: projection.clone() };
+        let projector = Projector::new(projection.spec.clone(), rows, ports.clone(), clock);
+        let queue = QueuePort { life, queue: projection.queue.clone() };
+        Consumer::new(queue, projector, settings, watch::Sender::default()).run(stop.clone())
+    });
+    join_all(consumers).await;
 }

@@ -7,22 +7,27 @@ use std::{
     time::Duration,
 };
 
-use command_service::relay::{
+use millrace_aws::AwsError;
+use millrace_core::{
+    Aggregate as _, AggregateType, Application, Envelope, EventId, ProjectionName, StreamId, Timestamp,
+    projection::ProjectionSpec,
+};
+use millrace_event_store::{AppendEvents as _, Commit, MemoryStore};
+use millrace_projection::queue::{MemoryQueue, Rules};
+use millrace_relay::{
     bus::{Entry, Rejection},
     leases::{Checkpoint, Lease},
     memory::{MemoryLeases, MemoryStream, MemoryTable},
     stream::{Content, Position},
 };
-use millrace_aws::AwsError;
-use millrace_domain::{
-    Aggregate as _, EventId, OrderId, StreamId, Timestamp, UserId, order::Order, user::User,
+use millrace_rows::{MemoryRows, ReadRows as _};
+use millrace_testing::{Oracle, convergence::found_rows, oracle::differences};
+use millrace_tests::{
+    lives::{life, order_event, user_event},
+    shop,
 };
-use millrace_event_store::{AppendEvents as _, Commit, MemoryStore};
-use millrace_proto::Envelope;
-use millrace_read_models::{MemoryOrders, MemoryUsers, ReadOrders as _, ReadUsers as _};
-use millrace_tests::lives::{LIFE, name, order_event, user_event};
-use projector::queue::{MemoryQueue, Rules};
 use serde_json::json;
+use shop::{order::Order, user::User};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
@@ -54,11 +59,17 @@ pub(crate) struct World {
     pub(crate) stream: MemoryStream,
     pub(crate) table: MemoryTable,
     pub(crate) leases: MemoryLeases,
-    pub(crate) users: MemoryUsers,
-    pub(crate) orders: MemoryOrders,
-    pub(crate) user_queue: MemoryQueue,
-    pub(crate) order_queue: MemoryQueue,
+    application: Application,
+    projections: Arc<Vec<Projected>>,
     facts: Arc<Mutex<Facts>>,
+}
+
+/// A registered projection with what it has.
+#[derive(Clone)]
+pub(crate) struct Projected {
+    pub(crate) spec: ProjectionSpec,
+    pub(crate) rows: MemoryRows,
+    pub(crate) queue: MemoryQueue,
 }
 
 #[derive(Default)]
@@ -67,37 +78,52 @@ struct Facts {
     stored: BTreeMap<StreamId, u64>,
     /// What the bus has accepted.
     accepted: BTreeSet<EventId>,
-    /// At which version each row was seen last.
-    rows: BTreeMap<StreamId, u64>,
+    /// Up to which version each stream was seen in each projection.
+    applied: BTreeMap<(ProjectionName, StreamId), u64>,
     poison: BTreeSet<String>,
     /// What must not be.
-    wrong: Vec<String>,
+    violations: Vec<String>,
 }
 
 impl World {
     pub(crate) fn new(trouble: &Trouble) -> Self {
         BEGUN.set(Some(Instant::now()));
+        let application = shop();
+        let projected = |spec: &ProjectionSpec| Projected {
+            spec: spec.clone(),
+            rows: MemoryRows::new(spec),
+            queue: MemoryQueue::new(RULES),
+        };
+        let projections = Arc::new(application.projections().iter().map(projected).collect());
         Self {
             trouble: trouble.clone(),
             store: MemoryStore::default(),
             stream: MemoryStream::default(),
             table: MemoryTable::default(),
             leases: MemoryLeases::default(),
-            users: MemoryUsers::default(),
-            orders: MemoryOrders::default(),
-            user_queue: MemoryQueue::new(RULES),
-            order_queue: MemoryQueue::new(RULES),
+            application,
+            projections,
             facts: Arc::default(),
         }
     }
 
-    /// What was found wrong so far.
-    pub(crate) fn wrong(&self) -> Vec<String> {
-        self.facts.lock().unwrap().wrong.clone()
+    /// All registered projections.
+    pub(crate) fn projections(&self) -> &[Projected] {
+        &self.projections
     }
 
-    fn object(&self, wrong: String) {
-        self.facts.lock().unwrap().wrong.push(wrong);
+    /// The projections that take the events of an aggregate.
+    fn projections_of(&self, aggregate_type: &AggregateType) -> impl Iterator<Item = &Projected> {
+        self.projections.iter().filter(move |projection| projection.spec.source == *aggregate_type)
+    }
+
+    /// What was found wrong so far.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.facts.lock().unwrap().violations.clone()
+    }
+
+    fn object(&self, violation: String) {
+        self.facts.lock().unwrap().violations.push(violation);
     }
 
     /// Lets the next thing happen to some user or order, as a command would: it is stored, and the stream has it.
@@ -110,7 +136,7 @@ impl World {
         let version = self.facts.lock().unwrap().stored.get(&stream).copied().unwrap_or_default() + 1;
         let event = if stream.aggregate_type == User::TYPE {
             user_event(&stream, version, clock())
-        } else if usize::try_from(version).unwrap() <= LIFE.len() {
+        } else if usize::try_from(version).unwrap() <= life(&stream).len() {
             order_event(&stream, version, clock())
         } else {
             return;
@@ -139,8 +165,8 @@ impl World {
                 on_the_bus(&serde_json::to_string(&user_event(&stream, 3, clock()).envelope).unwrap())
             }
         };
-        let queue = if number.is_multiple_of(2) { &self.user_queue } else { &self.order_queue };
-        queue.send(body.clone());
+        let place = (number + number / 3) % self.projections.len();
+        self.projections[place].queue.send(body.clone());
         self.facts.lock().unwrap().poison.insert(body);
         self.trouble.note("a poison message");
     }
@@ -159,12 +185,20 @@ impl World {
             facts.accepted.insert(event.event_id);
             facts.stored[&event.stream()]
         };
-        let queue = if entry.detail_type.starts_with("User") { &self.user_queue } else { &self.order_queue };
+        for projection in self.projections_of(&event.aggregate_type) {
+            self.deliver(&projection.queue, entry, event.version < newest);
+        }
+        Ok(())
+    }
+
+    /// Some copies of an entry, each after some time.
+    fn deliver(&self, queue: &MemoryQueue, entry: &Entry, may_be_lost: bool) {
+        let is_calm = self.trouble.is_calm();
         let mut copies = 1;
         if !is_calm && self.trouble.draw(120) {
             copies += self.trouble.below(3);
             self.trouble.note("a repeated delivery");
-        } else if !is_calm && event.version < newest && self.trouble.draw(60) {
+        } else if !is_calm && may_be_lost && self.trouble.draw(60) {
             copies = 0;
             self.trouble.note("a delivery that is dropped");
         }
@@ -177,7 +211,6 @@ impl World {
                 queue.send(body);
             });
         }
-        Ok(())
     }
 
     /// Objects to a lease whose checkpoint has passed an event that the bus has not accepted.
@@ -198,31 +231,37 @@ impl World {
         }
     }
 
-    /// Objects to a row that went back, or that shows what its history did not have.
-    pub(crate) async fn watch_row(&self, stream: &StreamId) {
-        let Some((version, is_right)) = self.row(stream).await else {
-            return self.object(format!("{stream} was written and has no row"));
-        };
-        let mut facts = self.facts.lock().unwrap();
-        let before = facts.rows.insert(stream.clone(), version).unwrap_or_default();
-        if !is_right {
-            facts.wrong.push(format!("the row of {stream} shows what version {version} never was"));
+    /// Objects to a write by which a projection went back, or shows what history did not have.
+    pub(crate) async fn watch_write(&self, projection: &Projected, stream: &StreamId) {
+        let name = projection.spec.name;
+        let applied = projection.rows.applied_version(stream).await.unwrap();
+        let before = self.facts.lock().unwrap().applied.insert((name, stream.clone()), applied);
+        if applied <= before.unwrap_or_default() {
+            self.object(format!("{name}: {stream} went from version {before:?} to {applied}"));
         }
-        if version <= before {
-            facts.wrong.push(format!("the row of {stream} went from version {before} to {version}"));
+        for difference in self.differences(projection, |other| other.tenant == stream.tenant).await {
+            self.object(format!("after a write of {stream}: {difference}"));
         }
     }
 
-    /// The version of a row, and whether the row is what that version must be.
-    async fn row(&self, stream: &StreamId) -> Option<(u64, bool)> {
-        if stream.aggregate_type == User::TYPE {
-            let row = self.users.get(&stream.tenant, UserId(stream.id)).await.unwrap()?;
-            Some((row.version, row.name == name(row.version)))
-        } else {
-            let row = self.orders.get(&stream.tenant, OrderId(stream.id)).await.unwrap()?;
-            let status = LIFE.get(usize::try_from(row.version).unwrap() - 1);
-            Some((row.version, Some(&row.status) == status))
+    /// How a projection's rows of some streams differ from what these were at the versions that the rows have.
+    async fn differences(&self, projection: &Projected, which: impl Fn(&StreamId) -> bool) -> Vec<String> {
+        let (name, source) = (projection.spec.name, &projection.spec.source);
+        let streams: Vec<StreamId> = self.facts.lock().unwrap().stored.keys().cloned().collect();
+        let mut applied = BTreeMap::new();
+        for stream in streams.into_iter().filter(|stream| stream.aggregate_type == *source && which(stream)) {
+            let version = projection.rows.applied_version(&stream).await.unwrap();
+            applied.insert(stream, version);
         }
+        let is_applied = |event: &Envelope| applied.get(&event.stream()).is_some_and(|v| event.version <= *v);
+        let events = self.store.all().into_iter().map(|event| event.envelope).filter(is_applied);
+        let oracle = Oracle::new(&self.application, events).unwrap();
+        let mut expected = oracle.rows().unwrap();
+        expected.retain(|place, _| place.projection == name && !place.is_part);
+        let mut found = found_rows(name, &projection.rows);
+        let tenants: BTreeSet<_> = applied.keys().map(|stream| &stream.tenant).collect();
+        found.retain(|place, _| tenants.contains(&place.key.tenant));
+        differences(&expected, &found)
     }
 
     /// What is still missing, in words.
@@ -235,15 +274,20 @@ impl World {
             }
         }
         let stored = self.facts.lock().unwrap().stored.clone();
-        for (stream, version) in stored {
-            let row = self.row(&stream).await;
-            if row != Some((version, true)) {
-                missing.push(format!("version {version} in the row of {stream}, which has {row:?}"));
+        for projection in self.projections.iter() {
+            let name = projection.spec.name;
+            for (stream, version) in &stored {
+                if stream.aggregate_type != projection.spec.source {
+                    continue;
+                }
+                let applied = projection.rows.applied_version(stream).await.unwrap();
+                if applied != *version {
+                    missing.push(format!("{name}: version {version} of {stream}, which is at {applied}"));
+                }
             }
-        }
-        for (name, queue) in [("users", &self.user_queue), ("orders", &self.order_queue)] {
-            if !queue.is_empty() {
-                missing.push(format!("an end to the {} messages of {name}", queue.len()));
+            missing.extend(self.differences(projection, |_| true).await);
+            if !projection.queue.is_empty() {
+                missing.push(format!("an end to the {} messages of {name}", projection.queue.len()));
             }
         }
         missing
@@ -252,7 +296,8 @@ impl World {
     /// Objects to dead letters that are no poison, or have no reason, and to poison that is none.
     pub(crate) fn watch_dead_letters(&self) {
         let poison = self.facts.lock().unwrap().poison.clone();
-        let letters = [self.user_queue.dead_letters(), self.order_queue.dead_letters()].concat();
+        let letters: Vec<_> =
+            self.projections.iter().flat_map(|projection| projection.queue.dead_letters()).collect();
         for letter in &letters {
             if !poison.contains(&letter.message.body) || letter.cause.is_none() {
                 self.object(format!(

@@ -9,11 +9,12 @@ use std::{
 };
 
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, Timestamp, UniqueKey, user::User};
+use millrace_core::{StreamId, Timestamp, UniqueKey};
 use millrace_event_store::{
     AppendError, AppendEvents, Commit, Entry, LoadEvents, Replaces, Snapshot, Snapshots, StoredEvent,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
+use shop::user::User;
 use tokio::time::sleep;
 
 mod forged;
@@ -156,10 +157,6 @@ impl<S: AppendEvents + Snapshots> Disturbed<S> {
             }
             Mishap::Throttled => Err(throttled().into()),
             Mishap::Contended => Err(AppendError::Contended),
-            Mishap::ContendedWithItself => {
-                let _ = self.effect(commit, call).await;
-                Err(AppendError::Contended)
-            }
             Mishap::Mismatch => Err(AppendError::Conflict { existing: None }),
             Mishap::MismatchAfter => {
                 let _ = self.effect(commit, call).await;

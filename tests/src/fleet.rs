@@ -12,7 +12,7 @@ use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::{
-    FaultKind, Ground, Wire, eventually,
+    AwsStack, FaultKind, FaultProxy, eventually,
     metrics::Metrics,
     process::{Deployable, Process, health, log_folder},
 };
@@ -43,8 +43,8 @@ pub struct Member {
     /// What it is.
     pub deployable: Deployable,
     /// Between it and AWS.
-    pub wire: Wire,
-    ground: Arc<Ground>,
+    pub proxy: FaultProxy,
+    stack: Arc<AwsStack>,
     folder: PathBuf,
     env: Vec<(&'static str, &'static str)>,
     state: Mutex<State>,
@@ -60,8 +60,8 @@ struct State {
 }
 
 impl Fleet {
-    /// A fleet on a ground, whose logs are kept under the name of a test. Nothing of it runs yet.
-    pub async fn new(test: &str, ground: &Arc<Ground>, crew: &Crew) -> anyhow::Result<Self> {
+    /// A fleet on a stack, whose logs are kept under the name of a test. Nothing of it runs yet.
+    pub async fn new(test: &str, stack: &Arc<AwsStack>, crew: &Crew) -> anyhow::Result<Self> {
         let folder = log_folder(test)?;
         let kinds = [
             (Deployable::CommandService, crew.command_services),
@@ -73,8 +73,8 @@ impl Fleet {
             anyhow::Ok(Member {
                 name: format!("{}-{n}", deployable.name()),
                 deployable,
-                wire: Wire::before(ground.endpoint()).await?,
-                ground: ground.clone(),
+                proxy: FaultProxy::before(stack.endpoint()).await?,
+                stack: stack.clone(),
                 folder: folder.clone(),
                 env: crew.env.clone(),
                 state: Mutex::default(),
@@ -119,7 +119,7 @@ impl Fleet {
     /// How many faults of each kind there were on all wires.
     pub fn injected(&self) -> BTreeMap<FaultKind, u64> {
         let mut all = BTreeMap::new();
-        for (kind, count) in self.members.iter().flat_map(|member| member.wire.injected()) {
+        for (kind, count) in self.members.iter().flat_map(|member| member.proxy.injected()) {
             *all.entry(kind).or_default() += count;
         }
         all
@@ -127,7 +127,7 @@ impl Fleet {
 
     /// How many requests went over all wires since they were asked last.
     pub fn take_requests(&self) -> u64 {
-        let traffic = self.members.iter().flat_map(|member| member.wire.take());
+        let traffic = self.members.iter().flat_map(|member| member.proxy.take());
         traffic.map(|(_, traffic)| traffic.requests).sum()
     }
 }
@@ -141,8 +141,8 @@ impl Member {
             state.starts += 1;
             state.starts
         };
-        let mut command = self.deployable.command(&self.ground);
-        command.envs(self.env.iter().copied()).env("AWS_ENDPOINT_URL", self.wire.url());
+        let mut command = self.deployable.command(&self.stack);
+        command.envs(self.env.iter().copied()).env("AWS_ENDPOINT_URL", self.proxy.url());
         let log = self.folder.join(format!("{}.{number}.log", self.name));
         let process = Process::start(command, &log).await.with_context(|| self.name.clone())?;
         self.state().process = Some(process);

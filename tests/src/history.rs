@@ -11,15 +11,16 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
-use command_service::{loader::Loader, snapshots::Snapshotter, states::States};
 use futures::future::try_join_all;
-use millrace_domain::{Aggregate, EventId, Root, StreamId, order::Order, user::User};
+use millrace_command::{StateCache, loader::Loader, snapshots::Snapshotter};
+use millrace_core::{Aggregate, AggregateState, Envelope, EventCodec, EventId, StreamId};
 use millrace_event_store::{AppendEvents, Entry, LoadEvents, ReadEvents, Snapshots, StoredEvent};
-use millrace_proto::{codec::EventCodec, types::OrderStatus};
+use shop::{contracts::types::OrderStatus, order::Order, user::User};
 
 use crate::{
+    Reply,
     disturbed::{Disturbed, Sending, Teller},
-    workload::{Body, Call, Outcome, Reply, Sent},
+    workload::{Body, Call, Outcome, Sent},
 };
 
 mod holds;
@@ -164,7 +165,7 @@ impl<'a> History<'a> {
                 "I2: version {version} is the command {} once more",
                 sent.command_id
             );
-            ensure_says(&event, &sent.body).with_context(|| format!("version {version}"))?;
+            ensure_says(&event.envelope, &sent.body).with_context(|| format!("version {version}"))?;
             if let Some(next) = next_status(&sent.body) {
                 ensure!(leads_to(status, next), "version {version}: from {status:?} to {next:?}");
                 status = next;
@@ -207,7 +208,9 @@ impl<'a> History<'a> {
     /// I1 and I2 for a reply.
     fn check_reply(&self, number: usize, call: &Call, reply: &Reply) -> anyhow::Result<()> {
         let Call { sent, .. } = call;
-        ensure!(reply.aggregate_id == sent.stream.id.to_string(), "a reply about another aggregate");
+        let stream = (reply.aggregate_type.as_str(), reply.aggregate_id.as_str());
+        let right = (sent.stream.aggregate_type.as_str(), sent.stream.id.to_string());
+        ensure!(stream == (right.0, right.1.as_str()), "a reply about another aggregate");
         ensure!(reply.command_id == sent.command_id, "a reply to another command");
         let place = usize::try_from(reply.version)?.checked_sub(1).context("version 0")?;
         let events = self.events(&sent.stream);
@@ -259,13 +262,18 @@ where
     A: Aggregate<Event: EventCodec> + PartialEq + Debug,
     S: LoadEvents + Snapshots,
 {
-    let mut folded = Root::<A>::default();
+    let mut folded = AggregateState::<A>::default();
     for event in events {
         folded = folded.apply(&Entry::from(event.clone()).recorded()?)?;
     }
-    let loader = Loader::new(store.clone(), States::new(0), Snapshotter::new(store.clone(), NonZeroU64::MIN));
+    let loader =
+        Loader::new(store.clone(), StateCache::new(0), Snapshotter::new(store.clone(), NonZeroU64::MIN));
     let loaded = loader.refresh(stream, Arc::default()).await?;
-    ensure!(*loaded.root == folded, "{stream} is loaded as {:?}, and its events are {folded:?}", loaded.root);
+    ensure!(
+        *loaded.state == folded,
+        "{stream} is loaded as {:?}, and its events are {folded:?}",
+        loaded.state
+    );
     Ok(())
 }
 
@@ -276,8 +284,8 @@ fn remembered<'e>(events: &'e [Event], command_id: &str) -> Option<&'e Event> {
 }
 
 /// Fails unless an event says what its command asked for.
-pub(crate) fn ensure_says(event: &StoredEvent, body: &Body) -> anyhow::Result<()> {
-    let data = event.envelope.event_data.as_ref().context("an event without data")?;
+pub(crate) fn ensure_says(event: &Envelope, body: &Body) -> anyhow::Result<()> {
+    let data = event.event_data.as_ref().context("an event without data")?;
     let text = |name: &str| data.get(name).and_then(serde_json::Value::as_str);
     let says = match body {
         Body::CreateUser(body) => {

@@ -1,25 +1,35 @@
 //! A whole Millrace for one test: an AWS account of its own on the local AWS, everything that production has in it,
 //! and the three deployables' own code serving on free ports.
 
-#![allow(clippy::panic, reason = "this is test code: a panic is how it says what is wrong")]
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "this is test code: a panic is how it says what is wrong"
+)]
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::Context as _;
-use clap::Parser as _;
+use clap::Parser;
 use millrace_aws::Aws;
-use millrace_local::{Account, Stack, StackOptions, test_account};
-use millrace_proto::{
-    command::{
-        order_command_service_client::OrderCommandServiceClient,
-        user_command_service_client::UserCommandServiceClient,
-    },
-    query::{
-        history_service_client::HistoryServiceClient, order_query_service_client::OrderQueryServiceClient,
-        user_query_service_client::UserQueryServiceClient,
+use millrace_core::{AggregatingProjection as _, Application, Projection, ProjectionName};
+use millrace_local::StackOptions;
+use millrace_proto::query::history_service_client::HistoryServiceClient;
+use millrace_server::{process::Process, serve::Listeners};
+use shop::{
+    CustomerTotals, OrderSummary, UserProfile,
+    contracts::{
+        command::{
+            order_command_service_client::OrderCommandServiceClient,
+            user_command_service_client::UserCommandServiceClient,
+        },
+        query::{
+            customer_query_service_client::CustomerQueryServiceClient,
+            order_query_service_client::OrderQueryServiceClient,
+            user_query_service_client::UserQueryServiceClient,
+        },
     },
 };
-use millrace_runtime::{process::Process, serve::Listeners};
 use tokio::{
     net::TcpListener,
     task::{AbortHandle, JoinSet},
@@ -28,92 +38,91 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Channel, Endpoint};
 
+pub mod chaos_monkey;
 pub mod collector;
 pub mod disturbed;
 pub mod fleet;
 mod gate;
-pub mod havoc;
 pub mod history;
 pub mod lives;
 pub mod load;
+mod log_capture;
 pub mod metrics;
-mod overheard;
+pub mod oracle;
 pub mod process;
+pub mod queues;
+mod reply;
 pub mod scan;
-pub mod truth;
-mod wire;
 pub mod workload;
 
 pub use gate::Gate;
-pub use wire::{Access, Ambush, Answer, Entries, Fault, FaultKind, Faults, Throttling, Traffic, Wire};
+pub use millrace_testing::local::{
+    ATTEMPT_TIMEOUT, Access, Ambush, Answer, AwsStack, Entries, Fault, FaultKind, FaultProxy, Faults,
+    Throttling, Traffic,
+};
+pub use reply::{Replied, Reply};
+
+/// The pages whose blocks of Rust are compiled. `.ci/docs.py` sees to it that none is left out.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Pages;
 
 /// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// An AWS account with everything in it that the deployables need.
-pub struct Ground {
-    /// The account.
-    pub account: Account,
-    /// What was deployed there.
-    pub stack: Stack,
+/// The projection of users.
+pub const USERS: ProjectionName = <UserProfile as Projection>::NAME;
+
+/// The projection of orders.
+pub const ORDERS: ProjectionName = OrderSummary::NAME;
+
+/// The projection of what customers have spent.
+pub const TOTALS: ProjectionName = CustomerTotals::NAME;
+
+/// All projections.
+pub const PROJECTIONS: [ProjectionName; 3] = [USERS, ORDERS, TOTALS];
+
+/// The registration.
+pub fn shop() -> Application {
+    shop::shop().expect("a sound registration")
 }
 
-impl Ground {
-    /// A new account with the stack.
-    pub async fn new() -> anyhow::Result<Self> {
-        Self::with(&StackOptions::default()).await
-    }
+/// A new account with everything in it that the shop needs.
+pub async fn aws_stack() -> anyhow::Result<AwsStack> {
+    aws_stack_with(&StackOptions::default()).await
+}
 
-    /// A new account with a stack of these options.
-    pub async fn with(options: &StackOptions) -> anyhow::Result<Self> {
-        let account = test_account().await?;
-        let stack = Stack::deploy(&account.sdk_config().await, options).await?;
-        Ok(Self { account, stack })
-    }
+/// A new account with a stack of these options.
+pub async fn aws_stack_with(options: &StackOptions) -> anyhow::Result<AwsStack> {
+    Ok(AwsStack::new(&shop(), options).await?)
+}
 
-    /// Access to the account, with a count of requests of its own.
-    pub async fn aws(&self) -> Aws {
-        Aws::new(self.account.sdk_config().await)
-    }
+/// The environment of a deployable on a stack. Relays look more often than in production.
+pub fn env(stack: &AwsStack) -> BTreeMap<String, String> {
+    let local = [
+        ("RELAY_POLL_MS", "20"),
+        ("RELAY_IDLE_POLL_MS", "20"),
+        ("RELAY_DISCOVERY_MS", "400"),
+        ("RECEIVE_WAIT_SECONDS", "1"),
+    ];
+    stack.env().into_iter().chain(local.map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+}
 
-    /// Where the account's AWS is.
-    pub fn endpoint(&self) -> &str {
-        self.account.endpoint()
-    }
-
-    /// What was deployed under a name, such as `EventStoreTable`.
-    pub fn output(&self, name: &str) -> &str {
-        self.stack.output(name).unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// The environment of a deployable that runs as a process.
-    pub fn env(&self) -> BTreeMap<String, String> {
-        let local = [
-            ("RELAY_POLL_MS", "20"),
-            ("RELAY_IDLE_POLL_MS", "20"),
-            ("RELAY_DISCOVERY_MS", "400"),
-            ("RECEIVE_WAIT_SECONDS", "1"),
-        ];
-        let local = local.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        self.account.env().into_iter().chain(self.stack.env()).chain(local).collect()
-    }
-
-    /// A deployable's arguments: a flag for each variable in `names`.
-    fn args(&self, program: &str, names: &[&str]) -> Vec<String> {
-        let env = self.env();
-        let flags = names.iter().flat_map(|name| {
-            let flag = format!("--{}", name.to_lowercase().replace('_', "-"));
-            let value = env.get(*name).unwrap_or_else(|| panic!("the stack has no {name}"));
-            [flag, value.clone()]
-        });
-        std::iter::once(program.to_owned()).chain(flags).collect()
-    }
+/// A deployable's configuration, of those variables of a stack that it knows.
+fn config<C: Parser>(stack: &AwsStack) -> anyhow::Result<C> {
+    let env = env(stack);
+    let command = C::command();
+    let flags = command.get_arguments().filter_map(|argument| {
+        let value = env.get(argument.get_env()?.to_str()?)?;
+        Some([format!("--{}", argument.get_long()?), value.clone()])
+    });
+    Ok(C::try_parse_from(std::iter::once(command.get_name().to_owned()).chain(flags.flatten()))?)
 }
 
 /// A running Millrace. Dropping it ends it.
-pub struct World {
-    /// What it runs on.
-    pub ground: Ground,
+pub struct TestApp {
+    /// The account that it runs on.
+    pub stack: AwsStack,
     /// The command service's requests to AWS, the relay's among them.
     pub command_aws: Aws,
     /// The projector's requests to AWS.
@@ -132,37 +141,44 @@ pub struct World {
     _end: DropGuard,
 }
 
-impl World {
+impl TestApp {
     /// Brings one replica of each deployable up.
     pub async fn new() -> anyhow::Result<Self> {
-        Self::on(Ground::new().await?).await
+        Self::on(aws_stack().await?).await
     }
 
-    /// Brings one replica of each deployable up on a ground.
-    pub async fn on(ground: Ground) -> anyhow::Result<Self> {
-        let command_aws = ground.aws().await;
-        Self::with(ground, command_aws).await
+    /// Brings one replica of each deployable up on a stack.
+    pub async fn on(stack: AwsStack) -> anyhow::Result<Self> {
+        let command_aws = stack.aws().await;
+        Self::with(stack, command_aws, shop()).await
     }
 
-    /// Brings one replica of each deployable up on a ground, the command service behind a wire.
-    pub async fn behind(ground: Ground, wire: &Wire) -> anyhow::Result<Self> {
-        let command_aws = wire.aws(&ground.account).await;
-        Self::with(ground, command_aws).await
+    /// Brings one replica of each deployable up, whose projector sees to these projections alone.
+    pub async fn projecting(projections: Application) -> anyhow::Result<Self> {
+        let stack = aws_stack().await?;
+        let command_aws = stack.aws().await;
+        Self::with(stack, command_aws, projections).await
     }
 
-    async fn with(ground: Ground, command_aws: Aws) -> anyhow::Result<Self> {
-        overheard::listen();
+    /// Brings one replica of each deployable up on a stack, the command service behind a proxy.
+    pub async fn behind(stack: AwsStack, proxy: &FaultProxy) -> anyhow::Result<Self> {
+        let command_aws = proxy.aws(&stack.account).await;
+        Self::with(stack, command_aws, shop()).await
+    }
+
+    async fn with(stack: AwsStack, command_aws: Aws, projections: Application) -> anyhow::Result<Self> {
+        log_capture::listen();
         let shutdown = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        let (projector_aws, query_aws) = (ground.aws().await, ground.aws().await);
+        let (projector_aws, query_aws) = (stack.aws().await, stack.aws().await);
         let (command, first_command_service) =
-            command_service(&ground, &command_aws, &shutdown, &mut tasks).await?;
-        let projector = projector(&ground, &projector_aws, &shutdown, &mut tasks).await?;
-        let query = query_service(&ground, &query_aws, &shutdown, &mut tasks).await?;
+            command_service(&stack, &command_aws, &shutdown, &mut tasks).await?;
+        let projector = projector(projections, &stack, &projector_aws, &shutdown, &mut tasks).await?;
+        let query = query_service(&stack, &query_aws, &shutdown, &mut tasks).await?;
         let end = shutdown.clone().drop_guard();
         Ok(Self {
             first_command_service,
-            ground,
+            stack,
             command_aws,
             projector_aws,
             query_aws,
@@ -177,8 +193,8 @@ impl World {
 
     /// A further replica of the command service.
     pub async fn another_command_service(&mut self) -> anyhow::Result<Channel> {
-        let aws = self.ground.aws().await;
-        Ok(command_service(&self.ground, &aws, &self.shutdown, &mut self.tasks).await?.0)
+        let aws = self.stack.aws().await;
+        Ok(command_service(&self.stack, &aws, &self.shutdown, &mut self.tasks).await?.0)
     }
 
     /// Ends the first command service as a crash would: in the middle of whatever it does, its relay with it.
@@ -188,8 +204,15 @@ impl World {
 
     /// A further replica of the projector.
     pub async fn another_projector(&mut self) -> anyhow::Result<Channel> {
-        let aws = self.ground.aws().await;
-        projector(&self.ground, &aws, &self.shutdown, &mut self.tasks).await
+        let aws = self.stack.aws().await;
+        projector(shop(), &self.stack, &aws, &self.shutdown, &mut self.tasks).await
+    }
+
+    /// A projector that sees to these projections alone, by its requests to AWS.
+    pub async fn another_projector_of(&mut self, projections: Application) -> anyhow::Result<Aws> {
+        let aws = self.stack.aws().await;
+        projector(projections, &self.stack, &aws, &self.shutdown, &mut self.tasks).await?;
+        Ok(aws)
     }
 
     /// Commands on users.
@@ -212,6 +235,11 @@ impl World {
         OrderQueryServiceClient::new(self.query.clone())
     }
 
+    /// Queries about customers.
+    pub fn customer_queries(&self) -> CustomerQueryServiceClient<Channel> {
+        CustomerQueryServiceClient::new(self.query.clone())
+    }
+
     /// Questions about the past.
     pub fn history(&self) -> HistoryServiceClient<Channel> {
         HistoryServiceClient::new(self.query.clone())
@@ -232,10 +260,10 @@ impl World {
 }
 
 /// However a test ends that has not failed, what was said until then is looked at.
-impl Drop for World {
+impl Drop for TestApp {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            overheard::assert_discreet();
+            log_capture::assert_discreet();
         }
     }
 }
@@ -254,25 +282,12 @@ fn process(shutdown: &CancellationToken) -> Process {
 }
 
 async fn command_service(
-    ground: &Ground,
+    stack: &AwsStack,
     aws: &Aws,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) -> anyhow::Result<(Channel, AbortHandle)> {
-    let names = [
-        "EVENT_STORE_TABLE",
-        "SNAPSHOT_TABLE",
-        "UNIQUE_KEY_TABLE",
-        "RELAY_LEASE_TABLE",
-        "EVENT_BUS_NAME",
-        "EVENT_SOURCE",
-        "EVENT_TYPE_INDEX",
-        "INDEX_SHARDS",
-        "RELAY_POLL_MS",
-        "RELAY_IDLE_POLL_MS",
-        "RELAY_DISCOVERY_MS",
-    ];
-    let config = command_service::Config::try_parse_from(ground.args("command-service", &names))?;
+    let config = config::<command_service::Config>(stack)?;
     let (listeners, channel) = ports().await?;
     let (aws, process) = (aws.clone(), process(shutdown));
     let abort = tasks.spawn(async move {
@@ -282,43 +297,28 @@ async fn command_service(
 }
 
 async fn projector(
-    ground: &Ground,
+    app: Application,
+    stack: &AwsStack,
     aws: &Aws,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Channel> {
-    let names = [
-        "EVENT_STORE_TABLE",
-        "USER_READ_MODEL_TABLE",
-        "ORDER_READ_MODEL_TABLE",
-        "USER_QUEUE_URL",
-        "ORDER_QUEUE_URL",
-        "INDEX_SHARDS",
-        "RECEIVE_WAIT_SECONDS",
-    ];
-    let config = projector::Config::try_parse_from(ground.args("projector", &names))?;
+    let config = config::<projector::Config>(stack)?;
     let (listeners, channel) = ports().await?;
     let (aws, process) = (aws.clone(), process(shutdown));
-    tasks.spawn(
-        async move { projector::run(config, &aws, listeners, process).await.context("the projector") },
-    );
+    tasks.spawn(async move {
+        millrace_projection::run(&app, config, &aws, listeners, process).await.context("the projector")
+    });
     Ok(channel)
 }
 
 async fn query_service(
-    ground: &Ground,
+    stack: &AwsStack,
     aws: &Aws,
     shutdown: &CancellationToken,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Channel> {
-    let names = [
-        "EVENT_STORE_TABLE",
-        "EVENT_TYPE_INDEX",
-        "USER_READ_MODEL_TABLE",
-        "ORDER_READ_MODEL_TABLE",
-        "INDEX_SHARDS",
-    ];
-    let config = query_service::Config::try_parse_from(ground.args("query-service", &names))?;
+    let config = config::<query_service::Config>(stack)?;
     let (listeners, channel) = ports().await?;
     let (aws, process) = (aws.clone(), process(shutdown));
     tasks.spawn(async move {

@@ -11,8 +11,10 @@ use std::{
 };
 
 use anyhow::{bail, ensure};
-use millrace_domain::TenantId;
-use millrace_proto::{
+use millrace_core::TenantId;
+use millrace_server::call::TENANT_KEY;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use shop::contracts::{
     Money,
     command::{
         CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest, UpdateUserProfileRequest,
@@ -20,14 +22,13 @@ use millrace_proto::{
         user_command_service_client::UserCommandServiceClient,
     },
     query::{
-        GetOrderRequest, GetUserProfileRequest, ReadAfter,
+        GetCustomerTotalsRequest, GetOrderRequest, GetUserProfileRequest,
+        customer_query_service_client::CustomerQueryServiceClient,
         order_query_service_client::OrderQueryServiceClient,
         user_query_service_client::UserQueryServiceClient,
     },
     types::{OrderItem, OrderStatus},
 };
-use millrace_runtime::call::TENANT_KEY;
-use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -36,11 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
-use crate::{
-    fleet::Fleet,
-    process::Deployable,
-    workload::{Body, Reply},
-};
+use crate::{Replied as _, Reply, fleet::Fleet, process::Deployable, workload::Body};
 
 const NAMES: [&str; 4] = ["Ann", "Bob", "Žofie", "名前"];
 
@@ -50,7 +47,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// How long a client waits for a replica that does not even say that the time is up.
 const PATIENCE_WITH_ONE: Duration = Duration::from_secs(6);
 
-/// How many of its latest errands a client may send once more.
+/// How many of its latest commands a client may send once more.
 const LATEST: usize = 20;
 
 /// What a load is.
@@ -70,7 +67,7 @@ pub struct LoadOptions {
 
 /// A command that a client wants done, and what became of it.
 #[derive(Debug, Clone)]
-pub struct Errand {
+pub struct TrackedCommand {
     /// Whose it is.
     pub tenant: TenantId,
     /// The command's id.
@@ -101,8 +98,8 @@ pub struct Load {
     options: LoadOptions,
     known: Mutex<Vec<Known>>,
     tally: Mutex<BTreeMap<String, u64>>,
-    /// How many errands there were so far.
-    errands: AtomicU64,
+    /// How many commands there were so far.
+    commands: AtomicU64,
 }
 
 /// What is known of a tenant's aggregates.
@@ -149,14 +146,14 @@ impl Load {
     /// A load that has not begun.
     pub fn new(options: LoadOptions) -> Self {
         let known = Mutex::new(vec![Known::default(); options.tenants.len()]);
-        Self { options, known, tally: Mutex::default(), errands: AtomicU64::new(0) }
+        Self { options, known, tally: Mutex::default(), commands: AtomicU64::new(0) }
     }
 
-    /// Lets all clients do their errands on a fleet until the end, and returns these. Fails where a client is told what
+    /// Lets all clients do their commands on a fleet until the end, and returns these. Fails where a client is told what
     /// it must never be told. Run again, it goes on with what there is.
-    pub async fn run(self: &Arc<Self>, fleet: &Arc<Fleet>, end: &End) -> anyhow::Result<Vec<Errand>> {
+    pub async fn run(self: &Arc<Self>, fleet: &Arc<Fleet>, end: &End) -> anyhow::Result<Vec<TrackedCommand>> {
         let mut clients = JoinSet::new();
-        let runs = self.errands.load(Ordering::Relaxed);
+        let runs = self.commands.load(Ordering::Relaxed);
         for number in 0..self.options.clients {
             let seed = self.options.seed.wrapping_add(runs << 32).wrapping_add(number as u64);
             let client = Client {
@@ -164,15 +161,15 @@ impl Load {
                 fleet: fleet.clone(),
                 end: end.clone(),
                 rng: StdRng::seed_from_u64(seed),
-                errands: Vec::new(),
+                commands: Vec::new(),
             };
             clients.spawn(client.run());
         }
-        let mut errands = Vec::new();
+        let mut commands = Vec::new();
         while let Some(ended) = clients.join_next().await {
-            errands.extend(ended??);
+            commands.extend(ended??);
         }
-        Ok(errands)
+        Ok(commands)
     }
 
     /// How often what happened: answers and failures by their kind.
@@ -185,13 +182,13 @@ impl Load {
     }
 
     /// Notes what a reply says of an aggregate, so that all clients know of it.
-    fn learn(&self, errand: &Errand, reply: &Reply) {
-        let Some(tenant) = self.options.tenants.iter().position(|tenant| *tenant == errand.tenant) else {
+    fn learn(&self, tracked: &TrackedCommand, reply: &Reply) {
+        let Some(tenant) = self.options.tenants.iter().position(|tenant| *tenant == tracked.tenant) else {
             return;
         };
         let mut known = look(&self.known);
         let known = &mut known[tenant];
-        let (aggregates, status) = match &errand.body {
+        let (aggregates, status) = match &tracked.body {
             Body::CreateUser(_) | Body::UpdateUser(_) => (&mut known.users, OrderStatus::Unspecified),
             Body::CreateOrder(_) => (&mut known.orders, OrderStatus::Created),
             Body::SetStatus(body) => (&mut known.orders, body.status()),
@@ -211,36 +208,36 @@ struct Client {
     fleet: Arc<Fleet>,
     end: End,
     rng: StdRng,
-    errands: Vec<Errand>,
+    commands: Vec<TrackedCommand>,
 }
 
 impl Client {
-    async fn run(mut self) -> anyhow::Result<Vec<Errand>> {
+    async fn run(mut self) -> anyhow::Result<Vec<TrackedCommand>> {
         while !self.end.stop.is_cancelled() {
             if self.rng.random_ratio(1, 20) {
                 self.repeat().await?;
             } else {
-                let errand = self.next();
-                let errand = self.pursue(errand).await?;
-                if let Fate::Acknowledged(reply) = &errand.fate {
+                let tracked = self.next();
+                let tracked = self.pursue(tracked).await?;
+                if let Fate::Acknowledged(reply) = &tracked.fate {
                     let reply = reply.clone();
-                    if !errand.passes_by {
-                        self.load.learn(&errand, &reply);
+                    if !tracked.passes_by {
+                        self.load.learn(&tracked, &reply);
                     }
                     if self.rng.random_ratio(1, 10) {
-                        self.query(&errand, &reply).await?;
+                        self.query(&tracked, &reply).await?;
                     }
                 }
-                self.errands.push(errand);
+                self.commands.push(tracked);
             }
             let pause = self.rng.random_range(Duration::ZERO..=self.load.options.pause);
             self.end.stop.run_until_cancelled(sleep(pause)).await;
         }
-        Ok(self.errands)
+        Ok(self.commands)
     }
 
     /// What it wants next.
-    fn next(&mut self) -> Errand {
+    fn next(&mut self) -> TrackedCommand {
         let place = self.rng.random_range(0..self.load.options.tenants.len());
         let known = look(&self.load.known)[place].clone();
         let what = self.rng.random_range(0..100);
@@ -251,7 +248,7 @@ impl Client {
         let order = orders.choose(&mut self.rng).copied();
         let more_users = known.users.len() < self.load.options.aggregates;
         let more_orders = known.orders.len() < self.load.options.aggregates;
-        let number = self.load.errands.fetch_add(1, Ordering::Relaxed);
+        let number = self.load.commands.fetch_add(1, Ordering::Relaxed);
         let (body, passes_by) = match (what, user, order) {
             (15..30, Some(user), _) => (self.order_of(user), true),
             (30..37, Some(user), _) if more_orders => (self.order_of(user), false),
@@ -264,8 +261,8 @@ impl Client {
             _ => (self.user_at(format!("passer-by{number}@example.com")), true),
         };
         let tenant = self.load.options.tenants[place].clone();
-        let command_id = format!("errand-{number}");
-        Errand { tenant, command_id, body, passes_by, attempts: 0, fate: Fate::Open }
+        let command_id = format!("tracked-{number}");
+        TrackedCommand { tenant, command_id, body, passes_by, attempts: 0, fate: Fate::Open }
     }
 
     fn user_at(&mut self, email: String) -> Body {
@@ -337,74 +334,82 @@ impl Client {
     }
 
     /// Sends a command until it is answered, or the end comes. Some clients break down after the first attempt.
-    async fn pursue(&mut self, mut errand: Errand) -> anyhow::Result<Errand> {
+    async fn pursue(&mut self, mut tracked: TrackedCommand) -> anyhow::Result<TrackedCommand> {
         let breaks_down = self.rng.random_ratio(1, 50);
         while !self.end.give_up.is_cancelled() {
             let Some(replica) = self.replica(Deployable::CommandService) else {
                 self.wait().await;
                 continue;
             };
-            errand.attempts += 1;
-            match self.attempt(replica, &errand).await? {
+            tracked.attempts += 1;
+            match self.attempt(replica, &tracked).await? {
                 Attempt::Answered(reply) => {
                     self.load.count(if reply.replayed { "replayed" } else { "answered" });
-                    errand.fate = Fate::Acknowledged(reply);
-                    return Ok(errand);
+                    tracked.fate = Fate::Acknowledged(reply);
+                    return Ok(tracked);
                 }
                 Attempt::Refused(code) => {
                     self.load.count(format!("refused: {code:?}"));
-                    errand.fate = Fate::Refused(code);
-                    return Ok(errand);
+                    tracked.fate = Fate::Refused(code);
+                    return Ok(tracked);
                 }
                 Attempt::Open(why) => self.load.count(format!("sent again: {why}")),
             }
             if breaks_down {
                 self.load.count("clients that broke down");
-                return Ok(errand);
+                return Ok(tracked);
             }
             self.wait().await;
         }
         self.load.count("given up");
-        Ok(errand)
+        Ok(tracked)
     }
 
     /// Sends a command that was answered once more: the answer must be the same.
     async fn repeat(&mut self) -> anyhow::Result<()> {
-        let latest = &self.errands[self.errands.len().saturating_sub(LATEST)..];
+        let latest = &self.commands[self.commands.len().saturating_sub(LATEST)..];
         let answered: Vec<_> =
-            latest.iter().filter(|errand| matches!(errand.fate, Fate::Acknowledged(_))).cloned().collect();
-        let Some(errand) = answered.choose(&mut self.rng) else { return Ok(()) };
+            latest.iter().filter(|tracked| matches!(tracked.fate, Fate::Acknowledged(_))).cloned().collect();
+        let Some(tracked) = answered.choose(&mut self.rng) else { return Ok(()) };
         let (Some(replica), Fate::Acknowledged(first)) =
-            (self.replica(Deployable::CommandService), &errand.fate)
+            (self.replica(Deployable::CommandService), &tracked.fate)
         else {
             return Ok(());
         };
-        match self.attempt(replica, errand).await? {
+        match self.attempt(replica, tracked).await? {
             Attempt::Answered(again) => {
                 let first = Reply { replayed: true, ..first.clone() };
-                ensure!(again == first, "I2: {errand:?} was answered with {again:?} once more");
+                ensure!(again == first, "I2: {tracked:?} was answered with {again:?} once more");
                 self.load.count("sent once more after its answer");
             }
-            Attempt::Refused(code) => bail!("I2: {errand:?} was refused with {code:?} once more"),
+            Attempt::Refused(code) => bail!("I2: {tracked:?} was refused with {code:?} once more"),
             Attempt::Open(_) => {}
         }
         Ok(())
     }
 
     /// Asks for what a reply tells of: whoever answers must have it.
-    async fn query(&mut self, errand: &Errand, reply: &Reply) -> anyhow::Result<()> {
+    async fn query(&mut self, tracked: &TrackedCommand, reply: &Reply) -> anyhow::Result<()> {
         let Some(replica) = self.replica(Deployable::QueryService) else { return Ok(()) };
-        let after = Some(ReadAfter { aggregate_id: reply.aggregate_id.clone(), version: reply.version });
+        let after = reply.after();
         let id = reply.aggregate_id.clone();
         let asked = async {
-            match &errand.body {
+            match &tracked.body {
                 Body::CreateUser(_) | Body::UpdateUser(_) => {
-                    let request = request(errand, GetUserProfileRequest { user_id: id, after })?;
+                    let request = request(tracked, GetUserProfileRequest { user_id: id, after })?;
                     let reply = UserQueryServiceClient::new(replica).get_user_profile(request).await?;
                     Ok(reply.into_inner().user_profile.map(|user| user.version))
                 }
+                // Its customer's totals have what the order contributes, too.
+                Body::CreateOrder(body) if self.rng.random_ratio(1, 2) => {
+                    let message = GetCustomerTotalsRequest { user_id: body.user_id.clone(), after };
+                    let totals = CustomerQueryServiceClient::new(replica);
+                    let totals = totals.clone().get_customer_totals(request(tracked, message)?).await?;
+                    let has_order = totals.into_inner().totals.is_some_and(|t| t.orders + t.cancelled > 0);
+                    Ok(has_order.then_some(reply.version))
+                }
                 Body::CreateOrder(_) | Body::SetStatus(_) => {
-                    let request = request(errand, GetOrderRequest { order_id: id, after })?;
+                    let request = request(tracked, GetOrderRequest { order_id: id, after })?;
                     let reply = OrderQueryServiceClient::new(replica).get_order(request).await?;
                     Ok(reply.into_inner().order.map(|order| order.version))
                 }
@@ -427,14 +432,16 @@ impl Client {
         Ok(())
     }
 
-    async fn attempt(&self, replica: Channel, errand: &Errand) -> anyhow::Result<Attempt> {
-        let expects = errand.body.expected().is_some();
-        match timeout(PATIENCE_WITH_ONE, send(replica, errand)).await {
+    async fn attempt(&self, replica: Channel, tracked: &TrackedCommand) -> anyhow::Result<Attempt> {
+        let expects = tracked.body.expected().is_some();
+        match timeout(PATIENCE_WITH_ONE, send(replica, tracked)).await {
             Ok(Ok(reply)) => {
-                ensure!(reply.command_id == errand.command_id, "{errand:?} was answered with {reply:?}");
+                ensure!(reply.command_id == tracked.command_id, "{tracked:?} was answered with {reply:?}");
                 Ok(Attempt::Answered(reply))
             }
-            Ok(Err(status)) => sorted(&status, expects).map_err(|wrong| wrong.context(format!("{errand:?}"))),
+            Ok(Err(status)) => {
+                sorted(&status, expects).map_err(|error| error.context(format!("{tracked:?}")))
+            }
             Err(_) => Ok(Attempt::Open("no answer".to_owned())),
         }
     }
@@ -482,36 +489,32 @@ fn sorted(status: &Status, expects_version: bool) -> anyhow::Result<Attempt> {
 }
 
 /// Sends a command once.
-async fn send(replica: Channel, errand: &Errand) -> Result<Reply, Status> {
-    let command_id = Some(errand.command_id.clone());
-    match errand.body.clone() {
+async fn send(replica: Channel, tracked: &TrackedCommand) -> Result<Reply, Status> {
+    let command_id = Some(tracked.command_id.clone());
+    match tracked.body.clone() {
         Body::CreateUser(body) => {
-            let request = request(errand, CreateUserRequest { command_id, ..body })?;
-            Ok(UserCommandServiceClient::new(replica).create_user(request).await?.into_inner().into())
+            let request = request(tracked, CreateUserRequest { command_id, ..body })?;
+            Ok(UserCommandServiceClient::new(replica).create_user(request).await?.reply())
         }
         Body::UpdateUser(body) => {
-            let request = request(errand, UpdateUserProfileRequest { command_id, ..body })?;
-            Ok(UserCommandServiceClient::new(replica).update_user_profile(request).await?.into_inner().into())
+            let request = request(tracked, UpdateUserProfileRequest { command_id, ..body })?;
+            Ok(UserCommandServiceClient::new(replica).update_user_profile(request).await?.reply())
         }
         Body::CreateOrder(body) => {
-            let request = request(errand, CreateOrderRequest { command_id, ..body })?;
-            Ok(OrderCommandServiceClient::new(replica).create_order(request).await?.into_inner().into())
+            let request = request(tracked, CreateOrderRequest { command_id, ..body })?;
+            Ok(OrderCommandServiceClient::new(replica).create_order(request).await?.reply())
         }
         Body::SetStatus(body) => {
-            let request = request(errand, UpdateOrderStatusRequest { command_id, ..body })?;
-            Ok(OrderCommandServiceClient::new(replica)
-                .update_order_status(request)
-                .await?
-                .into_inner()
-                .into())
+            let request = request(tracked, UpdateOrderStatusRequest { command_id, ..body })?;
+            Ok(OrderCommandServiceClient::new(replica).update_order_status(request).await?.reply())
         }
     }
 }
 
-fn request<T>(errand: &Errand, message: T) -> Result<Request<T>, Status> {
+fn request<T>(tracked: &TrackedCommand, message: T) -> Result<Request<T>, Status> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
-    let tenant = errand.tenant.as_str().parse().map_err(|_| Status::internal("no metadata"))?;
+    let tenant = tracked.tenant.as_str().parse().map_err(|_| Status::internal("no metadata"))?;
     request.metadata_mut().insert(TENANT_KEY, tenant);
     Ok(request)
 }

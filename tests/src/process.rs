@@ -18,7 +18,7 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
-use crate::{Ground, PATIENCE, metrics::Metrics, scan::assert_clean};
+use crate::{AwsStack, PATIENCE, metrics::Metrics, scan::assert_clean};
 
 /// How soon is seen what a process says or does.
 const POLL: Duration = Duration::from_millis(10);
@@ -48,12 +48,12 @@ impl Deployable {
         }
     }
 
-    /// A process to be, on free ports and on a ground.
-    pub fn command(self, ground: &Ground) -> Command {
+    /// A process to be, on free ports and on a stack.
+    pub fn command(self, stack: &AwsStack) -> Command {
         let mut command = Command::new(programs().join(self.name()));
         command
             .env_clear()
-            .envs(ground.env())
+            .envs(crate::env(stack))
             .env("GRPC_ADDR", "127.0.0.1:0")
             .env("METRICS_ADDR", "127.0.0.1:0")
             .env("LOG_FORMAT", "json")
@@ -74,6 +74,8 @@ fn programs() -> &'static Path {
         let mut build = Command::new(env!("CARGO"));
         build.args(["build", "--quiet", "--locked", "--bins"]).current_dir(env!("CARGO_MANIFEST_DIR"));
         build.args(Deployable::ALL.iter().flat_map(|deployable| ["--package", deployable.name()]));
+        // Of the same crates as this test.
+        build.args(["--package", "millrace-features"]);
         build.arg("--target-dir").arg(folder.parent().expect("a profile's folder lies in the target's"));
         if folder.ends_with("release") {
             build.arg("--release");

@@ -9,7 +9,7 @@ mod cast;
 mod fleet;
 
 pub use cast::{Body, Cast, Sent};
-pub use fleet::{Call, Fleet, Outcome, Reply};
+pub use fleet::{Call, Fleet, Outcome};
 
 use crate::disturbed::Weather;
 

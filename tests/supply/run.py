@@ -5,7 +5,8 @@
 
 Every file of the repository that names packages, or calls cargo, is held against `pins.py`. The bills of materials of the
 deployables, made anew, twice, are held against `bills.py`; `--programs` is the directory of the programs that they are
-of. Then each check is shown what is broken in its way, and has to find it.
+of. What cargo would compile for the commands of a day is held against `units.py`. Then each check is shown what is broken
+in its way, and has to find it.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 
 import bills
 import pins
+import units
 
 
 def tree() -> dict[str, str]:
@@ -53,9 +55,13 @@ def main() -> int:
         held = len(known.held[name])
         print(f"{name}: {len(bill['components'])} crates, {held} seen in the program, {len(wrong)} complaints")
         found += [f"{name}: {complaint}" for complaint in wrong]
+    graphs = [units.graph(command) for command in units.COMMANDS]
+    several = units.complaints(graphs)
+    print(f"units: {sum(len(graph['units']) for graph in graphs)} over all commands, {len(several)} complaints")
+    found += several
     for complaint in found:
         print(f"  {complaint}")
-    unseen = pins.unseen() + bills.unseen(json.loads(made["projector"]), known)
+    unseen = units.unseen(graphs) + pins.unseen() + bills.unseen(json.loads(made["projector"]), known)
     for each in unseen:
         print(f"UNSEEN: no check finds this broken: {each}")
     return 1 if found or unseen else 0

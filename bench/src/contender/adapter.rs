@@ -10,7 +10,10 @@ use futures::{FutureExt as _, future::BoxFuture};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Contender, Item, Outcome, item, number, text, write_all};
+use super::{
+    contract::{Contender, Outcome},
+    items::{Item, item, number, text, write_all},
+};
 use crate::{
     site::{ADAPTER_HEADS, ADAPTER_HISTORY_INDEX, ADAPTER_JOURNAL, ADAPTER_SNAPSHOTS},
     user::{Event, State, User},

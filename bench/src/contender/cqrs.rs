@@ -8,10 +8,13 @@ use dynamo_es::{DynamoCqrs, dynamodb_aggregate_cqrs, dynamodb_cqrs, dynamodb_sna
 use futures::{FutureExt as _, future::BoxFuture};
 use uuid::Uuid;
 
-use super::{Contender, Item, Outcome, item, number, text, write_all};
+use super::{
+    contract::{Contender, Outcome},
+    items::{Item, item, number, text, write_all},
+};
 use crate::{
     site::{CQRS_EVENTS, CQRS_SNAPSHOTS},
-    user::{Event, State, User},
+    user::{Event, State, User, now},
 };
 
 /// A user by this framework.
@@ -93,8 +96,9 @@ impl Contender for Cqrs {
 
 /// What Millrace keeps with every event, and this framework wherever its user puts it.
 fn metadata() -> HashMap<String, String> {
-    let ids = ["commandId", "correlationId", "eventId"];
-    ids.map(|name| (name.to_owned(), Uuid::new_v4().to_string())).into()
+    let ids = ["commandId", "correlationId", "eventId"].map(|name| (name, Uuid::new_v4().to_string()));
+    let all = ids.into_iter().chain([("timestamp", now().to_string())]);
+    all.map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// Stores a user's events, and the snapshot that there would be of them.

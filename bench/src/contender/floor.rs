@@ -12,7 +12,10 @@ use aws_sdk_dynamodb::{Client, operation::put_item::PutItemError};
 use futures::{FutureExt as _, future::BoxFuture};
 use uuid::Uuid;
 
-use super::{Contender, Outcome, recipe};
+use super::{
+    contract::{Contender, Outcome},
+    recipe,
+};
 use crate::user::User;
 
 /// The floor. It knows the version that is next, as nobody else does.
@@ -23,8 +26,8 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    pub(crate) fn new(client: Client, table: &str) -> Self {
-        Self { client, table: table.to_owned(), versions: Mutex::default() }
+    pub(crate) fn new(client: Client, table: String) -> Self {
+        Self { client, table, versions: Mutex::default() }
     }
 
     async fn put(&self, user: &User) -> anyhow::Result<Outcome> {

@@ -13,15 +13,18 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use futures::{FutureExt as _, future::BoxFuture};
-use millrace_proto::command::user_command_service_client::UserCommandServiceClient;
 use millrace_tests::{
-    Ground,
+    AwsStack, Replied as _,
     process::{Deployable, Process, health},
 };
+use shop::contracts::command::user_command_service_client::UserCommandServiceClient;
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::{Contender, Outcome, millrace};
+use super::{
+    contract::{Contender, Outcome},
+    millrace,
+};
 use crate::user::User;
 
 /// The program that is all deployables, once it is [chosen](choose).
@@ -70,17 +73,17 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts a deployable on a ground; `changed` are variables that it is told instead of the ground's.
+    /// Starts a deployable on a stack; `changed` are variables that it is told instead of the stack's.
     pub(crate) async fn start(
         deployable: Deployable,
-        ground: &Ground,
+        stack: &AwsStack,
         changed: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
         let mut command = Command::new(program()?);
         command
             .arg(deployable.name())
             .env_clear()
-            .envs(ground.env())
+            .envs(millrace_tests::env(stack))
             .envs(changed.iter().copied())
             .env("GRPC_ADDR", "127.0.0.1:0")
             .env("METRICS_ADDR", "127.0.0.1:0")
@@ -127,7 +130,7 @@ pub(crate) struct Remote {
 impl Contender for Remote {
     fn create(&self) -> BoxFuture<'_, anyhow::Result<User>> {
         async {
-            let reply = self.client.clone().create_user(millrace::creation()).await?.into_inner();
+            let reply = self.client.clone().create_user(millrace::creation()).await?.reply();
             Ok(User { id: reply.aggregate_id.parse()?, length: 1 })
         }
         .boxed()

@@ -3,26 +3,22 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    snapshots,
-    states::States,
-    users::Users,
-};
+use command_service::Users;
 use futures::{FutureExt as _, future::BoxFuture};
-use millrace_domain::{CommandDigest, CommandId, EventId, StreamId, UserId, user::UserEvent};
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
+use millrace_core::{CommandDigest, CommandId, Envelope, EventCodec as _, EventId, StreamId};
 use millrace_event_store::{AppendEvents as _, Commit, DynamoStore, Snapshots as _, StoredEvent};
-use millrace_proto::{
-    Envelope,
-    codec::EventCodec as _,
-    command::{
+use millrace_tests::Replied as _;
+use shop::{
+    contracts::command::{
         CreateUserRequest, UpdateUserProfileRequest, user_command_service_server::UserCommandService as _,
     },
+    user::{UserCreated, UserEvent, UserProfileUpdated},
 };
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use super::{Contender, Outcome};
+use super::contract::{Contender, Outcome};
 use crate::user::{NAME, User, another_name, now};
 
 /// The memory that the states of this process may take, as by default.
@@ -35,9 +31,12 @@ pub(crate) struct Millrace {
 
 impl Millrace {
     pub(crate) fn new(store: DynamoStore) -> Self {
-        let told =
-            HandlerConfig { clock: now, chance: rand::random::<f64>, snapshot_every: snapshots::EVERY };
-        Self { users: Users::new(Handler::new(store, States::new(STATES), told)) }
+        let config = CommandHandlerConfig {
+            clock: now,
+            jitter: rand::random::<f64>,
+            snapshot_every: snapshots::EVERY,
+        };
+        Self { users: Users(CommandHandler::new(store, StateCache::new(STATES), config)) }
     }
 }
 
@@ -68,7 +67,7 @@ pub(super) fn outcome<T>(reply: Result<T, tonic::Status>) -> anyhow::Result<Outc
 impl Contender for Millrace {
     fn create(&self) -> BoxFuture<'_, anyhow::Result<User>> {
         async {
-            let reply = self.users.create_user(Request::new(creation())).await?.into_inner();
+            let reply = self.users.create_user(Request::new(creation())).await?.reply();
             Ok(User { id: reply.aggregate_id.parse()?, length: 1 })
         }
         .boxed()
@@ -85,16 +84,13 @@ pub(crate) fn history(stream: &StreamId, versions: impl Iterator<Item = u64>) ->
 }
 
 fn event(stream: &StreamId, version: u64) -> StoredEvent {
-    let (user_id, at) = (UserId(stream.id), now());
-    let name = || NAME.to_owned().try_into().expect("a name");
+    let name = NAME.to_owned().try_into().expect("a name");
     let event = match version {
-        1 => UserEvent::UserCreated {
-            user_id,
+        1 => UserEvent::UserCreated(UserCreated {
             email: format!("{}@example.com", stream.id).try_into().expect("an address"),
-            name: name(),
-            created_at: at,
-        },
-        _ => UserEvent::UserProfileUpdated { user_id, email: None, name: Some(name()), updated_at: at },
+            name,
+        }),
+        _ => UserEvent::UserProfileUpdated(UserProfileUpdated { email: None, name: Some(name) }),
     };
     let encoded = event.encode();
     let command_id: CommandId = Uuid::new_v4().to_string().parse().expect("an id");
@@ -106,12 +102,12 @@ fn event(stream: &StreamId, version: u64) -> StoredEvent {
         version,
         event_type: encoded.event_type.into(),
         schema_version: encoded.schema_version,
-        timestamp: at,
+        timestamp: now(),
         event_data: Some(encoded.data),
         command_id: command_id.clone(),
         correlation_id: command_id.clone(),
         causation_id: command_id,
-        trace_parent: Some(millrace_runtime::TraceParent::new_root().to_string()),
+        trace_parent: Some(millrace_server::TraceParent::new_root().to_string()),
     };
     StoredEvent { envelope, command_digest: CommandDigest(Uuid::new_v4().as_u128()) }
 }

@@ -4,7 +4,10 @@ use aws_sdk_dynamodb::{Client, operation::put_item::PutItemError, types::Attribu
 use futures::{FutureExt as _, future::BoxFuture};
 use uuid::Uuid;
 
-use super::{Contender, Item, Outcome, item, number, text, write_all};
+use super::{
+    contract::{Contender, Outcome},
+    items::{Item, item, number, text, write_all},
+};
 use crate::{
     site::RECIPE_EVENTS,
     user::{NAME, User, now},
@@ -76,14 +79,13 @@ impl Contender for Recipe {
 
 /// The recipe's item, with the data of Millrace's event.
 pub(super) fn event(user: &User, version: u64) -> Item {
-    let at = now();
-    let data = item([("userId", text(user)), ("name", text(NAME)), ("updatedAt", text(at))]);
+    let data = item([("name", text(NAME))]);
     item([
         ("AggregateId", text(user)),
         ("Version", number(version)),
         ("EventId", text(Uuid::new_v4())),
         ("EventType", text("UserProfileUpdated")),
-        ("Timestamp", text(at)),
+        ("Timestamp", text(now())),
         ("EventData", AttributeValue::M(data)),
         ("CommandId", text(Uuid::new_v4())),
         ("CorrelationId", text(Uuid::new_v4())),

@@ -5,23 +5,18 @@ use std::{
     time::Duration,
 };
 
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    orders::Orders,
-    states::States,
-    users::Users,
-};
+use command_service::{Orders, Users};
 use futures::future::join_all;
-use millrace_domain::user::User;
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache};
 use millrace_event_store::{AppendError, MemoryStore};
-use millrace_proto::{
-    command::{CreateUserResponse, user_command_service_server::UserCommandService as _},
-    types::OrderStatus,
+use shop::{
+    contracts::{command::user_command_service_server::UserCommandService as _, types::OrderStatus},
+    user::User,
 };
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
-use crate::support::{Lossy, Replica, TOLD, reason, replica, replica_told, settled, user};
+use crate::support::{Accepted, CONFIG, Lossy, Replica, reason, replica, replica_with, settled, user};
 
 #[tokio::test]
 async fn the_recipes_walk_stores_one_event_a_command_with_all_its_metadata() {
@@ -30,7 +25,7 @@ async fn the_recipes_walk_stores_one_event_a_command_with_all_its_metadata() {
     let mut request = Request::new(user("john.doe@example.com", "cmd-001"));
     request.get_mut().correlation_id = Some("corr-001".into());
     request.metadata_mut().insert("x-tenant-id", "acme".parse().unwrap());
-    let created = service.users.create_user(request).await.unwrap().into_inner();
+    let created = service.send_user(request).await.unwrap();
     assert_eq!((created.version, created.replayed, created.command_id.as_str()), (1, false, "cmd-001"));
 
     let events = store.all();
@@ -78,8 +73,8 @@ async fn twenty_creates_with_one_command_id_are_one_event_and_one_reply() {
     let replies: Vec<_> = join_all(attempts).await.into_iter().map(Result::unwrap).collect();
     assert_eq!(store.all().len(), 1);
     assert_eq!(replies.iter().filter(|reply| reply.replayed).count(), 19);
-    let first = CreateUserResponse { replayed: false, ..replies[0].clone() };
-    assert!(replies.into_iter().all(|reply| CreateUserResponse { replayed: false, ..reply } == first));
+    let first = Accepted { replayed: false, ..replies[0].clone() };
+    assert!(replies.into_iter().all(|reply| Accepted { replayed: false, ..reply } == first));
 }
 
 #[tokio::test]
@@ -90,7 +85,7 @@ async fn a_create_is_replayed_however_much_has_happened_since() {
     for n in 0..200 {
         service.rename(&first.aggregate_id, "x", &n.to_string()).await.unwrap();
     }
-    let replay = CreateUserResponse { replayed: true, ..first };
+    let replay = Accepted { replayed: true, ..first };
     for answer in [None, Some(AppendError::Contended), Some(AppendError::Conflict { existing: None })] {
         let shown = format!("{answer:?}");
         *store.instead.lock().unwrap() = answer;
@@ -200,12 +195,10 @@ async fn a_warm_command_is_one_request_and_a_cold_one_two() {
 #[tokio::test]
 async fn a_cache_that_holds_nothing_changes_no_answer() {
     let store = MemoryStore::default();
-    let states: States<User> = States::new(0);
-    let users = Handler::new(store.clone(), states.clone(), TOLD);
-    let service = Replica {
-        users: Users::new(users.clone()),
-        orders: Orders::new(Handler::new(store.clone(), States::new(0), TOLD), users),
-    };
+    let states: StateCache<User> = StateCache::new(0);
+    let users = CommandHandler::new(store.clone(), states.clone(), CONFIG);
+    let orders = CommandHandler::new(store.clone(), StateCache::new(0), CONFIG);
+    let service = Replica { users: Users(users.clone()), orders: Orders { orders, users } };
     let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
     for n in 0..10 {
         service.rename(&john, "x", &n.to_string()).await.unwrap();
@@ -218,8 +211,8 @@ async fn a_cache_that_holds_nothing_changes_no_answer() {
 async fn states_take_no_more_memory_than_they_are_given() {
     let store = MemoryStore::default();
     let bound = 64 * 1024;
-    let states: States<User> = States::new(bound);
-    let users = Users::new(Handler::new(store.clone(), states.clone(), TOLD));
+    let states: StateCache<User> = StateCache::new(bound);
+    let users = Users(CommandHandler::new(store.clone(), states.clone(), CONFIG));
     for n in 0..1_000 {
         // The longest ids that there are.
         let id = format!("{n:04}{}", "𝄞".repeat(124));
@@ -251,11 +244,11 @@ async fn a_first_reply_is_no_replay_even_where_a_commit_took_effect_unnoticed() 
 
 #[tokio::test(start_paused = true)]
 async fn attempts_are_bounded_and_so_are_the_waits_between_them() {
-    // No chance at all: nothing is waited for. All of it: the longest waits that there are.
-    for (chance, least, most) in [(0.0, 0, 0), (1.0, 16 * 5, 16 * 40)] {
+    // No jitter: no wait. All of it: the longest waits.
+    for (jitter, least, most) in [(0.0, 0, 0), (1.0, 16 * 5, 16 * 40)] {
         let store = Lossy::default();
-        let chance: fn() -> f64 = if chance == 0.0 { || 0.0 } else { || 1.0 };
-        let service = replica_told(&store, HandlerConfig { chance, ..TOLD });
+        let jitter: fn() -> f64 = if jitter == 0.0 { || 0.0 } else { || 1.0 };
+        let service = replica_with(&store, CommandHandlerConfig { jitter, ..CONFIG });
         let john = service.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
         store.busy.store(1_000, Ordering::SeqCst);
         let begin = tokio::time::Instant::now();
@@ -405,7 +398,7 @@ async fn tenants_do_not_meet() {
     for tenant in ["acme", "umbrella"] {
         let mut request = Request::new(user("john@example.com", "same"));
         request.metadata_mut().insert("x-tenant-id", tenant.parse().unwrap());
-        replies.push(service.users.create_user(request).await.unwrap().into_inner());
+        replies.push(service.send_user(request).await.unwrap());
     }
     assert_ne!(replies[0].aggregate_id, replies[1].aggregate_id);
     // The default tenant knows neither.

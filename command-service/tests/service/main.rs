@@ -3,6 +3,7 @@
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 
 mod commands;
+mod refusals;
 mod several;
 mod snapshots;
 mod support;

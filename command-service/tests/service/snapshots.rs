@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use millrace_aws::AwsError;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 use millrace_event_store::{
     AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
 };

@@ -8,23 +8,18 @@ use std::{
     time::Duration,
 };
 
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    orders::Orders,
-    snapshots,
-    states::States,
-    users::Users,
-};
+use command_service::{Orders, Users};
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, Timestamp, order::Order, user::User};
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
+use millrace_core::{StreamId, Timestamp};
 use millrace_event_store::{
     AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
 };
-use millrace_proto::{
+use millrace_proto::command::CommandResult;
+use shop::contracts::{
     Money,
     command::{
-        CreateOrderRequest, CreateOrderResponse, CreateUserRequest, CreateUserResponse,
-        UpdateOrderStatusRequest, UpdateUserProfileRequest,
+        CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest, UpdateUserProfileRequest,
         order_command_service_server::OrderCommandService as _,
         user_command_service_server::UserCommandService as _,
     },
@@ -43,17 +38,39 @@ pub(crate) struct Replica<S> {
     pub(crate) orders: Orders<S>,
 }
 
-pub(crate) const TOLD: HandlerConfig =
-    HandlerConfig { clock: noon, chance: rand::random::<f64>, snapshot_every: snapshots::EVERY };
+pub(crate) const CONFIG: CommandHandlerConfig =
+    CommandHandlerConfig { clock: noon, jitter: rand::random::<f64>, snapshot_every: snapshots::EVERY };
 
 pub(crate) fn replica<S: AppendEvents + Snapshots>(store: &S) -> Replica<S> {
-    replica_told(store, TOLD)
+    replica_with(store, CONFIG)
 }
 
-pub(crate) fn replica_told<S: AppendEvents + Snapshots>(store: &S, told: HandlerConfig) -> Replica<S> {
-    let users: Handler<User, S> = Handler::new(store.clone(), States::new(1 << 20), told);
-    let orders: Handler<Order, S> = Handler::new(store.clone(), States::new(1 << 20), told);
-    Replica { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
+pub(crate) fn replica_with<S: AppendEvents + Snapshots>(
+    store: &S,
+    config: CommandHandlerConfig,
+) -> Replica<S> {
+    let users = CommandHandler::new(store.clone(), StateCache::new(1 << 20), config);
+    let orders = CommandHandler::new(store.clone(), StateCache::new(1 << 20), config);
+    Replica { users: Users(users.clone()), orders: Orders { orders, users } }
+}
+
+/// The result of a command that was accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Accepted {
+    pub(crate) aggregate_id: String,
+    pub(crate) version: u64,
+    pub(crate) event_id: String,
+    pub(crate) command_id: String,
+    pub(crate) replayed: bool,
+}
+
+impl From<Option<CommandResult>> for Accepted {
+    fn from(result: Option<CommandResult>) -> Self {
+        let CommandResult { read_after, event_id, command_id, replayed } = result.unwrap();
+        let read_after = read_after.unwrap();
+        let (aggregate_id, version) = (read_after.aggregate_id, read_after.version);
+        Self { aggregate_id, version, event_id, command_id, replayed }
+    }
 }
 
 pub(crate) fn user(email: &str, command_id: &str) -> CreateUserRequest {
@@ -71,8 +88,13 @@ pub(crate) fn item(quantity: i32, units: i64, nanos: i32) -> OrderItem {
 }
 
 impl<S: AppendEvents + Snapshots> Replica<S> {
-    pub(crate) async fn create_user(&self, request: CreateUserRequest) -> Result<CreateUserResponse, Status> {
-        self.users.create_user(Request::new(request)).await.map(tonic::Response::into_inner)
+    pub(crate) async fn create_user(&self, request: CreateUserRequest) -> Result<Accepted, Status> {
+        self.send_user(Request::new(request)).await
+    }
+
+    /// The same with metadata.
+    pub(crate) async fn send_user(&self, request: Request<CreateUserRequest>) -> Result<Accepted, Status> {
+        Ok(self.users.create_user(request).await?.into_inner().result.into())
     }
 
     pub(crate) async fn rename(
@@ -88,7 +110,8 @@ impl<S: AppendEvents + Snapshots> Replica<S> {
             ..Default::default()
         };
         let reply = self.users.update_user_profile(Request::new(request)).await?.into_inner();
-        Ok((reply.version, reply.replayed))
+        let accepted = Accepted::from(reply.result);
+        Ok((accepted.version, accepted.replayed))
     }
 
     pub(crate) async fn move_email(&self, user_id: &str, email: &str) -> Result<u64, Status> {
@@ -97,17 +120,18 @@ impl<S: AppendEvents + Snapshots> Replica<S> {
             email: Some(email.into()),
             ..Default::default()
         };
-        Ok(self.users.update_user_profile(Request::new(request)).await?.into_inner().version)
+        let reply = self.users.update_user_profile(Request::new(request)).await?.into_inner();
+        Ok(Accepted::from(reply.result).version)
     }
 
-    pub(crate) async fn create_order(&self, user_id: &str) -> Result<CreateOrderResponse, Status> {
+    pub(crate) async fn create_order(&self, user_id: &str) -> Result<Accepted, Status> {
         let request = CreateOrderRequest {
             user_id: user_id.into(),
             items: vec![item(1, 999, 990_000_000)],
             total_amount: Some(Money { currency_code: "USD".into(), units: 999, nanos: 990_000_000 }),
             ..Default::default()
         };
-        self.orders.create_order(Request::new(request)).await.map(tonic::Response::into_inner)
+        Ok(self.orders.create_order(Request::new(request)).await?.into_inner().result.into())
     }
 
     pub(crate) async fn set_status(&self, order_id: &str, status: OrderStatus) -> Result<u64, Status> {
@@ -126,7 +150,8 @@ impl<S: AppendEvents + Snapshots> Replica<S> {
             expected_version: expected,
             ..Default::default()
         };
-        Ok(self.orders.update_order_status(Request::new(request)).await?.into_inner().version)
+        let reply = self.orders.update_order_status(Request::new(request)).await?.into_inner();
+        Ok(Accepted::from(reply.result).version)
     }
 }
 

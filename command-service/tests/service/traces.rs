@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millrace_traces::{testing::Heard, within};
+use millrace_telemetry::{testing::Heard, within};
 use tokio::time::timeout;
 
 use crate::support::{Lossy, replica, user};

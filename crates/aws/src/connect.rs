@@ -9,22 +9,13 @@ use aws_config::{
 
 use crate::{Requests, traced::Traced};
 
-/// The longest that one attempt of a call may take. DynamoDB answers a small request in some milliseconds, so an
-/// attempt that took two seconds is lost.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// Attempts of one call, the first among them.
+const ATTEMPTS: u32 = 3;
 
-/// The longest that a call may take with its retries.
-const OPERATION: Duration = Duration::from_secs(6);
-
-/// The same for calls that read whole tables: a page of a megabyte over a slow line, or from a slow emulator, is not
-/// lost yet.
+/// The longest that one attempt of a bulk call may take, and that all of them may: a page of a megabyte over a slow line
+/// is not lost yet. Less than the time a process has to end in, since the process waits for them.
 const BULK_ATTEMPT: Duration = Duration::from_secs(10);
-
-/// The same for such calls with their retries. Less than a process has to end in, which waits for them.
 const BULK_OPERATION: Duration = Duration::from_secs(15);
-
-/// The longest that setting up a connection may take.
-const CONNECT: Duration = Duration::from_secs(1);
 
 /// The environment names no region.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -39,37 +30,41 @@ pub struct NoRegion;
 #[derive(Debug, Clone)]
 pub struct Aws {
     config: SdkConfig,
+    attempt: Duration,
     requests: Requests,
 }
 
 impl Aws {
-    /// Access by the environment, read as every AWS SDK reads it.
+    /// The longest that one attempt of a call may take, unless a setting says otherwise. DynamoDB answers a small request
+    /// within milliseconds, so an attempt of two seconds is lost.
+    pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+
+    /// Access by the environment, read as every AWS SDK reads it. One attempt of a call may take `attempt`, a call with
+    /// its retries three times as long, and a connection half of it.
     ///
-    /// Fails where no region is known: nothing could be called.
-    pub async fn from_env() -> Result<Self, NoRegion> {
+    /// # Errors
+    /// If no region is known: nothing could be called.
+    pub async fn from_env(attempt: Duration) -> Result<Self, NoRegion> {
         let config = aws_config::load_defaults(BehaviorVersion::latest()).await;
-        config.region().ok_or(NoRegion)?;
-        Ok(Self::new(config))
+        config.region().filter(|region| !region.as_ref().is_empty()).ok_or(NoRegion)?;
+        Ok(Self::new(config, attempt))
     }
 
-    /// Access by a given configuration, whose time-outs and retries are replaced.
-    pub fn new(config: SdkConfig) -> Self {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT)
-            .operation_timeout(OPERATION)
-            .build();
+    /// Access by a given configuration, whose time-outs and retries are replaced: see [`Aws::from_env`].
+    pub fn new(config: SdkConfig, attempt: Duration) -> Self {
         let config = config
             .into_builder()
             // Every attempt ends in time, its reply's body included, and long before this watch over bodies would have
             // acted (after 20 s): it is only work for every request.
             .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .timeout_config(timeouts)
+            .timeout_config(timeouts(attempt, attempt, attempt * ATTEMPTS))
             .retry_config(
-                RetryConfig::standard().with_max_attempts(3).with_initial_backoff(Duration::from_millis(25)),
+                RetryConfig::standard()
+                    .with_max_attempts(ATTEMPTS)
+                    .with_initial_backoff(Duration::from_millis(25)),
             )
             .build();
-        Self { config, requests: Requests::default() }
+        Self { config, attempt, requests: Requests::default() }
     }
 
     /// The count of all requests that this access, its clones and their clients have sent.
@@ -88,11 +83,8 @@ impl Aws {
 
     /// A client for DynamoDB that reads it by the megabyte: for one who reads whole tables and has nobody waiting.
     pub fn dynamodb_in_bulk(&self) -> aws_sdk_dynamodb::Client {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(BULK_ATTEMPT)
-            .operation_timeout(BULK_OPERATION)
-            .build();
+        let operation = (self.attempt * ATTEMPTS).max(BULK_OPERATION);
+        let timeouts = timeouts(self.attempt, self.attempt.max(BULK_ATTEMPT), operation);
         let config = aws_sdk_dynamodb::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .interceptor(self.requests.clone())
@@ -121,11 +113,7 @@ impl Aws {
 
     /// A client for SQS whose receiving may wait `long_poll` for messages, on top of what any call may take.
     pub fn sqs(&self, long_poll: Duration) -> aws_sdk_sqs::Client {
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT)
-            .operation_attempt_timeout(ATTEMPT + long_poll)
-            .operation_timeout(OPERATION + long_poll)
-            .build();
+        let timeouts = timeouts(self.attempt, self.attempt + long_poll, self.attempt * ATTEMPTS + long_poll);
         let config = aws_sdk_sqs::config::Builder::from(&self.config)
             .timeout_config(timeouts)
             .interceptor(self.requests.clone())
@@ -133,4 +121,13 @@ impl Aws {
             .build();
         aws_sdk_sqs::Client::from_conf(config)
     }
+}
+
+/// Time-outs of an attempt and an operation, whose connection may take half of what an ordinary attempt may.
+fn timeouts(ordinary: Duration, attempt: Duration, operation: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(ordinary / 2)
+        .operation_attempt_timeout(attempt)
+        .operation_timeout(operation)
+        .build()
 }

@@ -24,8 +24,8 @@ pub enum AwsError {
     #[error("AWS refused: {0}")]
     Refused(String),
     /// AWS answered something that makes no sense to this program, such as an item that cannot be read.
-    #[error("AWS answered nonsense: {0}")]
-    Nonsense(String),
+    #[error("AWS gave an invalid response: {0}")]
+    InvalidResponse(String),
 }
 
 /// The result of a call to AWS.

@@ -56,6 +56,14 @@ impl Outcome {
         }
     }
 
+    /// Whether AWS said what it did. Where it did not, the request may have taken effect, or may do so later.
+    pub(crate) fn is_answer(self) -> bool {
+        match self {
+            Self::Ok | Self::Conflict | Self::Throttled | Self::Refused => true,
+            Self::Failed | Self::TimedOut | Self::Unreachable | Self::GivenUp => false,
+        }
+    }
+
     /// How the attempt ended that has just been made.
     pub(crate) fn of(attempt: &FinalizerInterceptorContextRef<'_>) -> Self {
         match attempt.output_or_error() {

@@ -25,7 +25,7 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use metrics::{Counter, Histogram, Unit, describe_counter, describe_histogram};
 
-use crate::outcome::Outcome;
+use crate::{answered, outcome::Outcome};
 
 /// Requests to AWS that have ended, labelled `operation` and `outcome`.
 const REQUESTS: &str = "aws_requests_total";
@@ -178,7 +178,9 @@ impl Intercept for Requests {
     ) -> Result<(), BoxError> {
         // None where the attempt failed before anything was sent.
         if let Some(flight) = cfg.load::<Flight>() {
-            flight.end(Outcome::of(attempt));
+            let outcome = Outcome::of(attempt);
+            answered::note(outcome.is_answer());
+            flight.end(outcome);
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::{
     },
 };
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
-use millrace_traces::{Kind, Span, current};
+use millrace_telemetry::{Kind, Span, current};
 
 /// Tells of each call that is made within a span, with its attempts, as a part of that span: the name of the operation and
 /// what became of it, and nothing of what was sent or came back. Calls outside of any span, such as long polls and looks

@@ -17,7 +17,7 @@ pub use given::{event, fresh_tenant, stream_of};
 pub use history::*;
 pub use keys::*;
 use millrace_aws::AwsError;
-use millrace_domain::{AggregateType, StreamId};
+use millrace_core::{AggregateType, StreamId};
 pub use scans::*;
 use serde_json::{Value, json};
 
@@ -115,7 +115,7 @@ pub async fn a_gap_in_a_stream_is_loud<S: Store>(store: &S) {
     assert!(store.page(&stream, 0, 1).await.is_ok(), "what lies before the gap can be read");
     assert!(store.newest(&stream, 0, 1).await.is_ok(), "what lies behind it can be read");
     let nonsense = |load: Result<Vec<Entry>, AwsError>, what| {
-        assert!(matches!(load, Err(AwsError::Nonsense(_))), "{what} a gap was read over: {load:?}");
+        assert!(matches!(load, Err(AwsError::InvalidResponse(_))), "{what} a gap was read over: {load:?}");
     };
     nonsense(store.newest(&stream, 0, 10).await, "from the end");
     nonsense(store.between(&stream, 0, 10).await, "from the beginning");
@@ -123,7 +123,7 @@ pub async fn a_gap_in_a_stream_is_loud<S: Store>(store: &S) {
     for after in [0, 1] {
         let page = store.page(&stream, after, 10).await;
         assert!(
-            matches!(page, Err(AwsError::Nonsense(_))),
+            matches!(page, Err(AwsError::InvalidResponse(_))),
             "a gap was read over from version {after}: {page:?}"
         );
     }
@@ -181,7 +181,7 @@ pub async fn streams_are_seen_by_their_tenant_only<S: Store>(store: &S) {
     assert!(store.put_snapshot(&kept, Replaces::Older).await.expect("a snapshot is put"));
     let others = [
         StreamId { tenant: fresh_tenant(), ..mine.clone() },
-        StreamId { aggregate_type: AggregateType::of("order"), ..mine.clone() },
+        StreamId { aggregate_type: AggregateType::new("order"), ..mine.clone() },
     ];
     for other in &others {
         assert_holds(store, other, &[]).await;

@@ -11,7 +11,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use aws_sdk_dynamodb::Client;
 use millrace_aws::{AwsError, Segment};
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 pub(crate) use snapshots::to_item as snapshot_item;
 
 use crate::{
@@ -76,7 +76,7 @@ impl ReadEvents for DynamoReader {
 
 fn no_event(stream: &StreamId, item: &Item, error: &ItemError) -> AwsError {
     let version = item.get(VERSION).and_then(|v| v.as_n().ok()).map_or("?", String::as_str);
-    AwsError::Nonsense(format!("version {version} of stream {stream} is no event: {error}"))
+    AwsError::InvalidResponse(format!("version {version} of stream {stream} is no event: {error}"))
 }
 
 /// The whole store.
@@ -91,6 +91,9 @@ impl DynamoStore {
     /// The store in `tables`. With `index_shards`, 1 to 1,024, events carry the key of the index by type and time, and
     /// every writer and reader of that index must agree on the number. Without, events stay out of the index, and an
     /// append costs half.
+    ///
+    /// The client is one of [`Aws`](millrace_aws::Aws), which tells attempts that were not answered: with another one, it
+    /// is never known for certain that a key is taken.
     pub fn new(client: Client, tables: Tables, index_shards: Option<NonZeroU32>) -> Self {
         Self {
             reader: DynamoReader::new(client, tables.events).with_index(index_shards),

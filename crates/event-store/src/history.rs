@@ -6,9 +6,9 @@
 use std::{cmp::Ordering, future::Future, ops::RangeInclusive};
 
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, TenantId, Timestamp};
+use millrace_core::{StreamId, TenantId, Timestamp};
 
-use crate::{Met, StoredEvent};
+use crate::{ScannedItem, StoredEvent};
 
 /// Which events come first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,19 +31,19 @@ impl Direction {
 
 /// Part of a stream.
 #[derive(Debug, Clone, Default)]
-pub struct Part {
-    /// What was met, by version in the direction that was asked for.
-    pub met: Vec<Met>,
+pub struct HistoryPage {
+    /// Its items, by version in the direction that was asked for.
+    pub items: Vec<ScannedItem>,
     /// Whether more may follow the last one.
     pub more: bool,
 }
 
-impl Met {
-    /// The version of what was met.
+impl ScannedItem {
+    /// The version that the item's key names.
     pub fn version(&self) -> u64 {
         match self {
             Self::Event(event) => event.envelope.version,
-            Self::NoEvent(other) => other.version,
+            Self::Unreadable(other) => other.version,
         }
     }
 }
@@ -106,8 +106,8 @@ impl Search {
 pub struct Hit {
     /// Its place.
     pub moment: Moment,
-    /// What was met there.
-    pub met: Met,
+    /// The item there.
+    pub item: ScannedItem,
 }
 
 /// What a search found.
@@ -123,14 +123,14 @@ pub struct Found {
 pub trait ReadHistory: Clone + Send + Sync + 'static {
     /// The events of a stream with these versions, which begin with 1 at the earliest: at most `limit` of them, and at
     /// least one where there is one. Strongly consistent. One request, which may bring fewer than there are, and says so
-    /// in [`Part::more`].
-    fn part(
+    /// in [`HistoryPage::more`].
+    fn history(
         &self,
         stream: &StreamId,
         versions: RangeInclusive<u64>,
         direction: Direction,
         limit: u16,
-    ) -> impl Future<Output = Result<Part, AwsError>> + Send;
+    ) -> impl Future<Output = Result<HistoryPage, AwsError>> + Send;
 
     /// What is searched for, from an index that lags behind the streams: at most `limit` events, fewer where they are
     /// large, and at least one where there is one. `None` where the store was deployed without that index.

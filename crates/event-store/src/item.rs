@@ -1,18 +1,17 @@
 //! Events as items of the table.
 
-use std::{collections::HashMap, num::NonZeroU32, str::FromStr};
+use std::{collections::HashMap, num::NonZeroU32};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_dynamodbstreams::types::AttributeValue as StreamValue;
-use millrace_domain::{AggregateType, CommandDigest, Invalid, StreamId, TenantId};
-use millrace_proto::Envelope;
-use serde_json::{Map, Number, Value};
+pub use millrace_aws::item::ItemError;
+use millrace_aws::item::{Attribute, map, object, parsed, string, whole};
+pub(crate) use millrace_aws::item::{Item, number, text};
+use millrace_core::{AggregateType, CommandDigest, Envelope, Invalid, StreamId, TenantId};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{Entry, StoredEvent};
-
-/// An item of a table.
-pub(crate) type Item = HashMap<String, AttributeValue>;
 
 pub(crate) const AGGREGATE_ID: &str = "AggregateId";
 pub(crate) const VERSION: &str = "Version";
@@ -29,32 +28,6 @@ const CORRELATION_ID: &str = "CorrelationId";
 const CAUSATION_ID: &str = "CausationId";
 const TRACE_PARENT: &str = "TraceParent";
 pub(crate) const EVENT_TYPE_KEY: &str = "EventTypeKey";
-
-/// How deep values may stand within each other: deeper than the 32 levels that DynamoDB lets them (Developer Guide,
-/// "Quotas"), and not so deep that reading them could exhaust the stack.
-const DEEPEST: usize = 64;
-
-/// Why an item is not an event. Names attributes, never their values.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ItemError {
-    /// An attribute is missing.
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    /// An attribute is of a type that no event has there.
-    #[error("{0} is of another type")]
-    WrongType(&'static str),
-    /// An attribute's value breaks a rule.
-    #[error("{attribute} {reason}")]
-    Bad {
-        /// The attribute.
-        attribute: &'static str,
-        /// The rule.
-        reason: Invalid,
-    },
-    /// An attribute says something else than the item's key.
-    #[error("{0} contradicts the key")]
-    ContradictsKey(&'static str),
-}
 
 /// The hash of the index `EventType-Timestamp-index`: `<tenant>#<event type>#<shard>`.
 ///
@@ -115,29 +88,6 @@ pub(crate) fn item_of(
     let optional = optional.into_iter().filter_map(|(name, value)| Some((name, AttributeValue::S(value?))));
     item.extend(optional.map(|(name, value)| (name.to_owned(), value)));
     item
-}
-
-pub(crate) fn text(value: impl ToString) -> AttributeValue {
-    AttributeValue::S(value.to_string())
-}
-
-pub(crate) fn number(value: impl ToString) -> AttributeValue {
-    AttributeValue::N(value.to_string())
-}
-
-fn map(values: &Map<String, Value>) -> AttributeValue {
-    AttributeValue::M(values.iter().map(|(name, value)| (name.clone(), attribute(value))).collect())
-}
-
-fn attribute(value: &Value) -> AttributeValue {
-    match value {
-        Value::Null => AttributeValue::Null(true),
-        Value::Bool(truth) => AttributeValue::Bool(*truth),
-        Value::Number(n) => number(n),
-        Value::String(t) => text(t),
-        Value::Array(values) => AttributeValue::L(values.iter().map(attribute).collect()),
-        Value::Object(values) => map(values),
-    }
 }
 
 /// The event that an item of the event store's table holds. Attributes beyond an event's own are passed over.
@@ -203,77 +153,6 @@ fn decode<A: Attribute>(item: &HashMap<String, A>) -> Result<StoredEvent, ItemEr
         trace_parent: item.contains_key(TRACE_PARENT).then(|| string(item, TRACE_PARENT)).transpose()?,
     };
     Ok(StoredEvent { envelope, command_digest })
-}
-
-fn value<A: Attribute>(item: &HashMap<String, A>, name: &'static str) -> Result<Value, ItemError> {
-    item.get(name).ok_or(ItemError::Missing(name))?.to_json(DEEPEST).ok_or(ItemError::WrongType(name))
-}
-
-fn string<A: Attribute>(item: &HashMap<String, A>, name: &'static str) -> Result<String, ItemError> {
-    if let Value::String(text) = value(item, name)? { Ok(text) } else { Err(ItemError::WrongType(name)) }
-}
-
-fn object<A: Attribute>(
-    item: &HashMap<String, A>,
-    name: &'static str,
-) -> Result<Map<String, Value>, ItemError> {
-    if let Value::Object(fields) = value(item, name)? { Ok(fields) } else { Err(ItemError::WrongType(name)) }
-}
-
-fn whole<A: Attribute, T: TryFrom<u64>>(
-    item: &HashMap<String, A>,
-    name: &'static str,
-) -> Result<T, ItemError> {
-    let whole = value(item, name)?.as_u64().ok_or(ItemError::WrongType(name))?;
-    T::try_from(whole).map_err(|_| ItemError::Bad { attribute: name, reason: Invalid("is too large") })
-}
-
-fn parsed<A: Attribute, T: FromStr<Err = Invalid>>(
-    item: &HashMap<String, A>,
-    name: &'static str,
-) -> Result<T, ItemError> {
-    string(item, name)?.parse().map_err(|reason| ItemError::Bad { attribute: name, reason })
-}
-
-/// An attribute's value, of which the two SDKs have a type each.
-trait Attribute {
-    /// The value as JSON; `None` where JSON has no such value, or it stands deeper than `levels`.
-    fn to_json(&self, levels: usize) -> Option<Value>;
-}
-
-macro_rules! attribute {
-    ($type:ident) => {
-        impl Attribute for $type {
-            fn to_json(&self, levels: usize) -> Option<Value> {
-                let deeper = levels.checked_sub(1)?;
-                match self {
-                    Self::S(text) => Some(Value::String(text.clone())),
-                    Self::N(number) => json_number(number).map(Value::Number),
-                    Self::Bool(truth) => Some(Value::Bool(*truth)),
-                    Self::Null(true) => Some(Value::Null),
-                    Self::L(values) => {
-                        values.iter().map(|v| v.to_json(deeper)).collect::<Option<_>>().map(Value::Array)
-                    }
-                    Self::M(values) => {
-                        let fields = values.iter().map(|(name, v)| Some((name.clone(), v.to_json(deeper)?)));
-                        fields.collect::<Option<_>>().map(Value::Object)
-                    }
-                    Self::Null(false) | Self::B(_) | Self::Bs(_) | Self::Ns(_) | Self::Ss(_) | _ => None,
-                }
-            }
-        }
-    };
-}
-
-attribute!(AttributeValue);
-attribute!(StreamValue);
-
-/// A number as JSON: whole where it is whole, so that an `int32` of the contract is one again.
-fn json_number(text: &str) -> Option<Number> {
-    (text.parse::<u64>().map(Number::from))
-        .or_else(|_| text.parse::<i64>().map(Number::from))
-        .ok()
-        .or_else(|| text.parse().ok().and_then(Number::from_f64))
 }
 
 #[cfg(test)]

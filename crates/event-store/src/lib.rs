@@ -5,6 +5,40 @@
 //! [`Snapshots`] for the command side.
 //! [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature `contract`
 //! stands the suite that all of them pass.
+//!
+//! ```
+//! use millrace_core::{CommandDigest, Envelope, StreamId};
+//! use millrace_event_store::{AppendError, AppendEvents, Commit, MemoryStore, ReadEvents, StoredEvent};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let stream: StreamId = "acme#counter#00000000-0000-0000-0000-000000000001".parse()?;
+//! let envelope = Envelope {
+//!     event_id: millrace_core::EventId(stream.id),
+//!     tenant_id: stream.tenant.clone(),
+//!     aggregate_type: stream.aggregate_type.clone(),
+//!     aggregate_id: stream.id,
+//!     version: 1,
+//!     event_type: "Increased".to_owned(),
+//!     schema_version: 1,
+//!     timestamp: "2026-11-23T12:00:00Z".parse()?,
+//!     event_data: Some(serde_json::from_str(r#"{ "by": 3 }"#)?),
+//!     command_id: "add-three".parse()?,
+//!     correlation_id: "add-three".parse()?,
+//!     causation_id: "add-three".parse()?,
+//!     trace_parent: None,
+//! };
+//! let event = StoredEvent { envelope, command_digest: CommandDigest(3) };
+//! let commit = Commit { events: vec![event.clone()], claims: vec![], releases: vec![] };
+//!
+//! let store = MemoryStore::default();
+//! store.append(&commit).await?;
+//! assert_eq!(store.page(&stream, 0, 10).await?.events, [event]);
+//! // Version 1 is taken.
+//! assert!(matches!(store.append(&commit).await, Err(AppendError::Conflict { .. })));
+//! # Ok(())
+//! # }
+//! ```
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
@@ -24,12 +58,12 @@ mod testing;
 use std::future::Future;
 
 pub use dynamo::{DynamoReader, DynamoStore, Tables};
-pub use history::{Direction, Found, Hit, Moment, Part, ReadHistory, Search};
+pub use history::{Direction, Found, HistoryPage, Hit, Moment, ReadHistory, Search};
 pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_image};
 pub use memory::MemoryStore;
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, UniqueKey};
-pub use scan::{Begun, MOST_STREAMS, Met, NoEvent, ScanEvents, Scanned};
+use millrace_core::{StreamId, UniqueKey};
+pub use scan::{Begun, MAX_STREAMS, ScanEvents, Scanned, ScannedItem, UnreadableItem};
 pub use snapshot::{Replaces, Snapshot, Snapshots};
 pub use stored::{Entry, StoredEvent};
 
@@ -52,7 +86,7 @@ impl Page {
         more: bool,
     ) -> Result<Self, AwsError> {
         if more && events.is_empty() {
-            return Err(AwsError::Nonsense(format!(
+            return Err(AwsError::InvalidResponse(format!(
                 "stream {stream} has more after version {after}, but shows none"
             )));
         }
@@ -120,7 +154,7 @@ fn following(stream: &StreamId, after: u64, entries: Vec<Entry>) -> Result<Vec<E
 }
 
 fn gap(stream: &StreamId, from: u64, to: u64) -> AwsError {
-    AwsError::Nonsense(format!("stream {stream} goes from version {from} to {to}"))
+    AwsError::InvalidResponse(format!("stream {stream} goes from version {from} to {to}"))
 }
 
 /// Adding to streams.
@@ -148,6 +182,9 @@ pub struct Commit {
 }
 
 /// Why a commit was not stored.
+///
+/// All but [`Failed`](Self::Failed) are final: no attempt at the append has stored the commit, and none will when it comes
+/// late. With [`Conflict`](Self::Conflict) that holds for all but the commit whose event has the version.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// Another event has the version of the commit's first event.
@@ -157,13 +194,13 @@ pub enum AppendError {
         /// lost. Where it is absent, the caller loads what is newer.
         existing: Option<Box<StoredEvent>>,
     },
-    /// Another aggregate of the tenant holds a key.
+    /// Another aggregate of the tenant holds a key. Whether the version is taken as well is not said.
     #[error("a unique key is taken")]
     KeyTaken {
         /// The key's scope, such as `user.email`.
         scope: &'static str,
     },
-    /// Another commit on the same items was under way, perhaps an earlier attempt of the same one. To be tried again.
+    /// Another commit on the same items was under way. To be tried again.
     #[error("another commit was under way on the same items")]
     Contended,
     /// The commit exceeds a limit of the store and was not sent.
@@ -172,7 +209,7 @@ pub enum AppendError {
         /// The limit, in words.
         limit: &'static str,
     },
-    /// The store failed. The commit may have been stored all the same.
+    /// The store failed. The commit may have been stored all the same, or may be later; not where AWS throttles.
     #[error(transparent)]
     Failed(#[from] AwsError),
 }

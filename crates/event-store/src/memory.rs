@@ -9,11 +9,11 @@ use std::{
 };
 
 use millrace_aws::{AwsError, Segment};
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 
 use crate::{
-    AppendError, AppendEvents, Begun, Commit, Entry, LoadEvents, Met, Page, ReadEvents, Replaces, ScanEvents,
-    Scanned, Snapshot, Snapshots, StoredEvent, consecutive,
+    AppendError, AppendEvents, Begun, Commit, Entry, LoadEvents, Page, ReadEvents, Replaces, ScanEvents,
+    Scanned, ScannedItem, Snapshot, Snapshots, StoredEvent, consecutive,
     dynamo::snapshot_item,
     following,
     plan::{Direction, Plan},
@@ -116,9 +116,9 @@ impl Contents {
     ) -> Scanned<usize> {
         let from = from.copied().unwrap_or_default();
         let events = places.skip(from).take(SCANNED).filter_map(|place| self.log.get(*place));
-        let met: Vec<_> = events.map(|event| Met::Event(Box::new(event.clone()))).collect();
-        let next = (met.len() == SCANNED).then_some(from + SCANNED);
-        Scanned { met, next, read_units: 1.0 }
+        let items: Vec<_> = events.map(|event| ScannedItem::Event(Box::new(event.clone()))).collect();
+        let next = (items.len() == SCANNED).then_some(from + SCANNED);
+        Scanned { items, next, read_units: 1.0 }
     }
 
     /// Says why a commit cannot be stored; in the order in which DynamoDB's reasons count.
@@ -134,7 +134,7 @@ impl Contents {
                 let scope = key.scope;
                 return Err(match key.direction {
                     Direction::Claim => AppendError::KeyTaken { scope },
-                    Direction::Release => AppendError::Failed(AwsError::Nonsense(format!(
+                    Direction::Release => AppendError::Failed(AwsError::InvalidResponse(format!(
                         "a key of {scope} that the aggregate lets go is another's"
                     ))),
                 });
@@ -159,7 +159,7 @@ impl ReadEvents for MemoryStore {
 }
 
 /// How many entries a request brings at most; on DynamoDB they are as many as 1 MB holds.
-const MOST_ENTRIES: usize = 500;
+const MAX_ENTRIES: usize = 500;
 
 impl LoadEvents for MemoryStore {
     async fn newest(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
@@ -172,7 +172,7 @@ impl LoadEvents for MemoryStore {
 
     async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
         let contents = self.request();
-        following(stream, after, contents.entries(stream, after, before).take(MOST_ENTRIES).collect())
+        following(stream, after, contents.entries(stream, after, before).take(MAX_ENTRIES).collect())
     }
 }
 

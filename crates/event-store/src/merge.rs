@@ -8,7 +8,7 @@ use crate::{Direction, Found, Hit, Search};
 
 /// What the events of a search may weigh together, in bytes as DynamoDB counts them: ten times as much as the largest of
 /// them.
-const MOST_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 4 << 20;
 
 /// How many events a shard is asked for that was asked before: it has many events of one time, or large ones.
 const NEXT_LIMIT: usize = 500;
@@ -92,7 +92,7 @@ impl<'a, K: Clone> Merge<'a, K> {
         let mut bytes = 0;
         let fitting = self.first.iter().take_while(|(_, weight)| {
             bytes += weight;
-            bytes <= MOST_BYTES
+            bytes <= MAX_BYTES
         });
         let kept = fitting.count() + 1;
         self.first.truncate(kept.min(self.limit + 1));
@@ -108,7 +108,7 @@ impl<'a, K: Clone> Merge<'a, K> {
     /// Whether no more events are asked for than those that were shown.
     fn is_full(&self) -> bool {
         let bytes: usize = self.first.iter().map(|(_, weight)| weight).sum();
-        self.first.len() > self.limit || bytes > MOST_BYTES
+        self.first.len() > self.limit || bytes > MAX_BYTES
     }
 
     /// What was found, once nothing more is wanted.
@@ -124,17 +124,17 @@ impl<'a, K: Clone> Merge<'a, K> {
 
 #[cfg(test)]
 mod tests {
-    use millrace_domain::{AggregateType, StreamId, Timestamp};
+    use millrace_core::{AggregateType, StreamId, Timestamp};
     use proptest::{collection::vec, prelude::*, sample::select};
     use uuid::Uuid;
 
     use super::*;
-    use crate::{Met, Moment, NoEvent};
+    use crate::{Moment, ScannedItem, UnreadableItem};
 
     fn moment(micros: u32, stream: u8, version: u8) -> Moment {
         let stream = StreamId {
             tenant: "acme".parse().unwrap(),
-            aggregate_type: AggregateType::of("user"),
+            aggregate_type: AggregateType::new("user"),
             id: Uuid::from_u128(stream.into()),
         };
         Moment { at: Timestamp::from_unix_micros(micros.into()), stream, version: version.into() }
@@ -142,8 +142,8 @@ mod tests {
 
     fn hit(moment: &Moment) -> Hit {
         let error = crate::ItemError::Missing("EventId");
-        let other = NoEvent { stream: None, key: String::new(), version: moment.version, error };
-        Hit { moment: moment.clone(), met: Met::NoEvent(other) }
+        let other = UnreadableItem { stream: None, key: String::new(), version: moment.version, error };
+        Hit { moment: moment.clone(), item: ScannedItem::Unreadable(other) }
     }
 
     /// A shard as DynamoDB has it: by time, and by chance where times are the same.

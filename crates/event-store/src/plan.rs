@@ -3,7 +3,7 @@
 use std::{collections::HashSet, num::NonZeroU32};
 
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, UniqueKey};
+use millrace_core::{StreamId, UniqueKey};
 
 use crate::{
     AppendError, Commit,

@@ -6,25 +6,25 @@
 use std::{collections::HashSet, future::Future};
 
 use millrace_aws::{AwsError, Segment};
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 
 use crate::{ItemError, ReadEvents, StoredEvent};
 
 /// The most streams that one call of [`ScanEvents::begun`] is asked about (DynamoDB API Reference, `BatchGetItem`).
-pub const MOST_STREAMS: usize = 100;
+pub const MAX_STREAMS: usize = 100;
 
-/// What an item of the store's table turned out to be.
+/// An item of the store's table.
 #[derive(Debug, Clone)]
-pub enum Met {
+pub enum ScannedItem {
     /// An event.
     Event(Box<StoredEvent>),
-    /// Something else.
-    NoEvent(NoEvent),
+    /// An item that is no event.
+    Unreadable(UnreadableItem),
 }
 
 /// An item of the store's table that is no event.
 #[derive(Debug, Clone)]
-pub struct NoEvent {
+pub struct UnreadableItem {
     /// The stream that its key names, if it does name one.
     pub stream: Option<StreamId>,
     /// Its key as it stands, made fit for a line of a report: without control characters, and not of any length.
@@ -38,8 +38,8 @@ pub struct NoEvent {
 /// Part of a scan, or of a stream.
 #[derive(Debug, Clone)]
 pub struct Scanned<P> {
-    /// What was met. The items of a stream come together and by version as a rule; who depends on it must check.
-    pub met: Vec<Met>,
+    /// The items. Those of a stream come together and by version as a rule; a caller that depends on it must check.
+    pub items: Vec<ScannedItem>,
     /// Where to go on; `None` at the end. A page without items need not be the last one.
     pub next: Option<P>,
     /// The read units that AWS says it took; 0 where it does not say.
@@ -78,7 +78,7 @@ pub trait ScanEvents: ReadEvents {
         from: Option<&Self::Place>,
     ) -> impl Future<Output = Result<Scanned<Self::Place>, AwsError>> + Send;
 
-    /// Which of up to [`MOST_STREAMS`] streams, each named once, have their first event. Not strongly consistent: one
+    /// Which of up to [`MAX_STREAMS`] streams, each named once, have their first event. Not strongly consistent: one
     /// that was stored a moment ago may be missed.
     fn begun(&self, streams: &[StreamId]) -> impl Future<Output = Result<Begun, AwsError>> + Send;
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use millrace_aws::AwsError;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 use serde_json::Value;
 
 /// The state of an aggregate at a version. Discardable: the stream rebuilds it.

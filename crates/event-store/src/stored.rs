@@ -1,10 +1,7 @@
 //! Events as the store keeps them.
 
-use millrace_domain::{CommandDigest, CommandId, EventId, Recorded};
-use millrace_proto::{
-    Envelope,
-    codec::{DecodeError, EventCodec},
-};
+use millrace_core::{CommandDigest, CommandId, CommittedEvent, EventId};
+use millrace_core::{Envelope, codec::DecodeError, codec::EventCodec};
 use serde_json::{Map, Value};
 
 /// An event in the store: the envelope, and what tells two bodies under one command id apart.
@@ -37,8 +34,8 @@ pub struct Entry {
 
 impl Entry {
     /// The event in the domain's terms.
-    pub fn recorded<E: EventCodec>(&self) -> Result<Recorded<E>, DecodeError> {
-        Ok(Recorded {
+    pub fn recorded<E: EventCodec>(&self) -> Result<CommittedEvent<E>, DecodeError> {
+        Ok(CommittedEvent {
             version: self.version,
             event_id: self.event_id,
             command_id: self.command_id.clone(),

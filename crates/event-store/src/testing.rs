@@ -1,7 +1,7 @@
 //! What the tests of this crate are made of.
 
-use millrace_domain::{AggregateType, CommandDigest, CommandId, EventId, StreamId, TenantId, Timestamp};
-use millrace_proto::Envelope;
+use millrace_core::Envelope;
+use millrace_core::{AggregateType, CommandDigest, CommandId, EventId, StreamId, TenantId, Timestamp};
 use proptest::{collection, option, prelude::*};
 use serde_json::Value;
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! An AWS account of one's own in an emulator.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, time::Duration};
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
@@ -8,11 +8,14 @@ use tokio::sync::OnceCell;
 
 use crate::{Emulator, LocalError};
 
-const REGION: &str = "us-east-1";
+pub(crate) const REGION: &str = "us-east-1";
 /// The emulator's default account: it is also the one that any other credentials lead to.
 const DEFAULT_ACCOUNT: &str = "000000000000";
 /// The emulator checks no signatures.
 const SECRET: &str = "local";
+
+/// The longest that one attempt of a call to the local AWS may take. An emulator on a busy laptop is slow, not lost.
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An account at an endpoint. Accounts see nothing of each other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,10 @@ impl Account {
         &self.endpoint
     }
 
+    pub(crate) fn access_key_id(&self) -> &str {
+        &self.access_key_id
+    }
+
     fn new(endpoint: &str, access_key_id: &str, secret_access_key: &str) -> Self {
         Self {
             endpoint: endpoint.to_owned(),
@@ -70,7 +77,8 @@ impl Account {
             .await
     }
 
-    /// The same for other processes: the environment variables that every AWS SDK reads.
+    /// The same for other processes: the environment variables that every AWS SDK reads, and the time that the deployables
+    /// give an attempt.
     #[must_use]
     pub fn env(&self) -> BTreeMap<String, String> {
         [
@@ -78,6 +86,7 @@ impl Account {
             ("AWS_REGION", REGION),
             ("AWS_ACCESS_KEY_ID", &self.access_key_id),
             ("AWS_SECRET_ACCESS_KEY", &self.secret_access_key),
+            ("AWS_ATTEMPT_TIMEOUT_MS", &ATTEMPT_TIMEOUT.as_millis().to_string()),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()

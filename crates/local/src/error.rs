@@ -56,6 +56,9 @@ pub enum LocalError {
         /// How it ended, or how long it was waited for.
         reason: String,
     },
+    /// AWS would not accept the application's infrastructure.
+    #[error(transparent)]
+    Infrastructure(#[from] millrace_infra::InfraError),
     /// CloudFormation could not create or update the stack.
     #[error("the stack {stack} could not be deployed: {reason}")]
     Deploy {
@@ -77,7 +80,7 @@ pub enum LocalError {
     Aws {
         /// The request's name.
         request: &'static str,
-        /// The SDK's error with its causes.
+        /// The error with its causes.
         reason: String,
     },
     /// A file or directory under the target directory is not usable.

@@ -1,34 +1,33 @@
-//! Everything that production has in AWS, from the same template.
+//! Everything that production has in AWS, from the same templates.
 
 use std::{
     collections::BTreeMap,
     time::{Duration, Instant},
 };
 
-use aws_config::SdkConfig;
-use aws_sdk_cloudformation::{
-    Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata},
-    types::{Capability, Parameter, Stack as Description, StackStatus},
+use millrace_core::Application;
+use millrace_infra::{Template, names};
+use serde_json::json;
+
+use crate::{
+    Account, LocalError,
+    api::{Api, texts},
+    description,
 };
 
-use crate::LocalError;
-
-const TEMPLATE: &str = include_str!("../../../infra/template.yaml");
-
-const PATIENCE: Duration = Duration::from_secs(120);
+const TIMEOUT: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(25);
 
-/// As the template's default.
-const ARCHIVE_RETENTION_DAYS: i32 = 30;
+/// As the templates' default.
+const ARCHIVE_RETENTION_DAYS: u32 = 30;
 
-/// What a stack is made with; the rest is the template's defaults.
+/// What a deployment is made with; the rest is the templates' defaults.
 #[derive(Clone, Debug)]
 pub struct StackOptions {
-    /// Names the stack and begins the name of each of its resources.
-    pub prefix: String,
-    /// The `Source` of the events.
-    pub event_source: String,
+    /// The prefix of every name: the application's name if left out.
+    pub prefix: Option<String>,
+    /// The `Source` of the events: the application's name if left out.
+    pub event_source: Option<String>,
     /// Whether the event store has its index by event type.
     pub event_type_index: bool,
     /// Partitions of each hot index key.
@@ -42,8 +41,8 @@ pub struct StackOptions {
 impl Default for StackOptions {
     fn default() -> Self {
         Self {
-            prefix: "millrace".to_owned(),
-            event_source: "millrace".to_owned(),
+            prefix: None,
+            event_source: None,
             event_type_index: true,
             index_shards: 4,
             max_receive_count: 20,
@@ -52,11 +51,89 @@ impl Default for StackOptions {
     }
 }
 
+/// All that an application has in an account.
+#[derive(Clone, Debug)]
+pub struct Stack {
+    prefix: String,
+    outputs: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
+}
+
+impl Stack {
+    /// Deploys the application's templates, or brings what was deployed up to date, and returns when it is complete.
+    /// Policies and roles are left out: an emulator checks no permissions.
+    ///
+    /// # Errors
+    /// If the application has no infrastructure that AWS would accept, if CloudFormation refuses a template or a
+    /// resource, or if it cannot be reached.
+    pub async fn deploy(
+        account: &Account,
+        application: &Application,
+        options: &StackOptions,
+    ) -> Result<Self, LocalError> {
+        let api = Api::new(account);
+        let templates = description(application).render()?;
+        let prefix = options.prefix.clone().unwrap_or_else(|| application.name().to_owned());
+        let parameters = options.parameters(&prefix, application.name());
+
+        let mut outputs = BTreeMap::new();
+        // Rules stand on the bus, so the projections come after it.
+        let shared = vec![&templates.data, &templates.application];
+        for together in [shared, templates.projections.iter().collect()] {
+            for template in &together {
+                create_or_update(&api, &template.stack_name(&prefix), template, &parameters).await?;
+            }
+            for template in &together {
+                outputs.extend(complete(&api, &template.stack_name(&prefix)).await?);
+            }
+        }
+        create_archive(&api, &prefix).await?;
+        for (name, value) in &mut outputs {
+            if name.ends_with("QueueUrl") {
+                *value = reached_by(account.endpoint(), value);
+            }
+        }
+        let env = options.env(&prefix);
+        Ok(Self { prefix, outputs, env })
+    }
+
+    /// The prefix of every name.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The outputs of all templates by their names.
+    #[must_use]
+    pub fn outputs(&self) -> &BTreeMap<String, String> {
+        &self.outputs
+    }
+
+    /// One of the outputs.
+    ///
+    /// # Errors
+    /// If there is none of that name.
+    pub fn output(&self, name: &str) -> Result<&str, LocalError> {
+        self.outputs
+            .get(name)
+            .map(String::as_str)
+            .ok_or_else(|| LocalError::NoOutput { stack: self.prefix.clone(), output: name.to_owned() })
+    }
+
+    /// What the deployables' environment must say: the prefix, from which all names follow, and whatever is not as it is
+    /// by default.
+    #[must_use]
+    pub fn env(&self) -> BTreeMap<String, String> {
+        self.env.clone()
+    }
+}
+
 impl StackOptions {
-    fn parameters(&self) -> Vec<Parameter> {
-        [
-            ("NamePrefix", self.prefix.clone()),
-            ("EventSource", self.event_source.clone()),
+    /// The value of each parameter, for the templates that have it.
+    fn parameters(&self, prefix: &str, application: &str) -> Vec<(&'static str, String)> {
+        vec![
+            ("Prefix", prefix.to_owned()),
+            ("EventSource", self.event_source.clone().unwrap_or_else(|| application.to_owned())),
             ("ArchiveRetentionDays", ARCHIVE_RETENTION_DAYS.to_string()),
             // MiniStack's CloudFormation does not know AWS::Events::Archive: see `create_archive`.
             ("DeployArchive", "false".to_owned()),
@@ -67,187 +144,106 @@ impl StackOptions {
             ("MaxReceiveCount", self.max_receive_count.to_string()),
             ("QueueVisibilitySeconds", self.queue_visibility_seconds.to_string()),
         ]
-        .map(|(key, value)| Parameter::builder().parameter_key(key).parameter_value(value).build())
-        .into()
+    }
+
+    fn env(&self, prefix: &str) -> BTreeMap<String, String> {
+        let shards = self.index_shards.to_string();
+        let other_shards = (self.index_shards != Self::default().index_shards).then_some(shards.as_str());
+        let variables = [
+            ("MILLRACE_PREFIX", Some(prefix)),
+            ("EVENT_SOURCE", self.event_source.as_deref()),
+            ("EVENT_TYPE_INDEX", (!self.event_type_index).then_some("off")),
+            ("INDEX_SHARDS_WRITE", other_shards),
+            ("INDEX_SHARDS_READ", other_shards),
+        ];
+        let given =
+            variables.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+        given.collect()
     }
 }
 
-/// A deployed stack.
-#[derive(Clone, Debug)]
-pub struct Stack {
-    name: String,
-    outputs: BTreeMap<String, String>,
-}
-
-impl Stack {
-    /// Creates the stack, or brings one of that name up to date, and returns when it is complete.
-    ///
-    /// # Errors
-    /// If CloudFormation refuses the template or a resource, or cannot be reached.
-    pub async fn deploy(config: &SdkConfig, options: &StackOptions) -> Result<Self, LocalError> {
-        let client = Client::new(config);
-        let name = &options.prefix;
-        create_or_update(&client, name, options).await?;
-        let description = complete(&client, name).await?;
-
-        let endpoint = config.endpoint_url().unwrap_or_default();
-        let outputs: BTreeMap<_, _> = description
-            .outputs()
-            .iter()
-            .filter_map(|output| Some((output.output_key()?.to_owned(), output.output_value()?.to_owned())))
-            .map(|(key, value)| {
-                let value = if key.ends_with("QueueUrl") { reached_by(endpoint, &value) } else { value };
-                (key, value)
-            })
-            .collect();
-        let stack = Self { name: name.clone(), outputs };
-        create_archive(config, stack.output("EventBusName")?).await?;
-        Ok(stack)
+async fn create_or_update(
+    api: &Api<'_>,
+    stack: &str,
+    template: &Template,
+    parameters: &[(&str, String)],
+) -> Result<(), LocalError> {
+    let mut fields = vec![
+        ("StackName".to_owned(), stack.to_owned()),
+        ("TemplateBody".to_owned(), template.body().to_owned()),
+    ];
+    let known = parameters.iter().filter(|(name, _)| template.parameters().contains(name));
+    for (number, (name, value)) in (1..).zip(known) {
+        fields.push((format!("Parameters.member.{number}.ParameterKey"), (*name).to_owned()));
+        fields.push((format!("Parameters.member.{number}.ParameterValue"), value.clone()));
     }
-
-    /// The template's outputs by their names.
-    #[must_use]
-    pub fn outputs(&self) -> &BTreeMap<String, String> {
-        &self.outputs
-    }
-
-    /// One of the template's outputs.
-    ///
-    /// # Errors
-    /// If the template has none of that name.
-    pub fn output(&self, name: &str) -> Result<&str, LocalError> {
-        self.outputs
-            .get(name)
-            .map(String::as_str)
-            .ok_or_else(|| LocalError::NoOutput { stack: self.name.clone(), output: name.to_owned() })
-    }
-
-    /// The outputs as the environment variables of the deployables: `EventStoreTable` is
-    /// `EVENT_STORE_TABLE`.
-    #[must_use]
-    pub fn env(&self) -> BTreeMap<String, String> {
-        self.outputs.iter().map(|(name, value)| (variable(name), value.clone())).collect()
-    }
-}
-
-async fn create_or_update(client: &Client, name: &str, options: &StackOptions) -> Result<(), LocalError> {
-    let created = client
-        .create_stack()
-        .stack_name(name)
-        .template_body(TEMPLATE)
-        .set_parameters(Some(options.parameters()))
-        // The policies have names.
-        .capabilities(Capability::CapabilityNamedIam)
-        .send()
-        .await;
-    match created {
+    match api.cloudformation("CreateStack", &fields).await {
         Ok(_) => return Ok(()),
-        Err(error) if error.code() == Some("AlreadyExistsException") => {}
-        Err(error) => return Err(failed("CreateStack", &error)),
+        Err(error) if error.code == "AlreadyExistsException" => {}
+        Err(error) => return Err(error.of("CreateStack")),
     }
-
-    let updated = client
-        .update_stack()
-        .stack_name(name)
-        .template_body(TEMPLATE)
-        .set_parameters(Some(options.parameters()))
-        // The policies have names.
-        .capabilities(Capability::CapabilityNamedIam)
-        .send()
-        .await;
-    match updated {
+    match api.cloudformation("UpdateStack", &fields).await {
         Ok(_) => Ok(()),
         // CloudFormation tells this case only by its message, to which its own tools hold as well.
-        Err(error)
-            if error.message().is_some_and(|message| message.contains("No updates are to be performed")) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(failed("UpdateStack", &error)),
+        Err(error) if error.message.contains("No updates are to be performed") => Ok(()),
+        Err(error) => Err(error.of("UpdateStack")),
     }
 }
 
-/// Waits for the end of a creation or an update.
-async fn complete(client: &Client, name: &str) -> Result<Description, LocalError> {
-    let deadline = Instant::now() + PATIENCE;
+/// Waits for the end of a creation or an update, and returns the outputs.
+async fn complete(api: &Api<'_>, stack: &str) -> Result<BTreeMap<String, String>, LocalError> {
+    let deadline = Instant::now() + TIMEOUT;
+    let name = [("StackName".to_owned(), stack.to_owned())];
     loop {
-        let described = client
-            .describe_stacks()
-            .stack_name(name)
-            .send()
-            .await
-            .map_err(|error| failed("DescribeStacks", &error))?;
-        let description = described.stacks.unwrap_or_default().into_iter().next();
-        let status = description.as_ref().and_then(Description::stack_status).cloned();
-        let reason = match (description, status) {
-            (Some(description), Some(StackStatus::CreateComplete | StackStatus::UpdateComplete)) => {
-                return Ok(description);
+        let described = api.cloudformation("DescribeStacks", &name).await;
+        let described = described.map_err(|error| error.of("DescribeStacks"))?;
+        let status = texts(&described, "StackStatus").next().unwrap_or_default();
+        let reason = match status.as_str() {
+            "CREATE_COMPLETE" | "UPDATE_COMPLETE" => {
+                return Ok(texts(&described, "OutputKey").zip(texts(&described, "OutputValue")).collect());
             }
-            (_, Some(status)) if !status.as_str().ends_with("_IN_PROGRESS") => {
-                format!("{}; {}", status.as_str(), reasons(client, name).await)
-            }
-            (_, status) if Instant::now() >= deadline => {
-                format!("it was still {status:?} after {PATIENCE:?}")
-            }
+            status if !status.ends_with("_IN_PROGRESS") => format!("{status}; {}", reasons(api, &name).await),
+            status if Instant::now() >= deadline => format!("it was still {status} after {TIMEOUT:?}"),
             _ => {
                 tokio::time::sleep(POLL).await;
                 continue;
             }
         };
-        return Err(LocalError::Deploy { stack: name.to_owned(), reason });
+        return Err(LocalError::Deploy { stack: stack.to_owned(), reason });
     }
 }
 
 /// What the failed resources say for themselves.
-async fn reasons(client: &Client, name: &str) -> String {
-    let events = match client.describe_stack_events().stack_name(name).send().await {
+async fn reasons(api: &Api<'_>, name: &[(String, String)]) -> String {
+    let events = match api.cloudformation("DescribeStackEvents", name).await {
         Ok(events) => events,
-        Err(error) => return failed("DescribeStackEvents", &error).to_string(),
+        Err(error) => return error.of("DescribeStackEvents").to_string(),
     };
-    let reasons: Vec<String> = events
-        .stack_events()
-        .iter()
-        .filter(|event| event.resource_status().is_some_and(|status| status.as_str().ends_with("_FAILED")))
+    let field = |event: &str, name| texts(event, name).next();
+    let failed = texts(&events, "member")
+        .filter(|event| field(event, "ResourceStatus").is_some_and(|status| status.ends_with("_FAILED")))
         .map(|event| {
-            format!(
-                "{}: {}",
-                event.logical_resource_id().unwrap_or_default(),
-                event.resource_status_reason().unwrap_or("no reason given")
-            )
-        })
-        .collect();
-    reasons.join("; ")
+            let reason =
+                field(&event, "ResourceStatusReason").unwrap_or_else(|| "no reason given".to_owned());
+            format!("{}: {reason}", field(&event, "LogicalResourceId").unwrap_or_default())
+        });
+    failed.collect::<Vec<_>>().join("; ")
 }
 
 /// Adds the archive, which the template cannot create where CloudFormation lacks it.
-async fn create_archive(config: &SdkConfig, bus: &str) -> Result<(), LocalError> {
-    let client = aws_sdk_eventbridge::Client::new(config);
-    let described = client
-        .describe_event_bus()
-        .name(bus)
-        .send()
-        .await
-        .map_err(|error| failed("DescribeEventBus", &error))?;
-    let created = client
-        .create_archive()
-        .archive_name(bus)
-        .event_source_arn(described.arn().unwrap_or_default())
-        .retention_days(ARCHIVE_RETENTION_DAYS)
-        .send()
-        .await;
-    match created {
+async fn create_archive(api: &Api<'_>, prefix: &str) -> Result<(), LocalError> {
+    let bus = json!({ "Name": names::event_bus(prefix) });
+    let bus = api.events("DescribeEventBus", &bus).await.map_err(|error| error.of("DescribeEventBus"))?;
+    let archive = json!({
+        "ArchiveName": names::archive(prefix),
+        "EventSourceArn": bus["Arn"],
+        "RetentionDays": ARCHIVE_RETENTION_DAYS,
+    });
+    match api.events("CreateArchive", &archive).await {
         Ok(_) => Ok(()),
-        Err(error)
-            if error.as_service_error().is_some_and(|error| error.is_resource_already_exists_exception()) =>
-        {
-            Ok(())
-        }
-        Err(error) => Err(failed("CreateArchive", &error)),
+        Err(error) if error.code == "ResourceAlreadyExistsException" => Ok(()),
+        Err(error) => Err(error.of("CreateArchive")),
     }
-}
-
-fn failed(request: &'static str, error: &(impl std::error::Error + Send + Sync)) -> LocalError {
-    LocalError::Aws { request, reason: DisplayErrorContext(error).to_string() }
 }
 
 /// The URL of a queue as this run reaches it: a stack whose data were kept still names the port of the run
@@ -255,62 +251,73 @@ fn failed(request: &'static str, error: &(impl std::error::Error + Send + Sync))
 fn reached_by(endpoint: &str, queue_url: &str) -> String {
     let path = queue_url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
     match path {
-        Some((_, path)) if !endpoint.is_empty() => format!("{}/{path}", endpoint.trim_end_matches('/')),
-        _ => queue_url.to_owned(),
+        Some((_, path)) => format!("{}/{path}", endpoint.trim_end_matches('/')),
+        None => queue_url.to_owned(),
     }
-}
-
-/// `EventStoreTable` becomes `EVENT_STORE_TABLE`.
-fn variable(output: &str) -> String {
-    let mut name = String::new();
-    for letter in output.chars() {
-        if letter.is_ascii_uppercase() && !name.is_empty() {
-            name.push('_');
-        }
-        name.push(letter.to_ascii_uppercase());
-    }
-    name
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use millrace_infra::ProjectionResources;
 
-    #[test]
-    fn outputs_become_environment_variables() {
-        assert_eq!(variable("EventStoreTable"), "EVENT_STORE_TABLE");
-        assert_eq!(variable("UserQueueUrl"), "USER_QUEUE_URL");
-        assert_eq!(variable("IndexShards"), "INDEX_SHARDS");
-    }
+    use super::*;
 
     #[test]
     fn queue_urls_follow_the_endpoint() {
         let endpoint = "http://127.0.0.1:5000";
         assert_eq!(reached_by(endpoint, "http://127.0.0.1:4000/1/queue"), "http://127.0.0.1:5000/1/queue");
-        assert_eq!(reached_by("", "http://127.0.0.1:4000/1/queue"), "http://127.0.0.1:4000/1/queue");
         assert_eq!(reached_by(endpoint, "queue"), "queue");
     }
 
-    /// CloudFormation API Reference, `CreateStack`: a larger one has to be put into S3 first.
     #[test]
-    fn the_template_is_small_enough_to_be_sent() {
-        assert!(TEMPLATE.len() <= 51_200, "{} bytes", TEMPLATE.len());
+    fn the_environment_says_nothing_but_the_prefix_where_all_is_as_by_default() {
+        let names = |options: StackOptions| options.env("shop-1").into_keys().collect::<Vec<_>>();
+        assert_eq!(names(StackOptions::default()), ["MILLRACE_PREFIX"]);
+        let other = StackOptions {
+            event_source: Some("other".to_owned()),
+            event_type_index: false,
+            index_shards: 9,
+            ..StackOptions::default()
+        };
+        assert_eq!(
+            names(other),
+            [
+                "EVENT_SOURCE",
+                "EVENT_TYPE_INDEX",
+                "INDEX_SHARDS_READ",
+                "INDEX_SHARDS_WRITE",
+                "MILLRACE_PREFIX"
+            ]
+        );
     }
 
-    /// The emulator ignores these properties, so the deployed tables cannot show them.
-    #[test]
-    fn data_that_cannot_be_made_again_are_kept_and_recoverable() {
-        for table in ["EventStoreTable", "UniqueKeyTable", "RelayLeaseTable"] {
-            let (_, rest) = TEMPLATE.split_once(&format!("\n  {table}:\n")).unwrap();
-            let (resource, _) = rest.split_once("\n\n").unwrap();
-            for property in [
-                "DeletionPolicy: Retain",
-                "UpdateReplacePolicy: Retain",
-                "PointInTimeRecoveryEnabled: true",
-                "DeletionProtectionEnabled: true",
-            ] {
-                assert!(resource.contains(property), "{table} lacks {property}");
-            }
+    /// A real account has what the local stack leaves out: policies, roles, other capacity, alarms to a topic.
+    #[tokio::test]
+    async fn every_template_can_be_deployed_with_all_that_it_offers() {
+        let projection = ProjectionResources::new("accounts", 1).source("account");
+        let application = millrace_infra::Stack::new("bank").aggregate("account").projection(projection);
+        let account = crate::test_account().await.unwrap();
+        let api = Api::new(&account);
+        let provider = "arn:aws:iam::111122223333:oidc-provider/oidc.eks.eu-west-1.amazonaws.com/id/0123";
+        let mut parameters = StackOptions::default().parameters("bank", "bank");
+        parameters.extend([
+            ("BillingMode", "PROVISIONED".to_owned()),
+            ("AlarmTopicArn", "arn:aws:sns:eu-west-1:111122223333:on-call".to_owned()),
+            ("OidcProviderArn", provider.to_owned()),
+        ]);
+
+        let mut outputs = BTreeMap::new();
+        for template in application.render().unwrap().in_order() {
+            let stack = template.stack_name("bank");
+            create_or_update(&api, &stack, template, &parameters).await.unwrap();
+            outputs.extend(complete(&api, &stack).await.unwrap());
         }
+        let roles: Vec<_> = outputs
+            .iter()
+            .filter(|(output, _)| output.ends_with("RoleArn"))
+            .map(|(_, arn)| arn.rsplit('/').next().unwrap())
+            .collect();
+        let programs = ["audit", "command-service", "projector", "query-service", "redrive"];
+        assert_eq!(roles, programs.map(|program| format!("bank-{program}")));
     }
 }

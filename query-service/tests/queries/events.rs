@@ -1,15 +1,14 @@
 //! Streams of events for questions about the past.
 
-use millrace_domain::{
-    Aggregate as _, CommandDigest, CommandId, Email, EventId, Label, StreamId, TenantId,
-    order::{Basket, Order, OrderEvent, OrderStatus},
-    user::{User, UserEvent},
+use millrace_core::{
+    Aggregate as _, CommandDigest, CommandId, Envelope, EventCodec, EventId, StreamId, TenantId,
 };
 use millrace_event_store::{AppendError, AppendEvents as _, Commit, StoredEvent};
-use millrace_proto::{
-    Envelope,
-    codec::EventCodec,
-    query::{RecordedEvent, get_history_request::Aggregate},
+use millrace_proto::query::{GetHistoryRequest, RecordedEvent, recorded_event::Payload};
+use shop::{
+    Email, Label,
+    order::{Basket, Order, OrderCreated, OrderEvent, OrderStatus, OrderStatusUpdated},
+    user::{User, UserCreated, UserEvent, UserProfileUpdated},
 };
 use uuid::Uuid;
 
@@ -25,54 +24,45 @@ pub(crate) fn order(id: u128) -> StreamId {
     StreamId { tenant: TenantId::default(), aggregate_type: Order::TYPE, id: order_id(id).0 }
 }
 
-pub(crate) fn of_user(id: u128) -> Aggregate {
-    Aggregate::UserId(user_id(id).to_string())
+/// Asks for the history of an aggregate.
+pub(crate) fn of(stream: &StreamId) -> GetHistoryRequest {
+    let (aggregate_type, aggregate_id) = (stream.aggregate_type.to_string(), stream.id.to_string());
+    GetHistoryRequest { aggregate_type, aggregate_id, ..Default::default() }
 }
 
-pub(crate) fn of_order(id: u128) -> Aggregate {
-    Aggregate::OrderId(order_id(id).to_string())
+/// A user with an address is created.
+pub(crate) fn created_as(email: &str) -> UserEvent {
+    UserEvent::UserCreated(UserCreated {
+        email: Email::try_from(email.to_owned()).unwrap(),
+        name: Label::try_from("John Doe".to_owned()).unwrap(),
+    })
 }
 
 /// The event that creates a user.
 pub(crate) fn created(stream: &StreamId, micros: i64) -> StoredEvent {
-    let event = UserEvent::UserCreated {
-        user_id: millrace_domain::UserId(stream.id),
-        email: Email::try_from("john@example.com".to_owned()).unwrap(),
-        name: Label::try_from("John Doe".to_owned()).unwrap(),
-        created_at: at(micros),
-    };
-    stored(stream, 1, micros, &event)
+    stored(stream, 1, micros, &created_as("john@example.com"))
 }
 
 /// The event that gives a user another name.
 pub(crate) fn renamed(stream: &StreamId, version: u64, micros: i64) -> StoredEvent {
-    let event = UserEvent::UserProfileUpdated {
-        user_id: millrace_domain::UserId(stream.id),
-        email: None,
-        name: Some(Label::try_from(format!("John {version}")).unwrap()),
-        updated_at: at(micros),
-    };
+    let name = Some(Label::try_from(format!("John {version}")).unwrap());
+    let event = UserEvent::UserProfileUpdated(UserProfileUpdated { email: None, name });
     stored(stream, version, micros, &event)
+}
+
+/// A user places an order.
+pub(crate) fn placed_by(buyer: u128, basket: Basket) -> OrderEvent {
+    OrderEvent::OrderCreated(OrderCreated { user_id: user_id(buyer), basket })
 }
 
 /// The event that places an order.
 pub(crate) fn placed(stream: &StreamId, micros: i64, basket: Basket) -> StoredEvent {
-    let event = OrderEvent::OrderCreated {
-        order_id: millrace_domain::OrderId(stream.id),
-        user_id: user_id(1),
-        basket,
-        created_at: at(micros),
-    };
-    stored(stream, 1, micros, &event)
+    stored(stream, 1, micros, &placed_by(1, basket))
 }
 
 /// The event that moves an order to another status.
 pub(crate) fn moved(stream: &StreamId, version: u64, micros: i64, status: OrderStatus) -> StoredEvent {
-    let event = OrderEvent::OrderStatusUpdated {
-        order_id: millrace_domain::OrderId(stream.id),
-        status,
-        updated_at: at(micros),
-    };
+    let event = OrderEvent::OrderStatusUpdated(OrderStatusUpdated { status });
     stored(stream, version, micros, &event)
 }
 
@@ -119,4 +109,17 @@ impl World {
 
 pub(crate) fn versions(events: &[RecordedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.version).collect()
+}
+
+/// The payload of an event that can be read, which is a message of this name.
+pub(crate) fn payload<M: prost::Message + Default>(event: &RecordedEvent, name: &str) -> M {
+    let Some(Payload::Event(any)) = &event.payload else { unreachable!("{event:?}") };
+    assert_eq!(any.type_url, format!("type.googleapis.com/{name}"));
+    M::decode(&*any.value).unwrap()
+}
+
+/// Whether the payload of an event is a message of this name.
+pub(crate) fn is_payload(event: &RecordedEvent, name: &str) -> bool {
+    let type_url = format!("type.googleapis.com/{name}");
+    matches!(&event.payload, Some(Payload::Event(any)) if any.type_url == type_url)
 }

@@ -1,18 +1,20 @@
 //! Lists of which only some orders are asked for.
 
-use millrace_domain::order::OrderStatus;
-use millrace_proto::{
-    Timestamp,
-    codec::status_to_proto,
-    query::{
-        GetOrdersByStatusRequest, GetOrdersByUserRequest, OrderSummary,
-        order_query_service_server::OrderQueryService as _,
+use millrace_proto::Timestamp;
+use millrace_rows::MAX_EXAMINED;
+use shop::{
+    contracts::{
+        query::{
+            GetOrdersByStatusRequest, GetOrdersByUserRequest, OrderSummary,
+            order_query_service_server::OrderQueryService as _,
+        },
+        types,
     },
+    order::OrderStatus,
 };
-use millrace_read_models::MOST_EXAMINED;
 use tonic::{Request, Status};
 
-use crate::support::{World, after, at, bad_fields, order_id, user_id};
+use crate::support::{World, after_order, at, bad_fields, order_id, user_id};
 
 const BUYER: u128 = 1 << 100;
 
@@ -28,7 +30,11 @@ fn of_buyer() -> GetOrdersByUserRequest {
 }
 
 fn in_status(status: OrderStatus) -> GetOrdersByStatusRequest {
-    GetOrdersByStatusRequest { status: status_to_proto(status).into(), page_size: 100, ..Default::default() }
+    GetOrdersByStatusRequest {
+        status: types::OrderStatus::from(status).into(),
+        page_size: 100,
+        ..Default::default()
+    }
 }
 
 async fn by_user(
@@ -137,7 +143,7 @@ async fn a_users_orders_can_be_those_in_one_status() {
         }
     }
     let of = |status: OrderStatus| GetOrdersByUserRequest {
-        status: status_to_proto(status).into(),
+        status: types::OrderStatus::from(status).into(),
         created_since: Some(nanos(1_000)),
         ..of_buyer()
     };
@@ -154,17 +160,17 @@ async fn a_users_orders_can_be_those_in_one_status() {
 #[tokio::test]
 async fn a_page_of_few_among_many_may_be_short_or_empty_and_is_not_the_last_for_that() {
     let world = World::default();
-    let many = 3 * u128::from(MOST_EXAMINED) + 50;
+    let many = 3 * u128::from(MAX_EXAMINED) + 50;
     for n in 0..many {
         world.place(n, BUYER, i64::try_from(n).unwrap()).await;
     }
     // The oldest of all, and two that stand where the third page ends.
-    let edge = many - 2 * u128::from(MOST_EXAMINED);
+    let edge = many - 2 * u128::from(MAX_EXAMINED);
     for n in [0, edge, edge - 1] {
         world.advance(n, 2, OrderStatus::Cancelled).await;
     }
     let mut request = GetOrdersByUserRequest {
-        status: status_to_proto(OrderStatus::Cancelled).into(),
+        status: types::OrderStatus::from(OrderStatus::Cancelled).into(),
         page_size: 20,
         ..of_buyer()
     };
@@ -182,7 +188,7 @@ async fn a_page_of_few_among_many_may_be_short_or_empty_and_is_not_the_last_for_
     // An order that has just come to the status is on the page of its place, and on no other.
     world.orders.rows.hold_index();
     world.advance(edge + 1, 2, OrderStatus::Cancelled).await;
-    (request.page_token, request.after) = (String::new(), after(edge + 1, 2));
+    (request.page_token, request.after) = (String::new(), after_order(edge + 1, 2));
     let mut pages = vec![];
     loop {
         let (orders, next) = by_user(&world, request.clone()).await.unwrap();

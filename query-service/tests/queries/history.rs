@@ -1,23 +1,23 @@
 //! The events of an aggregate.
 
-use millrace_domain::{StreamId, order::OrderStatus};
+use millrace_core::StreamId;
 use millrace_event_store::StoredEvent;
 use millrace_proto::{
-    codec::time_to_proto,
     query::{
         GetHistoryRequest, GetHistoryResponse, RecordedEvent, SortOrder, UnreadablePayload,
-        get_history_request::Aggregate, history_service_server::HistoryService as _, recorded_event::Payload,
-        unreadable_payload::Reason,
+        history_service_server::HistoryService as _, recorded_event::Payload, unreadable_payload::Reason,
     },
+    time_to_proto,
 };
 use proptest::{prelude::*, sample::select};
 use prost::Message as _;
 use serde_json::json;
+use shop::{contracts::event, order::OrderStatus};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use crate::{
-    events::{created, moved, of_order, of_user, order, placed, renamed, user, versions},
+    events::{created, moved, of, order, payload, placed, renamed, user, versions},
     support::{World, at, bad_fields, basket, of_tenant, order_id, user_id},
 };
 
@@ -26,10 +26,6 @@ const NEWEST: i32 = SortOrder::NewestFirst as i32;
 
 async fn page(world: &World, request: GetHistoryRequest) -> Result<GetHistoryResponse, Status> {
     Ok(world.history_service().get_history(Request::new(request)).await?.into_inner())
-}
-
-fn first(aggregate: Aggregate) -> GetHistoryRequest {
-    GetHistoryRequest { aggregate: Some(aggregate), ..Default::default() }
 }
 
 /// Every page, with what is done between them.
@@ -58,7 +54,7 @@ async fn an_event_is_shown_with_all_that_is_known_of_it() {
     let world = World::default();
     let stored = created(&user(1), 5);
     world.append(stored.clone()).await;
-    let events = page(&world, first(of_user(1))).await.unwrap().events;
+    let events = page(&world, of(&user(1))).await.unwrap().events;
     let [event] = &events[..] else { panic!("{events:?}") };
     let envelope = stored.envelope;
     assert_eq!(event.event_id, envelope.event_id.to_string());
@@ -68,9 +64,8 @@ async fn an_event_is_shown_with_all_that_is_known_of_it() {
     let ids = [&event.command_id, &event.correlation_id, &event.causation_id];
     assert_eq!(ids, ["command-1", "correlation-1", "causation-1"]);
     assert_eq!(Some(&event.trace_parent), envelope.trace_parent.as_ref());
-    let Some(Payload::UserCreated(payload)) = &event.payload else { panic!("{:?}", event.payload) };
+    let payload: event::UserCreated = payload(event, "shop.event.v1.UserCreated");
     assert_eq!((payload.email.as_str(), payload.name.as_str()), ("john@example.com", "John Doe"));
-    assert_eq!((&payload.user_id, payload.created_at), (&event.aggregate_id, event.time));
 }
 
 #[tokio::test]
@@ -79,30 +74,32 @@ async fn every_event_has_its_own_payload() {
     world.history(&user(1), 2).await;
     world.append(placed(&order(2), 1, basket("laptop", 2))).await;
     world.append(moved(&order(2), 2, 2, OrderStatus::Processing)).await;
-    let events = page(&world, first(of_user(1))).await.unwrap().events;
-    assert!(matches!(&events[1].payload, Some(Payload::UserProfileUpdated(p)) if p.email.is_none()));
-    let events = page(&world, first(of_order(2))).await.unwrap().events;
-    assert!(matches!(&events[0].payload, Some(Payload::OrderCreated(p)) if p.items.len() == 2));
-    assert!(matches!(&events[1].payload, Some(Payload::OrderStatusUpdated(p)) if p.status == 2));
+    let events = page(&world, of(&user(1))).await.unwrap().events;
+    let updated: event::UserProfileUpdated = payload(&events[1], "shop.event.v1.UserProfileUpdated");
+    assert_eq!((updated.email, updated.name.as_deref()), (None, Some("John 2")));
+    let events = page(&world, of(&order(2))).await.unwrap().events;
+    let created: event::OrderCreated = payload(&events[0], "shop.event.v1.OrderCreated");
+    let moved: event::OrderStatusUpdated = payload(&events[1], "shop.event.v1.OrderStatusUpdated");
+    assert_eq!((created.items.len(), moved.status), (2, 2));
 }
 
 #[tokio::test]
 async fn an_aggregate_without_events_is_not_found() {
     let world = World::default();
     world.history(&user(1), 1).await;
-    for (aggregate, kind, name) in [
-        (of_user(2), "user", user_id(2).to_string()),
-        (of_order(2), "order", order_id(2).to_string()),
+    for (stream, kind, name) in [
+        (user(2), "user", user_id(2).to_string()),
+        (order(2), "order", order_id(2).to_string()),
         // A user's id names no order.
-        (of_order(1), "order", order_id(1).to_string()),
+        (order(1), "order", order_id(1).to_string()),
     ] {
-        let status = page(&world, first(aggregate)).await.unwrap_err();
+        let status = page(&world, of(&stream)).await.unwrap_err();
         assert_eq!(status.code(), Code::NotFound);
         let details = status.get_error_details();
         let resource = details.resource_info().unwrap();
         assert_eq!((resource.resource_type.as_str(), resource.resource_name.as_str()), (kind, &*name));
     }
-    let foreign = of_tenant("other", first(of_user(1)));
+    let foreign = of_tenant("other", of(&user(1)));
     let status = world.history_service().get_history(foreign).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound, "another tenant's user");
 }
@@ -129,7 +126,7 @@ async fn what_cannot_be_read_is_listed_with_the_reason_and_never_with_what_it_sa
             Reason::Damaged,
         ),
         (
-            &|event| event.envelope.event_data = json!({"userId": "secret"}).as_object().cloned(),
+            &|event| event.envelope.event_data = json!({"email": "secret"}).as_object().cloned(),
             Reason::Damaged,
         ),
     ];
@@ -137,9 +134,9 @@ async fn what_cannot_be_read_is_listed_with_the_reason_and_never_with_what_it_sa
         world.append(spoilt(version, spoil)).await;
     }
     world.append(renamed(&stream, 7, 1)).await;
-    let events = page(&world, first(of_user(1))).await.unwrap().events;
+    let events = page(&world, of(&user(1))).await.unwrap().events;
     assert_eq!(versions(&events), [1, 2, 3, 4, 5, 6, 7]);
-    assert!(matches!(events[6].payload, Some(Payload::UserProfileUpdated(_))));
+    let _: event::UserProfileUpdated = payload(&events[6], "shop.event.v1.UserProfileUpdated");
     for (event, (_, reason)) in events[1..6].iter().zip(&spoil) {
         let Some(Payload::Unreadable(UnreadablePayload { reason: told, description })) = &event.payload
         else {
@@ -156,7 +153,7 @@ async fn a_gap_in_a_stream_shows_by_the_versions_around_it() {
     let world = World::default();
     world.append(created(&user(1), 1)).await;
     world.append(renamed(&user(1), 3, 1)).await;
-    assert_eq!(versions(&page(&world, first(of_user(1))).await.unwrap().events), [1, 3]);
+    assert_eq!(versions(&page(&world, of(&user(1))).await.unwrap().events), [1, 3]);
 }
 
 #[tokio::test]
@@ -165,8 +162,7 @@ async fn a_page_holds_20_events_oldest_first_unless_the_request_says_otherwise()
     world.history(&user(1), 120).await;
     for (page_size, held) in [(0, 20), (1, 1), (100, 100)] {
         for order in [0, OLDEST, NEWEST] {
-            let reply =
-                page(&world, GetHistoryRequest { page_size, order, ..first(of_user(1)) }).await.unwrap();
+            let reply = page(&world, GetHistoryRequest { page_size, order, ..of(&user(1)) }).await.unwrap();
             let expected: Vec<u64> = if order == NEWEST {
                 (1..=120).rev().take(held).collect()
             } else {
@@ -182,7 +178,7 @@ async fn the_last_page_says_so_even_when_it_is_full() {
     let world = World::default();
     world.history(&user(1), 40).await;
     for order in [OLDEST, NEWEST] {
-        let request = GetHistoryRequest { page_size: 20, order, ..first(of_user(1)) };
+        let request = GetHistoryRequest { page_size: 20, order, ..of(&user(1)) };
         let sizes: Vec<_> = pages(&world, request, nothing).await.iter().map(Vec::len).collect();
         assert_eq!(sizes, [20, 20]);
     }
@@ -203,7 +199,7 @@ proptest! {
             world.history(&stream, length).await;
             let mut total = length;
             let order = if newest_first { NEWEST } else { OLDEST };
-            let request = GetHistoryRequest { page_size, order, ..first(of_user(1)) };
+            let request = GetHistoryRequest { page_size, order, ..of(&user(1)) };
             let pages = pages(&world, request, async |page| {
                 // Not for ever: readers of the oldest would never come to the end.
                 for _ in 0..if page < 20 { appended } else { 0 } {
@@ -230,7 +226,7 @@ async fn a_page_of_large_events_fits_into_a_message() {
         world.append(large).await;
     }
     for order in [OLDEST, NEWEST] {
-        let request = GetHistoryRequest { page_size: 100, order, ..first(of_user(1)) };
+        let request = GetHistoryRequest { page_size: 100, order, ..of(&user(1)) };
         let pages = pages(&world, request, nothing).await;
         assert!(pages.len() > 2, "{} pages", pages.len());
         for page in &pages {
@@ -241,7 +237,7 @@ async fn a_page_of_large_events_fits_into_a_message() {
         met.sort_unstable();
         assert_eq!(met, (1..=60).collect::<Vec<_>>());
     }
-    assert!(page(&world, first(of_user(1))).await.unwrap().events[1].encoded_len() > 200_000);
+    assert!(page(&world, of(&user(1))).await.unwrap().events[1].encoded_len() > 200_000);
 }
 
 #[tokio::test]
@@ -250,7 +246,7 @@ async fn a_token_that_is_not_this_querys_own_is_refused() {
     for id in [1, 2] {
         world.history(&user(id), 3).await;
     }
-    let of_one = GetHistoryRequest { page_size: 1, ..first(of_user(1)) };
+    let of_one = GetHistoryRequest { page_size: 1, ..of(&user(1)) };
     let token = page(&world, of_one.clone()).await.unwrap().next_page_token;
     let mut changed = token.clone().into_bytes();
     changed[9] = if changed[9] == b'A' { b'B' } else { b'A' };
@@ -263,8 +259,8 @@ async fn a_token_that_is_not_this_querys_own_is_refused() {
         with("token"),
         with("💥"),
         with(&"x".repeat(1025)),
-        GetHistoryRequest { aggregate: Some(of_user(2)), ..with(&token) },
-        GetHistoryRequest { aggregate: Some(of_order(1)), ..with(&token) },
+        GetHistoryRequest { aggregate_id: user_id(2).to_string(), ..with(&token) },
+        GetHistoryRequest { aggregate_type: "order".to_owned(), ..with(&token) },
         GetHistoryRequest { order: NEWEST, ..with(&token) },
     ];
     for request in wrong {
@@ -294,21 +290,22 @@ const HOSTILE: [&str; 7] = [
 #[tokio::test]
 async fn every_bad_field_is_named() {
     let world = World::default();
-    let bad = |aggregate, page_size, order| GetHistoryRequest {
-        aggregate,
+    let bad = |aggregate_type: &str, aggregate_id: &str, page_size, order| GetHistoryRequest {
+        aggregate_type: aggregate_type.to_owned(),
+        aggregate_id: aggregate_id.to_owned(),
         page_size,
         page_token: "x".repeat(1025),
         order,
     };
-    let rest = ["page_size", "order", "page_token"];
-    let status = page(&world, bad(None, -1, 3)).await.unwrap_err();
-    assert_eq!(bad_fields(&status), [&["aggregate"], &rest[..]].concat());
+    let rest = ["aggregate_id", "page_size", "order", "page_token"];
     for id in HOSTILE {
-        let status = page(&world, bad(Some(Aggregate::UserId(id.into())), 101, -1)).await.unwrap_err();
-        assert_eq!(bad_fields(&status), [&["user_id"], &rest[..]].concat(), "{id}");
-        let status =
-            page(&world, bad(Some(Aggregate::OrderId(id.into())), i32::MIN, i32::MAX)).await.unwrap_err();
-        assert_eq!(bad_fields(&status), [&["order_id"], &rest[..]].concat(), "{id}");
+        let status = page(&world, bad("order", id, i32::MIN, i32::MAX)).await.unwrap_err();
+        assert_eq!(bad_fields(&status), rest, "{id}");
+        // No guess at what may be meant.
+        for unknown in ["", "User", "users", "invoice", "user#", "user\u{0}", &"x".repeat(100)] {
+            let status = page(&world, bad(unknown, id, 101, -1)).await.unwrap_err();
+            assert_eq!(bad_fields(&status), [&["aggregate_type"], &rest[..]].concat(), "{unknown} {id}");
+        }
     }
 }
 
@@ -319,7 +316,7 @@ async fn a_page_costs_one_request() {
     world.history(&stream, 300).await;
     for (page_size, order) in [(1, OLDEST), (100, OLDEST), (100, NEWEST)] {
         let before = world.events.requests();
-        page(&world, GetHistoryRequest { page_size, order, ..first(of_user(1)) }).await.unwrap();
+        page(&world, GetHistoryRequest { page_size, order, ..of(&user(1)) }).await.unwrap();
         assert_eq!(world.events.requests() - before, 1);
     }
 }

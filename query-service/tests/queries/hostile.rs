@@ -2,13 +2,16 @@
 //! is read. So no key is ever made of them.
 
 use futures::future::BoxFuture;
-use millrace_proto::{
+use millrace_proto::query::{
+    AsOf, GetHistoryRequest, ReadAfter, SearchEventsRequest, as_of::Point,
+    history_service_client::HistoryServiceClient,
+};
+use shop::contracts::{
     query::{
-        BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetHistoryRequest, GetOrderAsOfRequest,
+        BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetCustomerTotalsRequest, GetOrderAsOfRequest,
         GetOrderRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest, GetUserByEmailRequest,
-        GetUserProfileAsOfRequest, GetUserProfileRequest, ReadAfter, SearchEventsRequest, WatchOrderRequest,
-        WatchUserProfileRequest, get_history_request::Aggregate, get_order_as_of_request,
-        get_user_profile_as_of_request, history_service_client::HistoryServiceClient,
+        GetUserProfileAsOfRequest, GetUserProfileRequest, WatchOrderRequest, WatchUserProfileRequest,
+        customer_query_service_client::CustomerQueryServiceClient,
         order_query_service_client::OrderQueryServiceClient,
         user_query_service_client::UserQueryServiceClient,
     },
@@ -19,7 +22,7 @@ use tonic::{Request, Status, transport::Channel};
 use crate::{
     events::user,
     server::start,
-    support::{World, bad_fields, order_id, user_id},
+    support::{self, World, bad_fields, order_id, user_id},
 };
 
 /// A call that names an id, and the field that it is named in.
@@ -33,6 +36,10 @@ fn orders(channel: Channel) -> OrderQueryServiceClient<Channel> {
     OrderQueryServiceClient::new(channel)
 }
 
+fn customers(channel: Channel) -> CustomerQueryServiceClient<Channel> {
+    CustomerQueryServiceClient::new(channel)
+}
+
 fn history(channel: Channel) -> HistoryServiceClient<Channel> {
     HistoryServiceClient::new(channel)
 }
@@ -41,12 +48,16 @@ fn good() -> String {
     order_id(1).to_string()
 }
 
-fn token(aggregate_id: String) -> Option<ReadAfter> {
-    Some(ReadAfter { aggregate_id, version: 1 })
+fn token(aggregate_id: &str) -> Option<ReadAfter> {
+    Some(support::token("order", aggregate_id, 1))
+}
+
+fn as_of() -> Option<AsOf> {
+    Some(AsOf { point: Some(Point::Version(1)) })
 }
 
 /// Every field of every call that an id, an address or a type of events stands in.
-const CALLS: [Call; 16] = [
+const CALLS: [Call; 18] = [
     (
         |channel, user_id| {
             let request = GetUserProfileRequest { user_id, after: None };
@@ -106,45 +117,59 @@ const CALLS: [Call; 16] = [
     (
         |channel, id| {
             let status = types::OrderStatus::Created.into();
-            let request = GetOrdersByStatusRequest { status, after: token(id), ..Default::default() };
+            let request = GetOrdersByStatusRequest { status, after: token(&id), ..Default::default() };
             Box::pin(async move { orders(channel).get_orders_by_status(request).await.map(drop) })
         },
         "after.aggregate_id",
     ),
     (
         |channel, id| {
-            let request = GetOrderRequest { order_id: good(), after: token(id) };
+            let request = GetOrderRequest { order_id: good(), after: token(&id) };
             Box::pin(async move { orders(channel).get_order(request).await.map(drop) })
         },
         "after.aggregate_id",
     ),
     (
         |channel, id| {
-            let request = GetHistoryRequest { aggregate: Some(Aggregate::UserId(id)), ..Default::default() };
-            Box::pin(async move { history(channel).get_history(request).await.map(drop) })
+            let request = GetOrderRequest { order_id: good(), after: Some(support::token(&id, &good(), 1)) };
+            Box::pin(async move { orders(channel).get_order(request).await.map(drop) })
+        },
+        "after.aggregate_type",
+    ),
+    (
+        |channel, user_id| {
+            let request = GetCustomerTotalsRequest { user_id, after: None };
+            Box::pin(async move { customers(channel).get_customer_totals(request).await.map(drop) })
         },
         "user_id",
     ),
     (
-        |channel, id| {
-            let request = GetHistoryRequest { aggregate: Some(Aggregate::OrderId(id)), ..Default::default() };
+        |channel, aggregate_id| {
+            let aggregate_type = "user".to_owned();
+            let request = GetHistoryRequest { aggregate_type, aggregate_id, ..Default::default() };
             Box::pin(async move { history(channel).get_history(request).await.map(drop) })
         },
-        "order_id",
+        "aggregate_id",
+    ),
+    (
+        |channel, aggregate_type| {
+            let aggregate_id = good();
+            let request = GetHistoryRequest { aggregate_type, aggregate_id, ..Default::default() };
+            Box::pin(async move { history(channel).get_history(request).await.map(drop) })
+        },
+        "aggregate_type",
     ),
     (
         |channel, user_id| {
-            let as_of = Some(get_user_profile_as_of_request::AsOf::Version(1));
-            let request = GetUserProfileAsOfRequest { user_id, as_of };
-            Box::pin(async move { history(channel).get_user_profile_as_of(request).await.map(drop) })
+            let request = GetUserProfileAsOfRequest { user_id, as_of: as_of() };
+            Box::pin(async move { users(channel).get_user_profile_as_of(request).await.map(drop) })
         },
         "user_id",
     ),
     (
         |channel, order_id| {
-            let as_of = Some(get_order_as_of_request::AsOf::Version(1));
-            let request = GetOrderAsOfRequest { order_id, as_of };
-            Box::pin(async move { history(channel).get_order_as_of(request).await.map(drop) })
+            let request = GetOrderAsOfRequest { order_id, as_of: as_of() };
+            Box::pin(async move { orders(channel).get_order_as_of(request).await.map(drop) })
         },
         "order_id",
     ),
@@ -158,7 +183,7 @@ const CALLS: [Call; 16] = [
     (
         |channel, id| {
             let event_type = "UserCreated".to_owned();
-            let request = SearchEventsRequest { event_type, after: token(id), ..Default::default() };
+            let request = SearchEventsRequest { event_type, after: token(&id), ..Default::default() };
             Box::pin(async move { history(channel).search_events(request).await.map(drop) })
         },
         "after.aggregate_id",
@@ -214,7 +239,8 @@ async fn no_key_is_made_of_an_id_that_is_none() {
             assert_eq!(bad_fields(&status), [*field], "{n}: {id:.80}");
         }
     }
-    assert_eq!((world.users.reads(), world.orders.reads()), (0, 0), "nothing was read");
+    let reads = [&world.users, &world.orders, &world.customers].map(|rows| rows.reads());
+    assert_eq!(reads, [0, 0, 0], "nothing was read");
 }
 
 #[tokio::test]
@@ -229,5 +255,6 @@ async fn no_key_is_made_of_a_tenant_that_is_none() {
         let status = users(channel.clone()).get_user_profile(request).await.unwrap_err();
         assert_eq!(bad_fields(&status), ["x-tenant-id"], "{tenant:?}");
     }
-    assert_eq!((world.users.reads(), world.orders.reads()), (0, 0), "nothing was read");
+    let reads = [&world.users, &world.orders, &world.customers].map(|rows| rows.reads());
+    assert_eq!(reads, [0, 0, 0], "nothing was read");
 }

@@ -3,129 +3,168 @@
 //! `SEED=4711 cargo test -p query-service lagging` takes the same course again.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     env,
     sync::{Arc, Mutex},
 };
 
 use millrace_aws::AwsError;
-use millrace_domain::{Email, OrderId, TenantId, UserId, order::OrderStatus};
-use millrace_proto::{
-    codec::{status_to_proto, time_to_proto},
-    query::{
-        BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetOrderRequest, GetOrdersByStatusRequest,
-        GetOrdersByUserRequest, GetUserByEmailRequest, GetUserProfileRequest, OrderSummary, UserProfile,
-        order_query_service_server::OrderQueryService as _, user_query_service_server::UserQueryService as _,
-    },
+use millrace_core::{
+    StreamId, TenantId,
+    projection::{ProjectionSpec, RowUpdate},
+    row::{IndexedAttribute, LookupSchema, Position, RowKey, RowSchema, StoredRow},
 };
-use millrace_read_models::{
-    Consistency, Key, ListPart, Many, MemoryOrders, MemoryUsers, OrderChange, OrderList, OrderRow, Position,
-    ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
+use millrace_event_store::MemoryStore;
+use millrace_proto::time_to_proto;
+use millrace_query::{QueryService, token::PageTokens};
+use millrace_rows::{
+    Consistency, ListPage, ListQuery, MemoryRows, ReadRows, RowBatch, WriteOutcome, WriteRows as _,
 };
-use query_service::{models::Models, orders::Orders, token::PageTokens, users::Users};
+use query_service::{Orders, Users};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
+use shop::{
+    contracts::{
+        query::{
+            BatchGetOrdersRequest, BatchGetUserProfilesRequest, GetOrderRequest, GetOrdersByStatusRequest,
+            GetOrdersByUserRequest, GetUserByEmailRequest, GetUserProfileRequest, OrderSummary, UserProfile,
+            order_query_service_server::OrderQueryService as _,
+            user_query_service_server::UserQueryService as _,
+        },
+        types,
+    },
+    order::OrderStatus,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Status};
 use uuid::Uuid;
 
-use crate::support::{after, at, basket, moving, order_hub, placing, user_change, user_hub};
+use crate::support::{
+    WATCHING, after_order, after_user, at, basket, moving, placing, projection, shop, user_change,
+};
 
 /// How many commands there are.
 const COMMANDS: u64 = 1_000;
 
 /// How many writes of its table an index may be behind.
-const MOST_BEHIND: usize = 40;
+const MAX_BEHIND: usize = 40;
 
 /// Rows in memory, and an index of them that lags: each time that it is read, it shows each row as it was up to so many
 /// writes ago, chance has it how many, and leaves a row out that is younger than that. It may even go back. DynamoDB's
 /// eventually consistent reads are no worse.
 #[derive(Debug, Clone)]
-struct Lagging<T, R> {
-    now: T,
-    index: Arc<Mutex<Index<R>>>,
+struct Lagging {
+    spec: ProjectionSpec,
+    now: MemoryRows,
+    index: Arc<Mutex<Index>>,
 }
 
 #[derive(Debug)]
-struct Index<R> {
+struct Index {
     /// The rows as they were written, in this order.
-    written: Vec<(Uuid, R)>,
+    written: Vec<Written>,
+    /// A number for each row.
+    numbers: HashMap<RowKey, usize>,
     chance: StdRng,
 }
 
-impl<R: Clone> Index<R> {
-    /// The rows as the index shows them, by their ids.
-    fn shown(&mut self) -> Vec<R> {
-        let mut behind: BTreeMap<Uuid, usize> = BTreeMap::new();
-        let mut shown: BTreeMap<Uuid, R> = BTreeMap::new();
-        for (n, (id, row)) in self.written.iter().enumerate() {
+/// A row as it was written, with its value and place in each list of its schema, and its value in each look-up.
+#[derive(Debug)]
+struct Written {
+    number: usize,
+    row: StoredRow,
+    places: Vec<Option<(String, Position)>>,
+    values: Vec<Option<String>>,
+}
+
+impl Index {
+    fn write(&mut self, schema: &RowSchema, row: StoredRow) {
+        let next = self.numbers.len();
+        let number = *self.numbers.entry(row.key.clone()).or_insert(next);
+        let text = |by: &IndexedAttribute| (by.text)(row.attributes.get(by.name)?);
+        let places = schema.lists.iter().map(|list| text(&list.by).zip(row.position(list))).collect();
+        let values = schema.lookups.iter().map(|lookup| text(&lookup.by)).collect();
+        self.written.push(Written { number, places, values, row });
+    }
+
+    /// The rows as the index shows them.
+    fn shown(&mut self) -> impl Iterator<Item = &Written> {
+        let mut behind: Vec<Option<usize>> = vec![None; self.numbers.len()];
+        let mut shown: Vec<Option<&Written>> = vec![None; self.numbers.len()];
+        for (n, written) in self.written.iter().enumerate() {
             let chance = &mut self.chance;
-            let behind = *behind.entry(*id).or_insert_with(|| chance.random_range(0..=MOST_BEHIND));
+            let behind = *behind[written.number].get_or_insert_with(|| chance.random_range(0..=MAX_BEHIND));
             if n + behind < self.written.len() {
-                shown.insert(*id, row.clone());
+                shown[written.number] = Some(written);
             }
         }
-        shown.into_values().collect()
+        shown.into_iter().flatten()
     }
 }
 
-impl<T: Default, R: Clone> Lagging<T, R> {
-    fn of(seed: u64) -> Self {
-        let index = Index { written: Vec::new(), chance: StdRng::seed_from_u64(seed) };
-        Self { now: T::default(), index: Arc::new(Mutex::new(index)) }
+impl Lagging {
+    fn of(name: &str, seed: u64) -> Self {
+        let chance = StdRng::seed_from_u64(seed);
+        let index = Index { written: Vec::new(), numbers: HashMap::new(), chance };
+        let spec = projection(name);
+        Self { now: MemoryRows::new(&spec), spec, index: Arc::new(Mutex::new(index)) }
     }
 
-    fn index<I: FromIterator<R>>(&self) -> I {
-        self.index.lock().unwrap().shown().into_iter().collect()
-    }
-
-    fn note(&self, id: Uuid, row: R) {
-        self.index.lock().unwrap().written.push((id, row));
+    async fn write(&self, update: &RowUpdate) {
+        assert_eq!(self.now.write(update).await.unwrap(), WriteOutcome::Applied);
+        let row = self.now.get(&update.key).await.unwrap().unwrap();
+        self.index.lock().unwrap().write(self.spec.schema, row);
     }
 }
 
-impl ReadUsers for Lagging<MemoryUsers, UserRow> {
-    async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
-        self.now.get(tenant, user_id).await
+impl ReadRows for Lagging {
+    async fn get(&self, key: &RowKey) -> Result<Option<StoredRow>, AwsError> {
+        self.now.get(key).await
     }
 
-    async fn get_many(
-        &self,
-        keys: &[Key<UserId>],
-        consistency: Consistency,
-    ) -> Result<Many<UserId, UserRow>, AwsError> {
+    async fn get_many(&self, keys: &[RowKey], consistency: Consistency) -> Result<RowBatch, AwsError> {
         self.now.get_many(keys, consistency).await
     }
 
-    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
-        self.index::<MemoryUsers>().by_email(tenant, email).await
-    }
-}
-
-impl ReadOrders for Lagging<MemoryOrders, OrderRow> {
-    async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
-        self.now.get(tenant, order_id).await
+    async fn applied_version(&self, stream: &StreamId) -> Result<u64, AwsError> {
+        self.now.applied_version(stream).await
     }
 
-    async fn get_many(
+    async fn lookup(
         &self,
-        keys: &[Key<OrderId>],
-        consistency: Consistency,
-    ) -> Result<Many<OrderId, OrderRow>, AwsError> {
-        self.now.get_many(keys, consistency).await
+        lookup: &'static LookupSchema,
+        _: &TenantId,
+        value: &str,
+    ) -> Result<Vec<StoredRow>, AwsError> {
+        let place = self.spec.schema.lookups.iter().position(|other| other == lookup).unwrap();
+        let mut index = self.index.lock().unwrap();
+        let found = index.shown().filter(|written| written.values[place].as_deref() == Some(value));
+        Ok(found.map(|written| written.row.clone()).collect())
     }
 
-    async fn part(
+    async fn page(
         &self,
-        list: &OrderList,
+        query: &ListQuery,
         before: Option<&Position>,
         limit: u16,
-    ) -> Result<ListPart, AwsError> {
-        self.index::<MemoryOrders>().part(list, before, limit).await
+    ) -> Result<ListPage, AwsError> {
+        let place = self.spec.schema.lists.iter().position(|other| other == query.list).unwrap();
+        let mut index = self.index.lock().unwrap();
+        let mut found: Vec<_> = index
+            .shown()
+            .filter_map(|written| Some((written.places[place].as_ref()?, &written.row)))
+            .filter(|((value, position), _)| {
+                *value == query.value && before.is_none_or(|before| position < before)
+            })
+            .map(|((_, position), row)| (position, row))
+            .filter(|(_, row)| query.holds(row))
+            .collect();
+        found.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
+        let is_all = found.len() <= limit.into();
+        found.truncate(limit.into());
+        let end = found.last().filter(|_| !is_all).map(|(position, _)| (*position).clone());
+        Ok(ListPage { rows: found.into_iter().map(|(_, row)| row.clone()).collect(), end })
     }
 }
-
-type LaggingUsers = Lagging<MemoryUsers, UserRow>;
-type LaggingOrders = Lagging<MemoryOrders, OrderRow>;
 
 /// A user as the course has it.
 #[derive(Debug, Clone)]
@@ -154,10 +193,10 @@ enum Commanded {
 
 /// Commands, and what has come of them.
 struct Course {
-    users: LaggingUsers,
-    orders: LaggingOrders,
-    user_queries: Users<LaggingUsers, LaggingOrders>,
-    order_queries: Orders<LaggingUsers, LaggingOrders>,
+    users: Lagging,
+    orders: Lagging,
+    user_queries: Users,
+    order_queries: Orders,
     people: BTreeMap<u128, User>,
     placed: BTreeMap<u128, Order>,
     /// The address that a user gave up with its last command.
@@ -168,17 +207,18 @@ struct Course {
 
 impl Course {
     fn of(seed: u64) -> Self {
-        let users = LaggingUsers::of(seed ^ 1);
-        let orders = LaggingOrders::of(seed ^ 2);
-        let models = Models::new(users.clone(), orders.clone());
-        let ending = CancellationToken::new();
+        let users = Lagging::of("user-profiles", seed ^ 1);
+        let orders = Lagging::of("order-summaries", seed ^ 2);
+        let customers = Lagging::of("customer-totals", seed ^ 3);
+        let store = |spec: &ProjectionSpec| {
+            let all = [&users, &orders, &customers];
+            all.into_iter().find(|rows| rows.spec.name == spec.name).unwrap().clone()
+        };
+        let (tokens, ending) = (PageTokens::of_table("orders"), CancellationToken::new());
+        let service = QueryService::new(shop(), store, MemoryStore::default(), tokens, WATCHING, ending);
         Self {
-            user_queries: Users::new(models.clone(), user_hub(users.clone(), &ending)),
-            order_queries: Orders::new(
-                models,
-                PageTokens::of_table("orders"),
-                order_hub(orders.clone(), &ending),
-            ),
+            user_queries: Users(service.rows::<shop::UserProfile, _>().unwrap()),
+            order_queries: Orders(service.rows::<shop::OrderSummary, _>().unwrap()),
             users,
             orders,
             people: BTreeMap::new(),
@@ -207,12 +247,7 @@ impl Course {
         let email = free.collect::<Vec<_>>().choose(&mut self.chance).unwrap().clone();
         let id = self.chance.random_range(1..8_u128);
         let version = self.people.get(&id).map_or(1, |user| user.version + 1);
-        let change: UserChange = user_change(id, version, &email);
-        assert_eq!(self.users.now.write(&change).await.unwrap(), Written::Applied);
-        self.users.note(
-            change.user_id.0,
-            self.users.now.get(&change.tenant, change.user_id).await.unwrap().unwrap(),
-        );
+        self.users.write(&user_change(id, version, &email)).await;
         self.given_up = self.people.insert(id, User { version, email }).map(|user| user.email);
         Commanded::User(id)
     }
@@ -221,7 +256,7 @@ impl Course {
         let buyer = *self.people.keys().copied().collect::<Vec<_>>().choose(&mut self.chance).unwrap();
         // Anywhere among the others, and often at the same time as another one.
         let (id, placed) = (u128::from(self.chance.next_u64()), self.chance.random_range(0..60));
-        self.write(placing(id, buyer, placed, basket("laptop", 1))).await;
+        self.orders.write(&placing(id, buyer, placed, basket("laptop", 1))).await;
         let status = OrderStatus::Created;
         self.placed.insert(id, Order { buyer, placed, version: 1, status, before: None });
         Commanded::Order(id)
@@ -232,15 +267,9 @@ impl Course {
         order.before = Some(order.status);
         order.status = next(order.status).unwrap();
         order.version += 1;
-        let change = moving(id, order.version, order.status);
-        self.write(change).await;
+        let update = moving(id, order.version, order.status);
+        self.orders.write(&update).await;
         Commanded::Order(id)
-    }
-
-    async fn write(&self, change: OrderChange) {
-        assert_eq!(self.orders.now.write(&change).await.unwrap(), Written::Applied);
-        let row = self.orders.now.get(&change.tenant, change.order_id).await.unwrap().unwrap();
-        self.orders.note(change.order_id.0, row);
     }
 
     // ------------------------------------------------------------ queries
@@ -248,7 +277,7 @@ impl Course {
     /// Asks everything that could show a user.
     async fn ask_about_user(&mut self, id: u128) {
         let User { version, email } = self.people[&id].clone();
-        let token = after(id, version);
+        let token = after_user(id, version);
         let shown =
             |profile: Option<UserProfile>| profile.map(|user| (user.user_id, user.email, user.version));
         let expected = Some((uuid(id), email.clone(), version));
@@ -268,11 +297,9 @@ impl Course {
         assert_eq!(shown(ask(email).await.unwrap()), expected, "by the address that the user has now");
         self.asked += 3;
         if let Some(old) = self.given_up.clone() {
-            // Whoever had it before may still be shown: the token says nothing of others.
-            match ask(old).await {
-                Ok(found) => assert_ne!(found.unwrap().user_id, uuid(id), "by the address that was given up"),
-                Err(status) => assert_eq!(status.code(), Code::NotFound),
-            }
+            // Nobody has it by now, whomever the index still shows.
+            let found = ask(old).await.map_err(|status| status.code());
+            assert_eq!(found, Err(Code::NotFound), "by the address that was given up");
             self.asked += 1;
         }
     }
@@ -280,9 +307,9 @@ impl Course {
     /// Asks everything that could show an order.
     async fn ask_about_order(&mut self, id: u128) {
         let Order { buyer, placed, version, status, before } = self.placed[&id].clone();
-        let token = after(id, version);
+        let token = after_order(id, version);
         let is_fresh = |order: &OrderSummary| {
-            assert_eq!((order.version, order.status), (version, status_to_proto(status).into()));
+            assert_eq!((order.version, order.status), (version, types::OrderStatus::from(status).into()));
         };
         let request = GetOrderRequest { order_id: uuid(id), after: token.clone() };
         let reply = self.order_queries.get_order(Request::new(request)).await.unwrap().into_inner();
@@ -294,7 +321,7 @@ impl Course {
 
         let since = Some(time_to_proto(at(placed)));
         let until = Some(time_to_proto(at(placed + 1)));
-        let (proto, user_id) = (|status| status_to_proto(status).into(), uuid(buyer));
+        let (proto, user_id) = (|status| types::OrderStatus::from(status).into(), uuid(buyer));
         let by_user = GetOrdersByUserRequest { user_id, after: token.clone(), ..Default::default() };
         let now = GetOrdersByUserRequest { status: proto(status), ..by_user.clone() };
         let mut lists = vec![
@@ -405,7 +432,7 @@ async fn without_tokens_the_same_indexes_do_show_what_is_stale() {
     for _ in 0..200 {
         if let Commanded::Order(id) = course.command().await {
             let order = course.placed[&id].clone();
-            let status = status_to_proto(order.status).into();
+            let status = types::OrderStatus::from(order.status).into();
             let list = GetOrdersByStatusRequest { status, ..Default::default() };
             let met = course.walk(List::Status(list)).await;
             stale += usize::from(met.iter().all(|met| met.order_id != uuid(id)));

@@ -3,6 +3,7 @@
 
 mod as_of;
 mod batches;
+mod customers;
 mod events;
 mod filters;
 mod history;

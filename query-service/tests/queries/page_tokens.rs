@@ -1,22 +1,29 @@
 //! Page tokens under attack, over a connection, for each query whose answer comes in pages.
 
 use futures::future::BoxFuture;
-use millrace_domain::{StreamId, TenantId, order::OrderStatus};
+use millrace_core::{StreamId, TenantId};
 use millrace_proto::{
-    codec::time_to_proto,
     query::{
-        GetHistoryRequest, GetOrdersByStatusRequest, GetOrdersByUserRequest, SearchEventsRequest, SortOrder,
-        history_service_client::HistoryServiceClient, order_query_service_client::OrderQueryServiceClient,
+        GetHistoryRequest, SearchEventsRequest, SortOrder, history_service_client::HistoryServiceClient,
     },
-    types,
+    time_to_proto,
 };
-use millrace_read_models::OrderChange;
+use shop::{
+    contracts::{
+        query::{
+            GetOrdersByStatusRequest, GetOrdersByUserRequest,
+            order_query_service_client::OrderQueryServiceClient,
+        },
+        types,
+    },
+    order::OrderStatus,
+};
 use tonic::{Status, transport::Channel};
 
 use crate::{
-    events::{moved, of_order, of_user, order, placed, user},
+    events::{self, moved, order, placed, user},
     server::start,
-    support::{World, at, bad_fields, basket, moving, of_tenant, placing, user_id},
+    support::{World, at, bad_fields, basket, moving, of, of_tenant, placing, user_id},
 };
 
 /// Who has orders, events and pages of them.
@@ -78,8 +85,7 @@ fn queries() -> Vec<Paged> {
     let (since, until) = (Some(time_to_proto(at(0))), Some(time_to_proto(at(90))));
     let in_created = GetOrdersByStatusRequest { status: created, ..Default::default() };
     let newest = SortOrder::NewestFirst.into();
-    let history =
-        |aggregate, order| GetHistoryRequest { aggregate: Some(aggregate), order, ..Default::default() };
+    let history = |stream: StreamId, order| GetHistoryRequest { order, ..events::of(&stream) };
     let search = SearchEventsRequest { event_type: "UserProfileUpdated".into(), ..Default::default() };
     vec![
         Paged::OfUser(of_user_1.clone()),
@@ -92,10 +98,10 @@ fn queries() -> Vec<Paged> {
         Paged::InStatus(GetOrdersByStatusRequest { status: processing, ..Default::default() }),
         Paged::InStatus(GetOrdersByStatusRequest { created_since: since, ..in_created.clone() }),
         Paged::InStatus(GetOrdersByStatusRequest { created_before: until, ..in_created }),
-        Paged::History(history(of_user(1), 0)),
-        Paged::History(history(of_user(1), newest)),
-        Paged::History(history(of_user(2), 0)),
-        Paged::History(history(of_order(1), 0)),
+        Paged::History(history(user(1), 0)),
+        Paged::History(history(user(1), newest)),
+        Paged::History(history(user(2), 0)),
+        Paged::History(history(order(1), 0)),
         Paged::Search(search.clone()),
         Paged::Search(SearchEventsRequest { order: newest, ..search.clone() }),
         Paged::Search(SearchEventsRequest { start_time: since, ..search.clone() }),
@@ -111,11 +117,10 @@ async fn world() -> World {
         let tenant: TenantId = tenant.parse().unwrap();
         for n in 0..12_u128 {
             let buyer = 1 + n % 2;
-            let change = placing(n, buyer, i64::try_from(n).unwrap(), basket("laptop", 1));
-            world.write(OrderChange { tenant: tenant.clone(), ..change }).await;
+            let update = placing(n, buyer, i64::try_from(n).unwrap(), basket("laptop", 1));
+            world.write(of(&tenant, update)).await;
             if n % 4 < 2 {
-                let change = moving(n, 2, OrderStatus::Processing);
-                world.write(OrderChange { tenant: tenant.clone(), ..change }).await;
+                world.write(of(&tenant, moving(n, 2, OrderStatus::Processing))).await;
             }
         }
         let of_tenant = |stream| StreamId { tenant: tenant.clone(), ..stream };

@@ -2,18 +2,23 @@
 
 use std::collections::BTreeMap;
 
-use millrace_domain::order::OrderStatus;
-use millrace_proto::{
-    codec::{status_to_proto, time_to_proto},
-    query::{
-        GetOrdersByStatusRequest, GetOrdersByUserRequest, OrderSummary,
-        order_query_service_server::OrderQueryService,
-    },
-};
+use millrace_core::{TenantId, Versioned};
+use millrace_proto::time_to_proto;
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use shop::{
+    OrderSummary,
+    contracts::{
+        query::{
+            GetOrdersByStatusRequest, GetOrdersByUserRequest, OrderSummary as OrderMessage,
+            order_query_service_server::OrderQueryService,
+        },
+        types,
+    },
+    order::OrderStatus,
+};
 use tonic::Request;
 
-use crate::support::{World, at, basket, moving, placing, user_id};
+use crate::support::{World, at, basket, moving, order_id, placing, user_id};
 
 /// Which orders are asked for: by a buyer or a status or both, of a range of times.
 #[derive(Debug, Clone)]
@@ -29,7 +34,7 @@ impl Asked {
         let (page_size, page_token) = (i32::try_from(size).unwrap(), token.to_owned());
         let created_since = self.since.map(|since| time_to_proto(at(since)));
         let created_before = self.before.map(|before| time_to_proto(at(before)));
-        let status = self.status.map_or(0, |status| status_to_proto(status).into());
+        let status = self.status.map_or(0, |status| types::OrderStatus::from(status).into());
         let (orders, next) = if let Some(buyer) = self.buyer {
             let user_id = user_id(buyer).to_string();
             let request = GetOrdersByUserRequest {
@@ -66,7 +71,7 @@ impl Asked {
     }
 }
 
-fn number(order: &OrderSummary) -> u128 {
+fn number(order: &OrderMessage) -> u128 {
     order.order_id.parse::<uuid::Uuid>().unwrap().as_u128()
 }
 
@@ -213,10 +218,21 @@ async fn a_tenant_with_100_000_orders_in_one_status_pages_through_all_of_them() 
     for n in 0..ORDERS {
         let id = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, &n.to_be_bytes()).as_u128();
         // Seven at each time.
-        let placed = i64::try_from(n / 7).unwrap();
-        world.place(id, u128::from(n % 10), placed).await;
-        expected.push((placed, id));
+        expected.push((i64::try_from(n / 7).unwrap(), id));
     }
+    let basket = basket("laptop", 1);
+    world.orders.rows.extend(expected.iter().map(|(placed, id)| Versioned {
+        tenant: TenantId::default(),
+        version: 1,
+        row: OrderSummary {
+            order_id: order_id(*id),
+            user_id: user_id(id % 10),
+            basket: basket.clone(),
+            status: OrderStatus::Created,
+            created_at: at(*placed),
+            updated_at: at(*placed),
+        },
+    }));
     expected.sort_unstable_by(|a, b| b.cmp(a));
     let expected: Vec<_> = expected.into_iter().map(|(_, id)| id).collect();
     let asked = Asked { buyer: None, status: Some(OrderStatus::Created), since: None, before: None };

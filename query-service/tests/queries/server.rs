@@ -10,19 +10,26 @@ use std::{
 };
 
 use crate::{
-    events::{created, of_user, user},
-    support::{WATCHING, World, after, order_id, reason, user_id},
+    events::{created, of, user},
+    support::{WATCHING, World, after_order, order_id, reason, user_id},
 };
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, order::OrderStatus};
-use millrace_event_store::{Direction, Found, MemoryStore, Part, ReadHistory, Search};
-use millrace_proto::query::{
-    GetHistoryRequest, GetOrderRequest, GetUserProfileRequest, WatchOrderRequest,
-    history_service_client::HistoryServiceClient, order_query_service_client::OrderQueryServiceClient,
-    user_query_service_client::UserQueryServiceClient,
+use millrace_core::StreamId;
+use millrace_event_store::{Direction, Found, HistoryPage, MemoryStore, ReadHistory, Search};
+use millrace_proto::query::history_service_client::HistoryServiceClient;
+use millrace_query::watch::Watching;
+use millrace_server::{READINESS, process::Process, serve::Listeners};
+use shop::{
+    contracts::{
+        DESCRIPTORS,
+        query::{
+            GetOrderRequest, GetUserProfileRequest, WatchOrderRequest,
+            order_query_service_client::OrderQueryServiceClient,
+            user_query_service_client::UserQueryServiceClient,
+        },
+    },
+    order::OrderStatus,
 };
-use millrace_runtime::{READINESS, process::Process, serve::Listeners};
-use query_service::{token::PageTokens, watch::Watching};
 use tokio::{net::TcpListener, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, transport::Channel};
@@ -49,13 +56,12 @@ pub(crate) async fn serve(
 ) -> (String, CancellationToken, JoinHandle<anyhow::Result<()>>) {
     let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", grpc.local_addr().unwrap());
-    let shutdown = CancellationToken::new();
-    let process = Process { shutdown: shutdown.clone(), metrics: None };
-    let listeners = Listeners::open(grpc);
-    let tokens = PageTokens::of_table("orders");
-    let server =
-        tokio::spawn(query_service::answer(world.models(), events, tokens, watching, listeners, 64, process));
-    (address, shutdown, server)
+    let world = World { ending: CancellationToken::new(), ..world.clone() };
+    let process = Process { shutdown: world.ending.clone(), metrics: None };
+    let (service, listeners) = (world.service_over(events, watching), Listeners::open(grpc));
+    let services = query_service::adapters(&service).unwrap();
+    let server = tokio::spawn(millrace_query::serve(service, services, DESCRIPTORS, listeners, 64, process));
+    (address, world.ending, server)
 }
 
 /// A connection of its own.
@@ -76,8 +82,7 @@ async fn every_service_answers_and_the_server_ends_when_told() {
     let reply = OrderQueryServiceClient::new(channel.clone()).get_order(request).await.unwrap();
     assert_eq!(reply.into_inner().order.unwrap().version, 1);
     world.append(created(&user(1), 0)).await;
-    let request = GetHistoryRequest { aggregate: Some(of_user(1)), ..Default::default() };
-    let reply = HistoryServiceClient::new(channel.clone()).get_history(request).await.unwrap();
+    let reply = HistoryServiceClient::new(channel.clone()).get_history(of(&user(1))).await.unwrap();
     assert_eq!(reply.into_inner().events.len(), 1);
     drop(channel);
     shutdown.cancel();
@@ -88,7 +93,8 @@ async fn every_service_answers_and_the_server_ends_when_told() {
 async fn a_caller_learns_that_the_read_model_is_behind_before_its_deadline() {
     let world = World::default();
     let (channel, _shutdown, _server) = start(&world).await;
-    let mut request = Request::new(GetOrderRequest { order_id: order_id(2).to_string(), after: after(2, 1) });
+    let mut request =
+        Request::new(GetOrderRequest { order_id: order_id(2).to_string(), after: after_order(2, 1) });
     request.set_timeout(Duration::from_millis(600));
     let start = Instant::now();
     let status = OrderQueryServiceClient::new(channel).get_order(request).await.unwrap_err();
@@ -131,18 +137,18 @@ struct Distant {
 }
 
 impl ReadHistory for Distant {
-    async fn part(
+    async fn history(
         &self,
         stream: &StreamId,
         versions: RangeInclusive<u64>,
         direction: Direction,
         limit: u16,
-    ) -> Result<Part, AwsError> {
+    ) -> Result<HistoryPage, AwsError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         if self.is_out_of_reach.load(Ordering::SeqCst) {
             return Err(AwsError::Unreachable("it is out of reach".to_owned()));
         }
-        self.events.part(stream, versions, direction, limit).await
+        self.events.history(stream, versions, direction, limit).await
     }
 
     async fn search(&self, search: &Search, limit: u16) -> Result<Option<Found>, AwsError> {

@@ -2,73 +2,89 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use millrace_aws::AwsError;
-use millrace_domain::{
-    Email, EventId, Label, Money, OrderId, TenantId, Timestamp, UserId,
-    order::{Basket, OrderItem, OrderStatus},
+use millrace_core::{
+    Aggregate as _, Application, EventCodec, Row, StreamId, TenantId, Timestamp, Versioned,
+    projection::{ProjectionSpec, RowUpdate},
+    row::{LookupSchema, Position, RowKey, StoredRow},
 };
-use millrace_event_store::MemoryStore;
+use millrace_event_store::{MemoryStore, ReadHistory};
 use millrace_proto::query::ReadAfter;
-use millrace_read_models::{
-    Consistency, Key, ListPart, Many, MemoryOrders, MemoryUsers, OrderChange, OrderList, OrderRow, Placed,
-    Position, Provenance, ReadOrders, ReadUsers, UserChange, UserRow, WriteRows, Written,
-};
-use millrace_runtime::Places;
-use query_service::{
+use millrace_query::{
+    QueryService,
     history::History,
-    models::Models,
-    orders::Orders,
     token::PageTokens,
-    users::Users,
-    watch::{Hub, OrderRows, Pace, UserRows, Watching},
+    watch::{Pace, Watching},
+};
+use millrace_rows::{
+    Consistency, ListPage, ListQuery, MemoryRows, ReadRows, RowBatch, WriteOutcome, WriteRows as _,
+};
+use query_service::{Customers, Orders, Users};
+use shop::{
+    CustomerTotals, Email, Label, Money, OrderId, OrderSummary, UserId, UserProfile,
+    order::{Basket, Order, OrderEvent, OrderItem, OrderStatus, OrderStatusUpdated},
+    user::{User, UserEvent, UserProfileUpdated},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 use uuid::Uuid;
 
+use crate::events::{created_as, order, placed_by, stored, user};
+
 /// How rows are watched.
 pub(crate) const PACE: Pace = Pace { fastest: Duration::from_millis(250), slowest: Duration::from_secs(2) };
 
 /// How many can watch.
-pub(crate) const MOST_WATCHERS: u32 = 300;
+pub(crate) const MAX_WATCHERS: u32 = 300;
 
 /// Both.
 pub(crate) const WATCHING: Watching =
-    Watching { pace: PACE, most: MOST_WATCHERS, most_of_tenant: MOST_WATCHERS };
-
-/// What tells those who watch users of changes, over whatever read model.
-pub(crate) fn user_hub<U: ReadUsers>(users: U, ending: &CancellationToken) -> Hub<UserRows<U>> {
-    let hub = Hub::new(UserRows(users), PACE, Places::new(MOST_WATCHERS, MOST_WATCHERS), ending.clone());
-    tokio::spawn(hub.clone().run());
-    hub
-}
-
-/// What tells those who watch orders of changes, over whatever read model.
-pub(crate) fn order_hub<O: ReadOrders>(orders: O, ending: &CancellationToken) -> Hub<OrderRows<O>> {
-    let hub = Hub::new(OrderRows(orders), PACE, Places::new(MOST_WATCHERS, MOST_WATCHERS), ending.clone());
-    tokio::spawn(hub.clone().run());
-    hub
-}
+    Watching { pace: PACE, max: MAX_WATCHERS, max_per_tenant: MAX_WATCHERS };
 
 /// Read models that note which rows are read by their keys, and an event store. Neither knows of the other.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct World {
-    pub(crate) users: Noted<MemoryUsers>,
-    pub(crate) orders: Noted<MemoryOrders>,
+    pub(crate) users: Noted,
+    pub(crate) orders: Noted,
+    pub(crate) customers: Noted,
     pub(crate) events: MemoryStore,
     pub(crate) ending: CancellationToken,
 }
 
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Noted<T> {
-    pub(crate) rows: T,
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            users: Noted::of("user-profiles"),
+            orders: Noted::of("order-summaries"),
+            customers: Noted::of("customer-totals"),
+            events: MemoryStore::default(),
+            ending: CancellationToken::new(),
+        }
+    }
+}
+
+pub(crate) fn shop() -> &'static Application {
+    static SHOP: LazyLock<Application> = LazyLock::new(|| shop::shop().unwrap());
+    &SHOP
+}
+
+/// The newest version of a projection of the shop.
+pub(crate) fn projection(name: &str) -> ProjectionSpec {
+    shop().projection(name).unwrap().clone()
+}
+
+/// The rows of a projection, and how they are read.
+#[derive(Debug, Clone)]
+pub(crate) struct Noted {
+    spec: ProjectionSpec,
+    pub(crate) rows: MemoryRows,
     gets: Arc<Mutex<Vec<Uuid>>>,
     requests: Arc<AtomicUsize>,
     searches: Arc<AtomicUsize>,
@@ -92,7 +108,26 @@ pub(crate) enum BatchReply {
     Hangs,
 }
 
-impl<T> Noted<T> {
+impl Noted {
+    fn of(name: &str) -> Self {
+        let spec = projection(name);
+        Self {
+            rows: MemoryRows::new(&spec),
+            spec,
+            gets: Arc::default(),
+            requests: Arc::default(),
+            searches: Arc::default(),
+            batches: Arc::default(),
+            failing: Arc::default(),
+            answered_yet: Arc::default(),
+        }
+    }
+
+    /// All rows, with their type.
+    pub(crate) fn typed<R: Row>(&self) -> Vec<Versioned<R>> {
+        self.rows.all().into_iter().filter_map(|row| row.typed().unwrap()).collect()
+    }
+
     /// How often a row was read by its key, whichever it was.
     pub(crate) fn gets(&self) -> usize {
         self.gets.lock().unwrap().len()
@@ -125,6 +160,11 @@ impl<T> Noted<T> {
         *self.answered_yet.lock().unwrap() = Some(gets);
     }
 
+    /// What becomes of the next requests for many rows, each in its turn, until none is left.
+    pub(crate) fn next_batches(&self, replies: impl IntoIterator<Item = BatchReply>) {
+        *self.batches.lock().unwrap() = replies.into_iter().collect();
+    }
+
     /// Notes a read of a row by its key. Never ends where it is not to be answered.
     async fn read(&self, id: Uuid) {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -142,25 +182,22 @@ impl<T> Noted<T> {
         }
     }
 
-    /// What becomes of the next requests for many rows, each in its turn, until none is left.
-    pub(crate) fn next_batches(&self, replies: impl IntoIterator<Item = BatchReply>) {
-        *self.batches.lock().unwrap() = replies.into_iter().collect();
-    }
-
     fn note(&self, id: Uuid) {
         self.gets.lock().unwrap().push(id);
     }
+}
 
-    /// Asks for many rows, of which the next of the replies says what becomes.
-    async fn many<I: Copy, R, F>(
-        &self,
-        keys: &[Key<I>],
-        id: impl Fn(I) -> Uuid,
-        ask: impl FnOnce(Vec<Key<I>>) -> F,
-    ) -> Result<Many<I, R>, AwsError>
-    where
-        F: Future<Output = Result<Many<I, R>, AwsError>>,
-    {
+fn id_of(key: &RowKey) -> Uuid {
+    key.id.parse().unwrap()
+}
+
+impl ReadRows for Noted {
+    async fn get(&self, key: &RowKey) -> Result<Option<StoredRow>, AwsError> {
+        self.read(id_of(key)).await;
+        self.rows.get(key).await
+    }
+
+    async fn get_many(&self, keys: &[RowKey], consistency: Consistency) -> Result<RowBatch, AwsError> {
         self.requests.fetch_add(1, Ordering::Relaxed);
         if let Some(error) = self.failing.lock().unwrap().clone() {
             return Err(error);
@@ -176,90 +213,82 @@ impl<T> Noted<T> {
             Some(BatchReply::Unreadable(_)) | None => keys.len(),
         };
         let (asked, left) = keys.split_at(answered.min(keys.len()));
-        asked.iter().for_each(|key| self.note(id(key.1)));
-        let mut many = ask(asked.to_vec()).await?;
+        asked.iter().for_each(|key| self.note(id_of(key)));
+        let mut many = self.rows.get_many(asked, consistency).await?;
         many.left.extend_from_slice(left);
         if let Some(BatchReply::Unreadable(which)) = next {
-            for (_, row) in many.found.iter_mut().filter(|(key, _)| id(key.1) == which) {
-                *row = Err(AwsError::Nonsense("it cannot be read".to_owned()));
+            for (_, row) in many.found.iter_mut().filter(|(key, _)| id_of(key) == which) {
+                *row = Err(AwsError::InvalidResponse("it cannot be read".to_owned()));
             }
         }
         Ok(many)
     }
-}
 
-impl ReadUsers for Noted<MemoryUsers> {
-    async fn get(&self, tenant: &TenantId, user_id: UserId) -> Result<Option<UserRow>, AwsError> {
-        self.read(user_id.0).await;
-        self.rows.get(tenant, user_id).await
+    async fn applied_version(&self, stream: &StreamId) -> Result<u64, AwsError> {
+        self.read(stream.id).await;
+        self.rows.applied_version(stream).await
     }
 
-    async fn get_many(
+    async fn lookup(
         &self,
-        keys: &[Key<UserId>],
-        consistency: Consistency,
-    ) -> Result<Many<UserId, UserRow>, AwsError> {
-        let ask = |keys: Vec<_>| async move { self.rows.get_many(&keys, consistency).await };
-        self.many(keys, |id| id.0, ask).await
-    }
-
-    async fn by_email(&self, tenant: &TenantId, email: &Email) -> Result<Vec<UserRow>, AwsError> {
+        lookup: &'static LookupSchema,
+        tenant: &TenantId,
+        value: &str,
+    ) -> Result<Vec<StoredRow>, AwsError> {
         self.searches.fetch_add(1, Ordering::Relaxed);
-        self.rows.by_email(tenant, email).await
-    }
-}
-
-impl ReadOrders for Noted<MemoryOrders> {
-    async fn get(&self, tenant: &TenantId, order_id: OrderId) -> Result<Option<OrderRow>, AwsError> {
-        self.read(order_id.0).await;
-        self.rows.get(tenant, order_id).await
+        self.rows.lookup(lookup, tenant, value).await
     }
 
-    async fn get_many(
+    async fn page(
         &self,
-        keys: &[Key<OrderId>],
-        consistency: Consistency,
-    ) -> Result<Many<OrderId, OrderRow>, AwsError> {
-        let ask = |keys: Vec<_>| async move { self.rows.get_many(&keys, consistency).await };
-        self.many(keys, |id| id.0, ask).await
-    }
-
-    async fn part(
-        &self,
-        list: &OrderList,
+        query: &ListQuery,
         before: Option<&Position>,
         limit: u16,
-    ) -> Result<ListPart, AwsError> {
+    ) -> Result<ListPage, AwsError> {
         self.searches.fetch_add(1, Ordering::Relaxed);
-        self.rows.part(list, before, limit).await
+        self.rows.page(query, before, limit).await
     }
 }
 
 impl World {
-    pub(crate) fn models(&self) -> Models<Noted<MemoryUsers>, Noted<MemoryOrders>> {
-        Models::new(self.users.clone(), self.orders.clone())
+    /// The service over this world's rows and an event store.
+    pub(crate) fn service_over(&self, events: impl ReadHistory, watching: Watching) -> QueryService {
+        let all = [&self.users, &self.orders, &self.customers];
+        let store = |spec: &ProjectionSpec| {
+            let own = all.into_iter().find(|noted| noted.spec.name == spec.name);
+            own.expect("a store for every projection").clone()
+        };
+        let tokens = PageTokens::of_table("orders");
+        QueryService::new(shop(), store, events, tokens, watching, self.ending.clone())
     }
 
-    pub(crate) fn user_service(&self) -> Users<Noted<MemoryUsers>, Noted<MemoryOrders>> {
-        Users::new(self.models(), user_hub(self.users.clone(), &self.ending))
+    /// The service, which reads what is watched.
+    fn service(&self) -> QueryService {
+        let service = self.service_over(self.events.clone(), WATCHING);
+        let watching = service.clone();
+        tokio::spawn(async move { watching.watch().await });
+        service
     }
 
-    pub(crate) fn order_service(&self) -> Orders<Noted<MemoryUsers>, Noted<MemoryOrders>> {
-        Orders::new(
-            self.models(),
-            PageTokens::of_table("orders"),
-            order_hub(self.orders.clone(), &self.ending),
-        )
+    pub(crate) fn user_service(&self) -> Users {
+        Users(self.service().rows::<UserProfile, _>().unwrap())
     }
 
-    pub(crate) fn history_service(&self) -> History<MemoryStore> {
-        History::new(self.events.clone(), PageTokens::of_table("orders"))
+    pub(crate) fn order_service(&self) -> Orders {
+        Orders(self.service().rows::<OrderSummary, _>().unwrap())
+    }
+
+    pub(crate) fn customer_service(&self) -> Customers {
+        Customers(self.service().rows::<CustomerTotals, _>().unwrap())
+    }
+
+    pub(crate) fn history_service(&self) -> History {
+        self.service_over(self.events.clone(), WATCHING).history()
     }
 
     /// Writes a user's next version.
     pub(crate) async fn user(&self, id: u128, version: u64, email: &str) {
-        let change = user_change(id, version, email);
-        assert_eq!(self.users.rows.write(&change).await.unwrap(), Written::Applied);
+        written(&self.users, &user_change(id, version, email)).await;
     }
 
     /// Writes the first version of an order.
@@ -273,8 +302,8 @@ impl World {
     }
 
     /// Writes an order's next version, whichever it is.
-    pub(crate) async fn write(&self, change: OrderChange) {
-        assert_eq!(self.orders.rows.write(&change).await.unwrap(), Written::Applied);
+    pub(crate) async fn write(&self, update: RowUpdate) {
+        written(&self.orders, &update).await;
     }
 
     /// Writes an order's next version.
@@ -283,57 +312,52 @@ impl World {
     }
 }
 
+/// Writes an update to rows that are at the version before it.
+pub(crate) async fn written(noted: &Noted, update: &RowUpdate) {
+    assert_eq!(noted.rows.write(update).await.unwrap(), WriteOutcome::Applied);
+}
+
+/// The update that an event makes in the rows of a projection.
+pub(crate) fn update(
+    name: &str,
+    stream: &StreamId,
+    version: u64,
+    micros: i64,
+    event: &impl EventCodec,
+) -> RowUpdate {
+    let envelope = stored(stream, version, micros, event).envelope;
+    (projection(name).update)(&envelope).unwrap().unwrap()
+}
+
 /// A user's next version.
-pub(crate) fn user_change(id: u128, version: u64, email: &str) -> UserChange {
-    UserChange {
-        tenant: TenantId::default(),
-        user_id: user_id(id),
-        from: version - 1,
-        to: version,
-        created_at: (version == 1).then(|| at(0)),
-        email: Some(Email::try_from(email.to_owned()).unwrap()),
-        name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
-        updated_at: at(i64::try_from(version).unwrap() - 1),
-        provenance: made_by(version),
-    }
+pub(crate) fn user_change(id: u128, version: u64, email: &str) -> RowUpdate {
+    let event = match version {
+        1 => created_as(email),
+        _ => UserEvent::UserProfileUpdated(UserProfileUpdated {
+            email: Some(Email::try_from(email.to_owned()).unwrap()),
+            name: Some(Label::try_from("John Doe".to_owned()).unwrap()),
+        }),
+    };
+    let micros = i64::try_from(version).unwrap() - 1;
+    update("user-profiles", &user(id), version, micros, &event)
 }
 
 /// The first version of an order.
-pub(crate) fn placing(id: u128, buyer: u128, created_at: i64, basket: Basket) -> OrderChange {
-    OrderChange {
-        tenant: TenantId::default(),
-        order_id: order_id(id),
-        from: 0,
-        to: 1,
-        placed: Some(Placed { user_id: user_id(buyer), basket, created_at: at(created_at) }),
-        status: OrderStatus::Created,
-        updated_at: at(created_at),
-        provenance: made_by(1),
-    }
+pub(crate) fn placing(id: u128, buyer: u128, created_at: i64, basket: Basket) -> RowUpdate {
+    update("order-summaries", &order(id), 1, created_at, &placed_by(buyer, basket))
 }
 
 /// An order's next version.
-pub(crate) fn moving(id: u128, version: u64, status: OrderStatus) -> OrderChange {
-    OrderChange {
-        tenant: TenantId::default(),
-        order_id: order_id(id),
-        from: version - 1,
-        to: version,
-        placed: None,
-        status,
-        updated_at: at(99),
-        provenance: made_by(version),
-    }
+pub(crate) fn moving(id: u128, version: u64, status: OrderStatus) -> RowUpdate {
+    let event = OrderEvent::OrderStatusUpdated(OrderStatusUpdated { status });
+    update("order-summaries", &order(id), version, 99, &event)
 }
 
-/// What an event of a version came of.
-fn made_by(version: u64) -> Provenance {
-    Provenance {
-        event_id: EventId(Uuid::from_u128(version.into())),
-        correlation_id: "correlation".parse().unwrap(),
-        causation_id: "causation".parse().unwrap(),
-        trace_parent: None,
-    }
+/// The same update in the rows of another tenant.
+pub(crate) fn of(tenant: &TenantId, mut update: RowUpdate) -> RowUpdate {
+    update.key.tenant = tenant.clone();
+    update.stream.tenant = tenant.clone();
+    update
 }
 
 pub(crate) fn user_id(id: u128) -> UserId {
@@ -358,10 +382,27 @@ pub(crate) fn basket(product: &str, lines: usize) -> Basket {
     Basket::new(vec![item; lines]).unwrap()
 }
 
-/// The token that a command's reply makes.
-pub(crate) fn after(id: u128, version: u64) -> Option<ReadAfter> {
-    Some(ReadAfter { aggregate_id: Uuid::from_u128(id).to_string(), version })
+/// The token of a command on a user.
+pub(crate) fn after_user(id: u128, version: u64) -> Option<ReadAfter> {
+    Some(token(User::TYPE.as_str(), &user_id(id).to_string(), version))
 }
+
+/// The token of a command on an order.
+pub(crate) fn after_order(id: u128, version: u64) -> Option<ReadAfter> {
+    Some(token(Order::TYPE.as_str(), &order_id(id).to_string(), version))
+}
+
+pub(crate) fn token(aggregate_type: &str, aggregate_id: &str, version: u64) -> ReadAfter {
+    let (aggregate_type, aggregate_id) = (aggregate_type.to_owned(), aggregate_id.to_owned());
+    ReadAfter { aggregate_type, aggregate_id, version }
+}
+
+/// A token of which every field is bad, and their names.
+pub(crate) fn bad_after() -> Option<ReadAfter> {
+    Some(token("invoice", "7", 0))
+}
+
+pub(crate) const BAD_AFTER: [&str; 3] = ["after.aggregate_type", "after.aggregate_id", "after.version"];
 
 pub(crate) fn of_tenant<T>(tenant: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use millrace_domain::order::OrderStatus;
-use millrace_proto::query::{
-    WatchOrderRequest, WatchOrderResponse, order_query_service_client::OrderQueryServiceClient,
+use millrace_query::watch::{Pace, Watching};
+use shop::{
+    contracts::query::{
+        WatchOrderRequest, WatchOrderResponse, order_query_service_client::OrderQueryServiceClient,
+    },
+    order::OrderStatus,
 };
-use query_service::watch::{Pace, Watching};
 use tokio_util::sync::DropGuard;
 use tonic::{
     Code, Status, Streaming,
@@ -24,7 +26,7 @@ const PACE: Pace = Pace { fastest: Duration::from_millis(5), slowest: Duration::
 /// Serves watches for so many.
 async fn start(world: &World, most: u32) -> (String, DropGuard) {
     let (address, shutdown, _) =
-        serve(world, world.events.clone(), Watching { pace: PACE, most, most_of_tenant: most }).await;
+        serve(world, world.events.clone(), Watching { pace: PACE, max: most, max_per_tenant: most }).await;
     (address, shutdown.drop_guard())
 }
 
@@ -56,7 +58,7 @@ async fn who_leaves_makes_room_though_nothing_happens_to_the_row() {
 async fn a_tenant_that_has_its_share_keeps_no_other_out() {
     let world = World::default();
     world.place(1, 7, 0).await;
-    let watching = Watching { pace: PACE, most: 2, most_of_tenant: 1 };
+    let watching = Watching { pace: PACE, max: 2, max_per_tenant: 1 };
     let (address, shutdown, _) = serve(&world, world.events.clone(), watching).await;
     let _end = shutdown.drop_guard();
     let channel = connect(&address).await;

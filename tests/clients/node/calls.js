@@ -2,7 +2,7 @@
 
 import { randomUUID } from "node:crypto";
 
-import { google, grpc, millrace } from "./environment.js";
+import { google, grpc, millrace, shop } from "./environment.js";
 
 /** Longer than anything takes that is not broken, in milliseconds. */
 export const PATIENCE = 30_000;
@@ -11,20 +11,23 @@ export const PATIENCE = 30_000;
 export const asked = new Set();
 
 /** Every query of the contracts, by its path. */
-export const queries = Object.values(millrace.query.v1)
+export const queries = [millrace.query.v1, shop.query.v1]
+  .flatMap(Object.values)
   .filter((known) => known.service)
   .flatMap(({ service }) => Object.values(service).map(({ path }) => path));
 
-/** The services as one tenant sees them. Each call of a contract is a method: a promise of a reply, or a stream. */
+/** The services as one tenant sees them. Each call of a contract is a method: a promise of a reply, of
+ * which a command's is its result, or a stream. */
 export class Tenant {
   constructor(addresses, options = {}) {
     this.name = `node-${randomUUID()}`;
-    const { command, query } = millrace;
+    const { command, query } = shop;
     this.users = this.#client(command.v1.UserCommandService, addresses.command, options);
     this.orders = this.#client(command.v1.OrderCommandService, addresses.command, options);
     this.profiles = this.#client(query.v1.UserQueryService, addresses.query, options);
     this.summaries = this.#client(query.v1.OrderQueryService, addresses.query, options);
-    this.history = this.#client(query.v1.HistoryService, addresses.query, options);
+    this.customers = this.#client(query.v1.CustomerQueryService, addresses.query, options);
+    this.history = this.#client(millrace.query.v1.HistoryService, addresses.query, options);
   }
 
   #client(Service, address, options) {
@@ -40,7 +43,7 @@ export class Tenant {
           return client[name](request, metadata, given);
         }
         return new Promise((resolve, reject) => {
-          client[name](request, metadata, given, (error, reply) => (error ? reject(error) : resolve(reply)));
+          client[name](request, metadata, given, (error, reply) => (error ? reject(error) : resolve(reply.result ?? reply)));
         });
       };
     }
@@ -54,12 +57,12 @@ export class Tenant {
 
   /** An order of that user. */
   createOrder(user, items = [laptop()]) {
-    return this.orders.CreateOrder({ userId: user.aggregateId, items });
+    return this.orders.CreateOrder({ userId: id(user), items });
   }
 
   /** Moves that order to a status. */
   move(order, status) {
-    return this.orders.UpdateOrderStatus({ orderId: order.aggregateId, status });
+    return this.orders.UpdateOrderStatus({ orderId: id(order), status });
   }
 }
 
@@ -68,9 +71,14 @@ export function laptop() {
   return { product: "laptop", quantity: 1, price: { currencyCode: "USD", units: "999", nanos: 990_000_000 } };
 }
 
-/** The read-after token that a command's reply holds. */
-export function after({ aggregateId, version }) {
-  return { aggregateId, version };
+/** The aggregate that a command's reply is about. */
+export function id({ readAfter }) {
+  return readAfter.aggregateId;
+}
+
+/** The read-after token that a command's reply holds, as it is. */
+export function after({ readAfter }) {
+  return readAfter;
 }
 
 /** The error of a call that is refused with that code. */

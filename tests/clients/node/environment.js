@@ -54,12 +54,14 @@ const require = createRequire(join(installed(), "package.json"));
 export const grpc = require("@grpc/grpc-js");
 const { loadSync } = require("@grpc/proto-loader");
 
-const contracts = readdirSync(join(PROTO, "millrace"), { recursive: true })
-  .filter((name) => name.endsWith(".proto"))
-  .map((name) => join("millrace", name));
+const contracts = ["millrace", "shop"].flatMap((folder) =>
+  readdirSync(join(PROTO, folder), { recursive: true })
+    .filter((name) => name.endsWith(".proto"))
+    .map((name) => join(folder, name)),
+);
 
-/** The packages of the contracts, such as `millrace.query.v1`: their clients are made from the files as they are now. */
-export const { millrace, google } = grpc.loadPackageDefinition(
+/** The packages of the contracts, such as `shop.query.v1`: their clients are made from the files as they are now. */
+export const { millrace, shop, google } = grpc.loadPackageDefinition(
   loadSync([...contracts, "google/rpc/status.proto", "google/rpc/error_details.proto"], {
     includeDirs: [PROTO, join(PROTO, "third_party")],
     longs: String,

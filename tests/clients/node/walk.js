@@ -6,8 +6,8 @@ import { once } from "node:events";
 import { connect } from "node:http2";
 import { gunzipSync } from "node:zlib";
 
-import { PATIENCE, Tenant, after, asked, detail, laptop, queries, refused } from "./calls.js";
-import { grpc, millrace } from "./environment.js";
+import { PATIENCE, Tenant, after, asked, detail, id, laptop, queries, refused } from "./calls.js";
+import { grpc, shop } from "./environment.js";
 
 /** Name and check of every fact, in their order. */
 export const facts = [];
@@ -58,32 +58,37 @@ fact("every query shows what was commanded as soon as it is stored", async (addr
   const user = await tenant.createUser("John.Doe@example.com");
   const order = await tenant.createOrder(user);
   const moved = await tenant.move(order, "ORDER_STATUS_PROCESSING");
-  assert.equal(moved.version, "2");
+  assert.equal(moved.readAfter.version, "2");
 
-  const byId = await tenant.profiles.GetUserProfile({ userId: user.aggregateId, after: after(user) });
+  const byId = await tenant.profiles.GetUserProfile({ userId: id(user), after: after(user) });
   assert.equal(byId.userProfile.email, "John.Doe@example.com");
   const byEmail = await tenant.profiles.GetUserByEmail({ email: "john.doe@EXAMPLE.com", after: after(user) });
   assert.deepEqual(byEmail, byId);
-  const { order: summary } = await tenant.summaries.GetOrder({ orderId: order.aggregateId, after: after(moved) });
+  const { order: summary } = await tenant.summaries.GetOrder({ orderId: id(order), after: after(moved) });
   assert.equal(summary.status, "ORDER_STATUS_PROCESSING");
   assert.deepEqual(summary.items, [laptop()]);
-  const ofUser = await tenant.summaries.GetOrdersByUser({ userId: user.aggregateId, after: after(moved) });
+  const ofUser = await tenant.summaries.GetOrdersByUser({ userId: id(user), after: after(moved) });
   const processing = { status: "ORDER_STATUS_PROCESSING", after: after(moved) };
   const inStatus = await tenant.summaries.GetOrdersByStatus(processing);
   assert.deepEqual([ofUser.orders, inStatus.orders], [[summary], [summary]]);
+  const { totals } = await tenant.customers.GetCustomerTotals({ userId: id(user), after: after(moved) });
+  assert.deepEqual([totals.orders, totals.cancelled, totals.spent], [1, 0, [laptop().price]]);
   const nobody = randomUUID();
-  const orderIds = [nobody, order.aggregateId];
+  const orderIds = [nobody, id(order)];
   const orders = await tenant.summaries.BatchGetOrders({ orderIds, after: after(moved) });
   assert.deepEqual([orders.orders, orders.missingOrderIds], [[summary], [nobody]]);
-  const userIds = [user.aggregateId, nobody];
+  const userIds = [id(user), nobody];
   const users = await tenant.profiles.BatchGetUserProfiles({ userIds, after: after(user) });
   assert.deepEqual([users.userProfiles, users.missingUserIds], [[byId.userProfile], [nobody]]);
+  const customers = await tenant.customers.BatchGetCustomerTotals({ userIds, after: after(moved) });
+  assert.deepEqual([customers.totals, customers.missingUserIds], [[totals], [nobody]]);
 
-  const history = await tenant.history.GetHistory({ orderId: order.aggregateId });
-  assert.deepEqual(history.events.map(({ payload }) => payload), ["orderCreated", "orderStatusUpdated"]);
-  const was = await tenant.history.GetOrderAsOf({ orderId: order.aggregateId, version: "1" });
+  const history = await tenant.history.GetHistory({ aggregateType: "order", aggregateId: id(order) });
+  const types = history.events.map(({ event }) => event.type_url.split(".").at(-1));
+  assert.deepEqual(types, ["OrderCreated", "OrderStatusUpdated"]);
+  const was = await tenant.summaries.GetOrderAsOf({ orderId: id(order), asOf: { version: "1" } });
   assert.equal(was.order.status, "ORDER_STATUS_CREATED");
-  const profile = await tenant.history.GetUserProfileAsOf({ userId: user.aggregateId, version: "1" });
+  const profile = await tenant.profiles.GetUserProfileAsOf({ userId: id(user), asOf: { version: "1" } });
   assert.deepEqual(profile, byId);
   const found = await tenant.history.SearchEvents({ eventType: "OrderStatusUpdated", after: after(moved) });
   assert.deepEqual(found.events.map(({ eventId }) => eventId), [moved.eventId]);
@@ -98,11 +103,11 @@ fact("every list is read page by page", async (addresses) => {
   }
   // The local AWS's indexes do not lag behind its tables, so what is in a row is in the lists.
   for (const order of placed) {
-    await tenant.summaries.GetOrder({ orderId: order.aggregateId, after: after(order) });
+    await tenant.summaries.GetOrder({ orderId: id(order), after: after(order) });
   }
-  const ids = placed.map(({ aggregateId }) => aggregateId);
+  const ids = placed.map(id);
   const newestFirst = ids.toReversed();
-  const userId = user.aggregateId;
+  const userId = id(user);
   const { summaries, history } = tenant;
   for (const [call, request] of [
     [summaries.GetOrdersByUser, { userId }],
@@ -122,7 +127,8 @@ fact("every list is read page by page", async (addresses) => {
     ["SORT_ORDER_OLDEST_FIRST", [["1", "2"], ["3", "4"], ["5"]]],
     ["SORT_ORDER_NEWEST_FIRST", [["5", "4"], ["3", "2"], ["1"]]],
   ]) {
-    const events = await pages(history.GetHistory, { userId, order }, "events");
+    const asked = { aggregateType: "user", aggregateId: userId, order };
+    const events = await pages(history.GetHistory, asked, "events");
     assert.deepEqual(events.map((page) => page.map(({ version }) => version)), versions);
   }
 });
@@ -131,7 +137,7 @@ fact("a watch shows each newer version, and goes on where it was left", async (a
   const tenant = new Tenant(addresses);
   const user = await tenant.createUser();
   const order = await tenant.createOrder(user);
-  const request = { orderId: order.aggregateId, after: after(order) };
+  const request = { orderId: id(order), after: after(order) };
   let watch = new Watch(tenant.summaries.WatchOrder(request));
   assert.equal((await watch.next()).order.version, "1");
   for (const [status, version] of [["ORDER_STATUS_PROCESSING", "2"], ["ORDER_STATUS_SHIPPED", "3"]]) {
@@ -146,9 +152,9 @@ fact("a watch shows each newer version, and goes on where it was left", async (a
   assert.equal((await watch.next()).order.version, "4", "nothing that was seen comes again");
   await watch.leave();
 
-  watch = new Watch(tenant.profiles.WatchUserProfile({ userId: user.aggregateId, after: after(user) }));
+  watch = new Watch(tenant.profiles.WatchUserProfile({ userId: id(user), after: after(user) }));
   assert.equal((await watch.next()).userProfile.name, "John Doe");
-  await tenant.users.UpdateUserProfile({ userId: user.aggregateId, name: "Jane Doe" });
+  await tenant.users.UpdateUserProfile({ userId: id(user), name: "Jane Doe" });
   assert.equal((await watch.next()).userProfile.name, "Jane Doe");
   await watch.leave();
 });
@@ -157,7 +163,7 @@ fact("a watch ends with its deadline", async (addresses) => {
   const tenant = new Tenant(addresses);
   const user = await tenant.createUser();
   const deadline = Date.now() + 2_000;
-  const stream = tenant.profiles.WatchUserProfile({ userId: user.aggregateId, after: after(user) }, { deadline });
+  const stream = tenant.profiles.WatchUserProfile({ userId: id(user), after: after(user) }, { deadline });
   const watch = new Watch(stream);
   assert.equal((await watch.next()).userProfile.version, "1");
   await assert.rejects(watch.next(), { code: grpc.status.DEADLINE_EXCEEDED });
@@ -181,7 +187,7 @@ fact("an error says why, and which fields are bad", async (addresses) => {
   const { resourceType, resourceName } = detail(missing, "ResourceInfo");
   assert.deepEqual([resourceType, resourceName], ["order", nobody]);
 
-  const never = { userId: user.aggregateId, after: { aggregateId: user.aggregateId, version: "9" } };
+  const never = { userId: id(user), after: { ...after(user), version: "9" } };
   const deadline = Date.now() + 1_000;
   const behind = tenant.profiles.GetUserProfile(never, { deadline });
   const told = await refused(grpc.status.UNAVAILABLE, behind);
@@ -196,12 +202,12 @@ fact("requests and replies are compressed where the client asks", async (address
   const user = await tenant.createUser();
   const items = Array.from({ length: 100 }, laptop);
   const order = await tenant.createOrder(user, items);
-  const request = { orderId: order.aggregateId, after: after(order) };
+  const request = { orderId: id(order), after: after(order) };
   const { order: summary } = await tenant.summaries.GetOrder(request);
   assert.equal(summary.items.length, 100);
 
   // Whether a reply was compressed the client keeps to itself, so this is the call as it goes over the wire.
-  const { path, requestSerialize, responseDeserialize } = millrace.query.v1.OrderQueryService.service.GetOrder;
+  const { path, requestSerialize, responseDeserialize } = shop.query.v1.OrderQueryService.service.GetOrder;
   const { flag, message } = await raw(addresses.query, path, tenant.name, requestSerialize(request));
   assert.equal(flag, 1, "it is compressed");
   const whole = gunzipSync(message);

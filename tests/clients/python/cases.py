@@ -10,14 +10,16 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 import environment
 
 # Importing them makes their services known to the descriptor pool.
-from millrace.command.v1 import order_command_service_pb2, user_command_service_pb2
-from millrace.query.v1 import history_service_pb2, order_query_service_pb2, user_query_service_pb2
+from millrace.query.v1 import history_service_pb2
+from shop.command.v1 import order_command_service_pb2, user_command_service_pb2
+from shop.query.v1 import customer_query_service_pb2, order_query_service_pb2, user_query_service_pb2
 
 CONTRACTS = (
     user_command_service_pb2,
     order_command_service_pb2,
     user_query_service_pb2,
     order_query_service_pb2,
+    customer_query_service_pb2,
     history_service_pb2,
 )
 

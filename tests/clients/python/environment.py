@@ -56,7 +56,7 @@ def install(venv: pathlib.Path) -> None:
 @contextlib.contextmanager
 def stubs() -> Iterator[None]:
     """Generates the stubs, which can be imported from then on. They are never older than the contracts."""
-    contracts = [str(path.relative_to(PROTO)) for path in sorted(PROTO.glob("millrace/**/*.proto"))]
+    contracts = [str(path.relative_to(PROTO)) for path in sorted([*PROTO.glob("millrace/**/*.proto"), *PROTO.glob("shop/**/*.proto")])]
     # google.type comes with googleapis-common-protos; the rules' own types come with nobody.
     rules = "buf/validate/validate.proto"
     with tempfile.TemporaryDirectory(prefix="stubs-", dir=BUILD) as folder:

@@ -25,6 +25,8 @@ GOOD = {
     "BatchGetOrders": grpc.StatusCode.OK,
     "GetOrdersByUser": grpc.StatusCode.OK,
     "GetOrdersByStatus": grpc.StatusCode.OK,
+    "BatchGetCustomerTotals": grpc.StatusCode.OK,
+    "GetCustomerTotals": grpc.StatusCode.NOT_FOUND,
     "GetHistory": grpc.StatusCode.NOT_FOUND,
     "GetUserProfileAsOf": grpc.StatusCode.NOT_FOUND,
     "GetOrderAsOf": grpc.StatusCode.NOT_FOUND,

@@ -143,7 +143,7 @@ impl<'a> Bringing<'a> {
                 trouble(moves, step(gap, true), |state| self.apply(state, gap));
             }
         } else if row.version < newest {
-            // `Written::Found`.
+            // `WriteOutcome::VersionMismatch`.
             moves.work(Step::Learn { projector, version: row.version }, |state| {
                 state.projectors[projector].version = row.version;
             });

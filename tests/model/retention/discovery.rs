@@ -1,11 +1,11 @@
 //! How shards come to their first leases: `Relay::plan` and `Relay::balance` in `relay.rs`, `relay/plan.rs`.
 
 use super::{
-    DAY, FirstNote, MOST_SHARDS, Moves, Owed, Retention, State, Time, reading::Progress, steps::Step,
+    DAY, FirstNote, MAX_SHARDS, Moves, Owed, Retention, State, Time, reading::Progress, steps::Step,
 };
 
 /// Some of the shards.
-type Shards = [bool; MOST_SHARDS];
+type Shards = [bool; MAX_SHARDS];
 
 /// A replica that looks for new shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -59,7 +59,7 @@ pub(super) fn moves(model: &Retention, moves: &mut Moves) {
 fn read(lister: usize, moves: &mut Moves) {
     let state = moves.from;
     let is_new = |shard: usize| state.leases[shard].is_none() && state.stream.is_listed(shard, state.now);
-    if state.complete_at.is_none_or(|at| at < state.now) || (0..MOST_SHARDS).any(is_new) {
+    if state.complete_at.is_none_or(|at| at < state.now) || (0..MAX_SHARDS).any(is_new) {
         let leased = state.leases.map(|lease| lease.is_some());
         let (at, complete_at, renewed) = (state.now, state.complete_at, state.renewed);
         let round = Round::Read { at, leased, complete_at, renewed };
@@ -112,7 +112,7 @@ impl State {
             FirstNote::Reading => at,
             FirstNote::NearlyADayBeforeReading => at - DAY + 1,
         };
-        let is_complete = missing == [false; MOST_SHARDS] || !model.guards.notes_what_is_leased;
+        let is_complete = missing == [false; MAX_SHARDS] || !model.guards.notes_what_is_leased;
         match complete_at {
             None => self.listers[lister].round = Round::Notes { time: first, missing },
             Some(noted) if is_complete && listing.at > noted => {
@@ -136,7 +136,7 @@ impl State {
     }
 
     fn create_next(&mut self, lister: usize, missing: Shards, date: Time) {
-        let is_done = missing == [false; MOST_SHARDS];
+        let is_done = missing == [false; MAX_SHARDS];
         self.listers[lister].round = if is_done { Round::Idle } else { Round::Creates { missing, date } };
     }
 }

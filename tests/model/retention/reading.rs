@@ -1,6 +1,6 @@
 //! How a shard is read, and healed where the stream has lost some of it: `relay/shard.rs`.
 
-use super::{DAY, Doubt, MOST_SHARDS, Moves, Retention, State, Time, steps::Step, stream::PAGES};
+use super::{DAY, Doubt, MAX_SHARDS, Moves, Retention, State, Time, steps::Step, stream::PAGES};
 
 /// What a lease says of a shard, and its reader beyond that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,7 +76,7 @@ impl Reader {
 }
 
 pub(super) fn moves(model: &Retention, moves: &mut Moves) {
-    for shard in 0..MOST_SHARDS {
+    for shard in 0..MAX_SHARDS {
         match (moves.from.leases[shard], moves.from.readers[shard]) {
             (None, _) => {}
             (Some(lease), None) => start(model, shard, lease, moves),

@@ -1,6 +1,6 @@
 //! The stream and the table, and what happens to them: `ShardStream`, `Refill`.
 
-use super::{DAY, MOST_EVENTS, MOST_SHARDS, Moves, Retention, Time, steps::Step};
+use super::{DAY, MAX_EVENTS, MAX_SHARDS, Moves, Retention, Time, steps::Step};
 
 /// How many pages the table has. A new event may come to any of them.
 pub(super) const PAGES: u8 = 2;
@@ -26,16 +26,16 @@ impl Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Stream {
     /// The events, in the order in which they were stored.
-    records: [Option<Record>; MOST_EVENTS],
+    records: [Option<Record>; MAX_EVENTS],
     /// How many shards have been opened.
     opened: usize,
     /// When each was closed.
-    closed: [Option<Time>; MOST_SHARDS],
+    closed: [Option<Time>; MAX_SHARDS],
 }
 
 impl Stream {
     pub(super) fn new(has_shard: bool) -> Self {
-        Self { records: [None; MOST_EVENTS], opened: usize::from(has_shard), closed: [None; MOST_SHARDS] }
+        Self { records: [None; MAX_EVENTS], opened: usize::from(has_shard), closed: [None; MAX_SHARDS] }
     }
 
     pub(super) fn events(&self) -> impl Iterator<Item = (usize, Record)> {
@@ -67,7 +67,7 @@ impl Stream {
     }
 
     /// Where in the table an event is, is of no matter any more once the bus has it.
-    pub(super) fn forget_places(&mut self, accepted: &[bool; MOST_EVENTS]) {
+    pub(super) fn forget_places(&mut self, accepted: &[bool; MAX_EVENTS]) {
         for (record, _) in self.records.iter_mut().zip(accepted).filter(|(_, accepted)| **accepted) {
             *record = record.map(|record| Record { page: 0, ..record });
         }

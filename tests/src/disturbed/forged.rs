@@ -1,6 +1,6 @@
 //! Snapshots that are not what they should be. All can be read; none of them may be believed.
 
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 use millrace_event_store::{AppendEvents, Snapshot, Snapshots};
 use rand::{RngExt as _, seq::IteratorRandom as _};
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use std::{
 };
 
 use millrace_aws::AwsError;
-use millrace_domain::EventId;
+use millrace_core::EventId;
 use millrace_event_store::AppendError;
 
 tokio::task_local! {
@@ -145,7 +145,7 @@ impl Teller {
         match error {
             AwsError::Unreachable(_) => self.note(|told| told.unreachable += 1),
             AwsError::Throttled(_) => self.note(|told| told.throttled += 1),
-            AwsError::Refused(_) | AwsError::Nonsense(_) => {}
+            AwsError::Refused(_) | AwsError::InvalidResponse(_) => {}
         }
     }
 

@@ -26,8 +26,6 @@ pub(super) enum Mishap {
     Throttled,
     /// Another one is under way.
     Contended,
-    /// It takes effect, and yet another one is said to be under way: its own first attempt.
-    ContendedWithItself,
     /// It is said to conflict, and does nothing.
     Mismatch,
     /// It takes effect, and yet is said to conflict.
@@ -50,11 +48,10 @@ impl Weather {
             Self::Fair => &[],
             Self::Storm => &[
                 (Unreachable, 25),
-                (ReplyLost, 30),
+                (ReplyLost, 55),
                 (Late, 20),
                 (Throttled, 25),
                 (Contended, 40),
-                (ContendedWithItself, 25),
                 (Mismatch, 15),
                 (MismatchAfter, 25),
                 (Twice, 30),
@@ -63,7 +60,7 @@ impl Weather {
                 (Slow, 15),
             ],
             Self::Losses => &[(ReplyLost, 250), (Late, 150), (Twice, 100), (MismatchAfter, 50)],
-            Self::Jam => &[(Contended, 700), (ContendedWithItself, 50), (Mismatch, 50)],
+            Self::Jam => &[(Contended, 700), (ReplyLost, 50), (Mismatch, 50)],
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::ensure;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 use millrace_event_store::StoredEvent;
 
 use crate::{disturbed::Sending, workload::Call};

@@ -4,7 +4,7 @@ use anyhow::{Context as _, bail, ensure};
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use super::{Event, History, leads_to, next_status, remembered};
+use super::{Event, History, REMEMBERED, leads_to, next_status, remembered};
 use crate::workload::{Body, Call};
 
 /// A row of the table of errors, with what its details say.
@@ -53,9 +53,15 @@ impl Row {
         })
     }
 
-    /// Whether the client is told that the command was not carried out, rather than that nobody knows.
+    /// Whether the client is told that its call did nothing, rather than that nobody knows.
     fn is_final(&self) -> bool {
-        !matches!(self, Self::Throttled | Self::Unreachable)
+        !matches!(self, Self::Unreachable)
+    }
+
+    /// Whether the client is told that the command cannot be carried out, by whichever of its calls. A key that is taken
+    /// may be free when a request of an earlier call arrives.
+    fn is_of_the_command(&self) -> bool {
+        !matches!(self, Self::EmailTaken | Self::Throttled | Self::Overloaded | Self::Unreachable)
     }
 }
 
@@ -65,10 +71,23 @@ impl History<'_> {
         let row = Row::of(status)?;
         if row.is_final() {
             let done = self.events(&call.sent.stream).iter().find(|event| event.sending.call == number);
-            ensure!(done.is_none(), "{row:?}, and yet it was done");
+            ensure!(done.is_none(), "I17: {row:?}, and yet it was done");
+        }
+        if row.is_of_the_command() {
+            let done = self.done_by_an_earlier_call(call);
+            ensure!(done.is_none(), "I17: {row:?}, and yet it was done by call {done:?}");
         }
         ensure!(self.is_true(&row, number, call)?, "{row:?} is not true of {:?}", self.shown(call));
         Ok(())
+    }
+
+    /// The earlier call that carried the same command out, at any time, if it is to be remembered.
+    fn done_by_an_earlier_call(&self, call: &Call) -> Option<usize> {
+        let events = self.events(&call.sent.stream);
+        let forgotten = self.moments(call, &call.sent.stream).end().saturating_sub(REMEMBERED);
+        let calls = events.iter().skip(forgotten).map(|event| event.sending.call);
+        let mut earlier = calls.filter(|number| self.calls[*number].ended < call.begun);
+        earlier.find(|number| self.calls[*number].sent == call.sent)
     }
 
     fn is_true(&self, row: &Row, number: usize, call: &Call) -> anyhow::Result<bool> {
@@ -121,7 +140,8 @@ impl History<'_> {
             Row::Throttled => told.throttled > 0,
             // Others were in line before it, who did what they came for.
             Row::Overloaded => true,
-            Row::Unreachable => told.unreachable > 0,
+            // Where it is not known what became of an append, that a look at the store is throttled does not tell.
+            Row::Unreachable => told.unreachable > 0 || told.refused > 0 && told.throttled > 0,
         })
     }
 

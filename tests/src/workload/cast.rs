@@ -1,11 +1,17 @@
 //! Who takes part: two tenants with users and orders, whose ids are known before they exist.
 
-use millrace_domain::{Aggregate as _, AggregateType, StreamId, TenantId, order::Order, user::User};
+use millrace_core::{Aggregate as _, AggregateType, StreamId, TenantId};
 use millrace_event_store::{MemoryStore, StoredEvent};
-use millrace_proto::{
-    Money,
-    command::{CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest, UpdateUserProfileRequest},
-    types::OrderItem,
+use shop::{
+    contracts::{
+        Money,
+        command::{
+            CreateOrderRequest, CreateUserRequest, UpdateOrderStatusRequest, UpdateUserProfileRequest,
+        },
+        types::OrderItem,
+    },
+    order::Order,
+    user::User,
 };
 use uuid::Uuid;
 

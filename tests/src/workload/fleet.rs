@@ -7,21 +7,16 @@ use std::{
     time::Duration,
 };
 
-use command_service::{
-    handler::{Handler, HandlerConfig},
-    orders::Orders,
-    states::States,
-    users::Users,
-};
+use command_service::{Orders, Users};
 use futures::future::join;
-use millrace_domain::StreamId;
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache};
+use millrace_core::StreamId;
 use millrace_event_store::{AppendEvents, Snapshots};
-use millrace_proto::command::{
-    CreateOrderResponse, CreateUserResponse, UpdateOrderStatusResponse, UpdateUserProfileResponse,
+use millrace_server::call::TENANT_KEY;
+use shop::contracts::command::{
     order_command_service_server::OrderCommandService as _,
     user_command_service_server::UserCommandService as _,
 };
-use millrace_runtime::call::TENANT_KEY;
 use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
@@ -29,31 +24,10 @@ use tokio::{
 use tonic::{Code, Request, Status};
 
 use super::{Body, Cast, Plan, Sent, Step, Way};
-use crate::disturbed::{Disturbed, Teller, chance, clock};
-
-/// What every command is answered with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the contract says it")]
-pub struct Reply {
-    pub aggregate_id: String,
-    pub version: u64,
-    pub event_id: String,
-    pub command_id: String,
-    pub replayed: bool,
-}
-
-macro_rules! replies {
-    ($($message:ident),*) => {$(
-        impl From<$message> for Reply {
-            fn from(reply: $message) -> Self {
-                let $message { aggregate_id, version, event_id, command_id, replayed } = reply;
-                Self { aggregate_id, version, event_id, command_id, replayed }
-            }
-        }
-    )*};
-}
-
-replies!(CreateUserResponse, CreateOrderResponse, UpdateOrderStatusResponse, UpdateUserProfileResponse);
+use crate::{
+    Replied as _, Reply,
+    disturbed::{Disturbed, Teller, chance, clock},
+};
 
 /// What a call came to.
 #[derive(Debug, Clone)]
@@ -90,10 +64,10 @@ impl<S: AppendEvents + Snapshots> Replica<S> {
     pub(super) fn new(store: &S, roomy: bool, snapshot_every: u64) -> Self {
         let bytes = if roomy { 1 << 20 } else { 0 };
         let snapshot_every = NonZeroU64::new(snapshot_every).unwrap_or(NonZeroU64::MIN);
-        let told = HandlerConfig { clock, chance, snapshot_every };
-        let users = Handler::new(store.clone(), States::new(bytes), told);
-        let orders = Handler::new(store.clone(), States::new(bytes), told);
-        Self { users: Users::new(users.clone()), orders: Orders::new(orders, users) }
+        let config = CommandHandlerConfig { clock, jitter: chance, snapshot_every };
+        let users = CommandHandler::new(store.clone(), StateCache::new(bytes), config);
+        let orders = CommandHandler::new(store.clone(), StateCache::new(bytes), config);
+        Self { users: Users(users.clone()), orders: Orders { orders, users } }
     }
 
     pub(super) async fn send(&self, sent: &Sent, loud: bool) -> Result<Reply, Status> {
@@ -102,22 +76,22 @@ impl<S: AppendEvents + Snapshots> Replica<S> {
         match sent.body.clone() {
             Body::CreateUser(mut body) => {
                 body.command_id = command_id;
-                Ok(self.users.create_user(request(sent, body)?).await?.into_inner().into())
+                Ok(self.users.create_user(request(sent, body)?).await?.reply())
             }
             Body::UpdateUser(mut body) => {
                 body.user_id = id(body.user_id);
                 body.command_id = command_id;
-                Ok(self.users.update_user_profile(request(sent, body)?).await?.into_inner().into())
+                Ok(self.users.update_user_profile(request(sent, body)?).await?.reply())
             }
             Body::CreateOrder(mut body) => {
                 body.user_id = id(body.user_id);
                 body.command_id = command_id;
-                Ok(self.orders.create_order(request(sent, body)?).await?.into_inner().into())
+                Ok(self.orders.create_order(request(sent, body)?).await?.reply())
             }
             Body::SetStatus(mut body) => {
                 body.order_id = id(body.order_id);
                 body.command_id = command_id;
-                Ok(self.orders.update_order_status(request(sent, body)?).await?.into_inner().into())
+                Ok(self.orders.update_order_status(request(sent, body)?).await?.reply())
             }
         }
     }
@@ -150,6 +124,7 @@ impl<S: AppendEvents + Snapshots> Fleet<S> {
         for (sent, event) in cast.history(plan.user_events, plan.order_events) {
             store.seed(calls.len(), event).await?;
             let reply = Reply {
+                aggregate_type: sent.stream.aggregate_type.to_string(),
                 aggregate_id: sent.stream.id.to_string(),
                 version: event.envelope.version,
                 event_id: event.envelope.event_id.to_string(),
@@ -253,6 +228,7 @@ impl<S: AppendEvents + Snapshots> Fleet<S> {
             calls.push(Call { sent: sent.clone(), begun, ended: u64::MAX, outcome: Outcome::Abandoned });
             calls.len() - 1
         };
+        let _left = Leaving { calls: &self.calls, teller, number };
         let outcome = match Teller::of_call(number, replica.send(sent, loud)).await {
             Ok(reply) => {
                 let mut newest = look(&self.newest);
@@ -265,6 +241,22 @@ impl<S: AppendEvents + Snapshots> Fleet<S> {
         let call = &mut look(&self.calls)[number];
         (call.ended, call.outcome) = (teller.tick(), outcome.clone());
         outcome
+    }
+}
+
+/// Notes the end of a call whose client goes away.
+struct Leaving<'a> {
+    calls: &'a Mutex<Vec<Call>>,
+    teller: &'a Teller,
+    number: usize,
+}
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        let call = &mut look(self.calls)[self.number];
+        if matches!(call.outcome, Outcome::Abandoned) {
+            call.ended = self.teller.tick();
+        }
     }
 }
 

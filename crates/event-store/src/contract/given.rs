@@ -2,8 +2,8 @@
 
 use std::{future::Future, time::Duration};
 
-use millrace_domain::{AggregateType, CommandDigest, EventId, StreamId, TenantId, Timestamp, UniqueKey};
-use millrace_proto::Envelope;
+use millrace_core::Envelope;
+use millrace_core::{AggregateType, CommandDigest, EventId, StreamId, TenantId, Timestamp, UniqueKey};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
@@ -22,7 +22,7 @@ pub fn fresh_tenant() -> TenantId {
 
 /// A stream of a tenant that nobody has used.
 pub fn stream_of(tenant: &TenantId) -> StreamId {
-    StreamId { tenant: tenant.clone(), aggregate_type: AggregateType::of("user"), id: Uuid::new_v4() }
+    StreamId { tenant: tenant.clone(), aggregate_type: AggregateType::new("user"), id: Uuid::new_v4() }
 }
 
 /// An event at a place of a stream. No two are the same.

@@ -2,7 +2,7 @@
 
 use std::{cmp::Reverse, ops::RangeInclusive};
 
-use millrace_domain::{AggregateType, StreamId, TenantId, Timestamp};
+use millrace_core::{AggregateType, StreamId, TenantId, Timestamp};
 
 use super::{
     Store,
@@ -24,10 +24,10 @@ async fn versions<S: Store>(
     let (mut first, mut last) = range.into_inner();
     let mut all: Vec<u64> = Vec::new();
     loop {
-        let part = store.part(stream, first..=last, direction, limit).await.expect("a part is read");
-        assert!(part.met.len() <= usize::from(limit), "{} events in a part of {limit}", part.met.len());
-        assert!(!(part.more && part.met.is_empty()), "an empty part that is not the last one never ends");
-        all.extend(part.met.into_iter().map(|met| as_event(met).envelope.version));
+        let part = store.history(stream, first..=last, direction, limit).await.expect("a part is read");
+        assert!(part.items.len() <= usize::from(limit), "{} events in a part of {limit}", part.items.len());
+        assert!(!(part.more && part.items.is_empty()), "an empty part that is not the last one never ends");
+        all.extend(part.items.into_iter().map(|item| as_event(item).envelope.version));
         let Some(reached) = all.last().filter(|_| part.more) else { return all };
         match direction {
             Direction::OldestFirst => first = reached + 1,
@@ -60,8 +60,8 @@ pub async fn a_stream_is_read_from_either_end<S: Store>(store: &S) {
             assert!(versions(store, &other, 1..=u64::MAX, direction, 10).await.is_empty());
         }
     }
-    let part = store.part(&stream, 1..=1, Direction::OldestFirst, 10).await.expect("a part is read");
-    let first = part.met.into_iter().map(as_event).collect::<Vec<_>>();
+    let part = store.history(&stream, 1..=1, Direction::OldestFirst, 10).await.expect("a part is read");
+    let first = part.items.into_iter().map(as_event).collect::<Vec<_>>();
     assert_same(&first, &load_first(store, &stream).await);
 }
 
@@ -115,7 +115,7 @@ async fn pages<S: Store>(store: &S, mut search: Search, limit: u16) -> Vec<Vec<S
         let found = found.expect("there is an index");
         assert!(found.hits.len() <= usize::from(limit), "{} events on a page of {limit}", found.hits.len());
         search.beyond = found.hits.last().map(|hit| hit.moment.clone()).or(search.beyond);
-        let hits = found.hits.into_iter().map(|hit| (hit.moment, as_event(hit.met)));
+        let hits = found.hits.into_iter().map(|hit| (hit.moment, as_event(hit.item)));
         pages.push(hits.map(|(moment, event)| checked(moment, event)).collect());
         if !found.more {
             return pages;
@@ -148,7 +148,7 @@ pub async fn a_search_meets_every_event_of_its_type_and_times_once_and_in_order<
     let mut all = Vec::new();
     for n in 0..30_i64 {
         let kind = if n % 3 == 0 { "order" } else { "user" };
-        let stream = StreamId { aggregate_type: AggregateType::of(kind), ..stream_of(&tenant) };
+        let stream = StreamId { aggregate_type: AggregateType::new(kind), ..stream_of(&tenant) };
         // Times of two streams each, later versions at earlier times among them.
         let events = [(1, "UserCreated", n / 2), (2, "UserErased", n), (3, "UserCreated", 20 - n / 2)];
         let events = events.map(|(version, event_type, micros)| at(&stream, version, event_type, micros));

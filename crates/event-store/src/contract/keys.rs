@@ -66,7 +66,7 @@ pub async fn anothers_key_cannot_be_released<S: Store>(store: &S) {
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
     stored(store, &moving(&holder, 1, &["a@b"], &[])).await;
     let outcome = append(store, &moving(&other, 1, &[], &["a@b"])).await;
-    assert!(matches!(outcome, Err(AppendError::Failed(AwsError::Nonsense(_)))), "{outcome:?}");
+    assert!(matches!(outcome, Err(AppendError::Failed(AwsError::InvalidResponse(_)))), "{outcome:?}");
     assert_taken(&append(store, &moving(&other, 1, &["a@b"], &[])).await);
     assert_holds(store, &other, &[]).await;
 }

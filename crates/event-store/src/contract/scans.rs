@@ -3,18 +3,18 @@
 use std::collections::{BTreeMap, HashSet};
 
 use millrace_aws::Segment;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 
 use super::{
     Store,
     given::{assert_same, commit, event, fresh_tenant, large_event, stored, stream_of},
 };
-use crate::{Met, StoredEvent};
+use crate::{ScannedItem, StoredEvent};
 
-pub(super) fn as_event(met: Met) -> StoredEvent {
-    match met {
-        Met::Event(event) => *event,
-        Met::NoEvent(other) => panic!("an event that was stored is read as none: {other:?}"),
+pub(super) fn as_event(item: ScannedItem) -> StoredEvent {
+    match item {
+        ScannedItem::Event(event) => *event,
+        ScannedItem::Unreadable(other) => panic!("an event that was stored is read as none: {other:?}"),
     }
 }
 
@@ -23,7 +23,7 @@ async fn segment<S: Store>(store: &S, segment: Segment) -> Vec<StoredEvent> {
     let (mut all, mut from) = (Vec::new(), None);
     loop {
         let page = store.scan(segment, from.as_ref()).await.expect("a page is scanned");
-        all.extend(page.met.into_iter().map(as_event));
+        all.extend(page.items.into_iter().map(as_event));
         from = page.next;
         if from.is_none() {
             return all;
@@ -81,7 +81,7 @@ pub async fn a_look_shows_a_stream_with_its_gaps<S: Store>(store: &S) {
     let (mut met, mut from) = (Vec::new(), None);
     loop {
         let page = store.look(&stream, from.as_ref()).await.expect("a stream is looked at");
-        met.extend(page.met.into_iter().map(|met| as_event(met).envelope.version));
+        met.extend(page.items.into_iter().map(|item| as_event(item).envelope.version));
         from = page.next;
         if from.is_none() {
             break;
@@ -89,7 +89,7 @@ pub async fn a_look_shows_a_stream_with_its_gaps<S: Store>(store: &S) {
     }
     assert_eq!(met, versions);
     let unknown = store.look(&stream_of(&fresh_tenant()), None).await.expect("no stream is no error");
-    assert!(unknown.met.is_empty() && unknown.next.is_none());
+    assert!(unknown.items.is_empty() && unknown.next.is_none());
 }
 
 /// A stream has begun when it has its first event, and not before.

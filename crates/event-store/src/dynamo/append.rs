@@ -1,6 +1,6 @@
 //! Appending: one conditional put, or one transaction.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, pin::pin};
 
 use aws_sdk_dynamodb::{
     error::SdkError,
@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
     },
     types::{AttributeValue, Delete, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem},
 };
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, answered};
 use uuid::Uuid;
 
 use super::{DynamoStore, cancelled};
@@ -28,13 +28,35 @@ const KEY_IS_FREE_OR_OURS: &str = "attribute_not_exists(#key) OR #holder = :me";
 impl AppendEvents for DynamoStore {
     async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
         let mut plan = Plan::of(commit, self.reader.index_shards)?;
-        if plan.keys.is_empty()
-            && plan.events.len() == 1
-            && let Some(event) = plan.events.pop()
-        {
-            return self.put(event).await;
-        }
-        self.transact(plan).await
+        let sent = pin!(async {
+            if plan.keys.is_empty()
+                && plan.events.len() == 1
+                && let Some(event) = plan.events.pop()
+            {
+                return self.put(event).await;
+            }
+            self.transact(plan).await
+        });
+        let (stored, was_answered) = answered(sent).await;
+        stored.map_err(|error| if was_answered { error } else { in_doubt(error) })
+    }
+}
+
+/// What an error comes to where an attempt before it was not answered. That attempt may still take effect, whatever the
+/// last one was told.
+fn in_doubt(error: AppendError) -> AppendError {
+    match error {
+        AppendError::KeyTaken { .. }
+        | AppendError::Contended
+        | AppendError::Conflict { existing: None }
+        | AppendError::Failed(AwsError::Throttled(_)) => AppendError::Failed(AwsError::Unreachable(format!(
+            "an attempt was not answered, and the last one failed: {error}"
+        ))),
+        // The version is taken: by that attempt, or for it as for all others.
+        AppendError::Conflict { existing: Some(_) }
+        // It was not sent.
+        | AppendError::TooLarge { .. }
+        | AppendError::Failed(AwsError::Unreachable(_) | AwsError::Refused(_) | AwsError::InvalidResponse(_)) => error,
     }
 }
 
@@ -124,13 +146,13 @@ fn outcome(
         Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
             Err(cancelled::verdict(places, cancelled.cancellation_reasons()))
         }
-        // An earlier attempt, whose reply was lost, has not come to its end.
+        // An earlier attempt, which was not answered, has not come to its end.
         Some(TransactWriteItemsError::TransactionInProgressException(_)) => Err(AppendError::Contended),
-        // Another request had the same token, which chance alone does not bring about. What was stored is not known, so
-        // the caller has to look.
+        // Another request had the same token, which chance alone does not bring about. This one was rejected ("DynamoDB
+        // rejected the request": API Reference, TransactWriteItems), and can be sent with another token.
         Some(TransactWriteItemsError::IdempotentParameterMismatchException(_)) => {
             tracing::warn!("two transactions have one token");
-            Err(AppendError::Conflict { existing: None })
+            Err(AppendError::Contended)
         }
         Some(_) | None => Err(AppendError::Failed(error.into())),
     }

@@ -85,7 +85,7 @@ pub(super) fn verdict(places: &[Place], reasons: &[CancellationReason]) -> Appen
 }
 
 fn nonsense(what: &str) -> AppendError {
-    AppendError::Failed(AwsError::Nonsense(what.to_owned()))
+    AppendError::Failed(AwsError::InvalidResponse(what.to_owned()))
 }
 
 /// The conflict with the event that DynamoDB returned. One that cannot be read is left out: the caller then loads the
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn a_release_of_anothers_key_is_loud() {
         let got = of(&[EVENT, CLAIM, RELEASE], &["None", "None", "ConditionalCheckFailed"]);
-        assert!(matches!(got, AppendError::Failed(AwsError::Nonsense(_))), "{got:?}");
+        assert!(matches!(got, AppendError::Failed(AwsError::InvalidResponse(_))), "{got:?}");
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
     fn a_cancellation_without_reasons_is_no_conflict() {
         for codes in [&[][..], &["ConditionalCheckFailed"], &["None", "None"]] {
             let got = of(&[EVENT, CLAIM], codes);
-            assert!(matches!(got, AppendError::Failed(AwsError::Nonsense(_))), "{codes:?}: {got:?}");
+            assert!(matches!(got, AppendError::Failed(AwsError::InvalidResponse(_))), "{codes:?}: {got:?}");
         }
     }
 }

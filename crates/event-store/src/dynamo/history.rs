@@ -5,11 +5,11 @@ use std::ops::RangeInclusive;
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use millrace_aws::AwsError;
-use millrace_domain::{StreamId, Timestamp};
+use millrace_core::{StreamId, Timestamp};
 
-use super::{DynamoReader, DynamoStore, scan::met};
+use super::{DynamoReader, DynamoStore, scan::scanned_item};
 use crate::{
-    Direction, Found, Hit, Met, Moment, Part, ReadHistory, Search,
+    Direction, Found, HistoryPage, Hit, Moment, ReadHistory, ScannedItem, Search,
     item::{AGGREGATE_ID, EVENT_TYPE_KEY, Item, TIMESTAMP, VERSION, event_type_key, number, text},
     merge::{Merge, Shown, Wanted},
     size::item_size,
@@ -21,16 +21,16 @@ const INDEX: &str = "EventType-Timestamp-index";
 const SHARDS_AT_ONCE: usize = 16;
 
 impl ReadHistory for DynamoReader {
-    async fn part(
+    async fn history(
         &self,
         stream: &StreamId,
         versions: RangeInclusive<u64>,
         direction: Direction,
         limit: u16,
-    ) -> Result<Part, AwsError> {
+    ) -> Result<HistoryPage, AwsError> {
         // DynamoDB refuses a range that ends before it begins.
         if versions.is_empty() {
-            return Ok(Part::default());
+            return Ok(HistoryPage::default());
         }
         let query = self
             .client
@@ -46,7 +46,7 @@ impl ReadHistory for DynamoReader {
             .limit(i32::from(limit).max(1));
         let output = directed(query, direction).send().await?;
         let more = output.last_evaluated_key().is_some_and(|key| !key.is_empty());
-        let part = Part { met: output.items().iter().map(met).collect(), more };
+        let part = HistoryPage { items: output.items().iter().map(scanned_item).collect(), more };
         check(stream, &part, &versions, direction)?;
         Ok(part)
     }
@@ -98,7 +98,7 @@ impl DynamoReader {
         let next = output.last_evaluated_key.filter(|key| !key.is_empty());
         let next = next.map(|key| match key.get(TIMESTAMP).and_then(|time| time.as_s().ok()).cloned() {
             Some(time) => Ok((key, time)),
-            None => Err(AwsError::Nonsense(format!("a page of {INDEX} ends at a key without a time"))),
+            None => Err(AwsError::InvalidResponse(format!("a page of {INDEX} ends at a key without a time"))),
         });
         Ok(Shown { hits, next: next.transpose()? })
     }
@@ -112,16 +112,16 @@ fn directed(query: QueryFluentBuilder, direction: Direction) -> QueryFluentBuild
 /// with more behind it.
 fn check(
     stream: &StreamId,
-    part: &Part,
+    part: &HistoryPage,
     versions: &RangeInclusive<u64>,
     direction: Direction,
 ) -> Result<(), AwsError> {
-    let all: Vec<u64> = part.met.iter().map(Met::version).collect();
+    let all: Vec<u64> = part.items.iter().map(ScannedItem::version).collect();
     let in_order = all.windows(2).all(|pair| direction.order(&pair[0], &pair[1]).is_lt());
     if in_order && all.iter().all(|version| versions.contains(version)) && !(part.more && all.is_empty()) {
         Ok(())
     } else {
-        Err(AwsError::Nonsense(format!(
+        Err(AwsError::InvalidResponse(format!(
             "part of stream {stream} has the versions {all:?}, more: {}",
             part.more
         )))
@@ -135,22 +135,22 @@ fn hit(item: &Item, search: &Search) -> Option<(Hit, usize)> {
     let stream: StreamId = attribute(AGGREGATE_ID)?.parse().ok()?;
     let time = attribute(TIMESTAMP)?;
     let at: Timestamp = time.parse().ok()?;
-    let met = met(item);
-    let moment = Moment { at, stream, version: met.version() };
+    let found = scanned_item(item);
+    let moment = Moment { at, stream, version: found.version() };
     // A time in another form would stand at another place of the index.
     let is_place = moment.version > 0 && moment.stream.tenant == search.tenant && at.to_string() == *time;
-    is_place.then(|| (Hit { moment, met }, item_size(item)))
+    is_place.then(|| (Hit { moment, item: found }, item_size(item)))
 }
 
 impl ReadHistory for DynamoStore {
-    async fn part(
+    async fn history(
         &self,
         stream: &StreamId,
         versions: RangeInclusive<u64>,
         direction: Direction,
         limit: u16,
-    ) -> Result<Part, AwsError> {
-        self.reader.part(stream, versions, direction, limit).await
+    ) -> Result<HistoryPage, AwsError> {
+        self.reader.history(stream, versions, direction, limit).await
     }
 
     async fn search(&self, search: &Search, limit: u16) -> Result<Option<Found>, AwsError> {
@@ -189,7 +189,7 @@ mod tests {
         item.insert("SchemaVersion".to_owned(), text("no number"));
         let (hit, weight) = hit(&item, &search(&tenant)).unwrap();
         assert_eq!((hit.moment.version, weight), (7, item_size(&item)));
-        assert!(matches!(hit.met, Met::NoEvent(other) if other.version == 7));
+        assert!(matches!(hit.item, ScannedItem::Unreadable(other) if other.version == 7));
     }
 
     #[test]
@@ -210,12 +210,12 @@ mod tests {
 
     #[test]
     fn a_part_that_cannot_be_read_on_from_is_nonsense() {
-        let part = |versions: &[u64], more| Part {
-            met: versions.iter().map(|version| Met::Event(Box::new(any_event(*version)))).collect(),
+        let part = |versions: &[u64], more| HistoryPage {
+            items: versions.iter().map(|version| ScannedItem::Event(Box::new(any_event(*version)))).collect(),
             more,
         };
         let stream = crate::testing::any_stream();
-        let check = |part: Part, direction| check(&stream, &part, &(2..=9), direction);
+        let check = |part: HistoryPage, direction| check(&stream, &part, &(2..=9), direction);
         assert!(check(part(&[2, 4, 9], true), Direction::OldestFirst).is_ok());
         assert!(check(part(&[9, 4, 2], true), Direction::NewestFirst).is_ok());
         assert!(check(part(&[], false), Direction::OldestFirst).is_ok());

@@ -2,7 +2,7 @@
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use millrace_aws::AwsError;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 
 use super::{DynamoReader, no_event};
 use crate::{
@@ -62,7 +62,9 @@ fn range(after: u64, before: u64) -> Option<(u64, u64)> {
 async fn read(stream: &StreamId, query: QueryFluentBuilder) -> Result<Vec<Entry>, AwsError> {
     let output = query.send().await?;
     if output.items().is_empty() && output.last_evaluated_key().is_some_and(|key| !key.is_empty()) {
-        return Err(AwsError::Nonsense(format!("a page of stream {stream} is empty, and not the last one")));
+        return Err(AwsError::InvalidResponse(format!(
+            "a page of stream {stream} is empty, and not the last one"
+        )));
     }
     let entry = |item| entry_from_item(item).map_err(|error| no_event(stream, item, &error));
     output.items().iter().map(entry).collect()

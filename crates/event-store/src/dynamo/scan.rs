@@ -4,11 +4,11 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnConsumedCapacity};
 use millrace_aws::{AwsError, Segment, printable, units};
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 
 use super::DynamoReader;
 use crate::{
-    Begun, Met, NoEvent, ScanEvents, Scanned,
+    Begun, ScanEvents, Scanned, ScannedItem, UnreadableItem,
     item::{AGGREGATE_ID, Item, VERSION, number, stored_from_item, text},
 };
 
@@ -90,17 +90,22 @@ impl ScanEvents for DynamoReader {
 
 fn scanned(items: Option<Vec<Item>>, last: Option<Key>, read_units: f64) -> Scanned<Key> {
     // One by one, so that an item is gone when its event is there.
-    let met = items.unwrap_or_default().into_iter().map(|item| met(&item)).collect();
-    Scanned { met, next: last.filter(|key| !key.is_empty()), read_units }
+    let items = items.unwrap_or_default().into_iter().map(|item| scanned_item(&item)).collect();
+    Scanned { items, next: last.filter(|key| !key.is_empty()), read_units }
 }
 
-pub(super) fn met(item: &Item) -> Met {
+pub(super) fn scanned_item(item: &Item) -> ScannedItem {
     match stored_from_item(item) {
-        Ok(event) => Met::Event(Box::new(event)),
+        Ok(event) => ScannedItem::Event(Box::new(event)),
         Err(error) => {
             let key = item.get(AGGREGATE_ID).and_then(|key| key.as_s().ok()).map_or("", String::as_str);
             let version = version(item).unwrap_or_default();
-            Met::NoEvent(NoEvent { stream: key.parse().ok(), key: printable(key), version, error })
+            ScannedItem::Unreadable(UnreadableItem {
+                stream: key.parse().ok(),
+                key: printable(key),
+                version,
+                error,
+            })
         }
     }
 }
@@ -131,16 +136,16 @@ mod tests {
         item
     }
 
-    fn no_event(item: &Item) -> NoEvent {
-        match met(item) {
-            Met::NoEvent(other) => other,
-            Met::Event(event) => panic!("read as an event: {event:?}"),
+    fn no_event(item: &Item) -> UnreadableItem {
+        match scanned_item(item) {
+            ScannedItem::Unreadable(other) => other,
+            ScannedItem::Event(event) => panic!("read as an event: {event:?}"),
         }
     }
 
     #[test]
     fn what_is_no_event_is_told_with_its_place() {
-        assert!(matches!(met(&item()), Met::Event(event) if event.envelope.version == 7));
+        assert!(matches!(scanned_item(&item()), ScannedItem::Event(event) if event.envelope.version == 7));
         let broken = no_event(&with("SchemaVersion", text("1")));
         assert_eq!((broken.version, broken.error), (7, ItemError::WrongType("SchemaVersion")));
         assert_eq!(broken.stream.map(|stream| stream.to_string()), Some(broken.key));

@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 
 use aws_sdk_dynamodb::{operation::put_item::PutItemError, primitives::Blob, types::AttributeValue};
 use millrace_aws::AwsError;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 use sha2::{Digest as _, Sha256};
 
 use super::DynamoStore;

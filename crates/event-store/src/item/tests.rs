@@ -1,6 +1,5 @@
 use aws_sdk_dynamodb::primitives::Blob;
 use proptest::{collection, prelude::*};
-use serde_json::json;
 
 use super::*;
 use crate::testing::{any_event, stored_events};
@@ -75,11 +74,6 @@ proptest! {
             prop_assert!(read.envelope.event_data.is_some() && read.envelope.version > 0);
         }
     }
-
-    #[test]
-    fn any_number_is_json_or_none(text in "[-+.0-9eENainf]{0,12}") {
-        let _ = json_number(&text);
-    }
 }
 
 #[test]
@@ -114,16 +108,6 @@ fn an_attribute_of_a_newer_release_is_passed_over() {
     let mut item = item(&event);
     item.insert("Newer".into(), AttributeValue::Ss(vec![]));
     assert_eq!(stored_from_item(&item), Ok(event));
-}
-
-#[test]
-fn whole_numbers_come_back_whole() {
-    for (text, number) in [("500000000", json!(500_000_000)), ("-1", json!(-1)), ("0.5", json!(0.5))] {
-        assert_eq!(json_number(text).map(Value::Number), Some(number), "{text}");
-    }
-    for text in ["", "NaN", "inf", "1e400", "7 "] {
-        assert_eq!(json_number(text), None, "{text}");
-    }
 }
 
 #[test]

@@ -4,12 +4,12 @@ use std::{collections::HashMap, ops::RangeInclusive};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use millrace_aws::AwsError;
-use millrace_domain::StreamId;
+use millrace_core::StreamId;
 use serde_json::Map;
 
 use super::{Contents, Index, MemoryStore};
 use crate::{
-    Direction, Found, Hit, Met, Part, ReadHistory, Search, StoredEvent,
+    Direction, Found, HistoryPage, Hit, ReadHistory, ScannedItem, Search, StoredEvent,
     item::item_of,
     merge::{Merge, Shown},
     size::item_size,
@@ -19,13 +19,13 @@ use crate::{
 const PART_BYTES: usize = 1 << 20;
 
 impl ReadHistory for MemoryStore {
-    async fn part(
+    async fn history(
         &self,
         stream: &StreamId,
         versions: RangeInclusive<u64>,
         direction: Direction,
         limit: u16,
-    ) -> Result<Part, AwsError> {
+    ) -> Result<HistoryPage, AwsError> {
         let contents = self.request();
         // A range that ends before it begins would panic.
         let kept = contents.streams.get(stream).filter(|_| !versions.is_empty());
@@ -41,8 +41,8 @@ impl ReadHistory for MemoryStore {
         events.truncate(fitting.count().max(1).min(limit));
         // Like DynamoDB, which stops at the limit without a look at what follows.
         let more = events.len() < there || events.len() == limit;
-        let met = events.into_iter().map(|event| Met::Event(Box::new(event.clone()))).collect();
-        Ok(Part { met, more })
+        let items = events.into_iter().map(|event| ScannedItem::Event(Box::new(event.clone()))).collect();
+        Ok(HistoryPage { items, more })
     }
 
     async fn search(&self, search: &Search, limit: u16) -> Result<Option<Found>, AwsError> {
@@ -61,7 +61,7 @@ impl Contents {
             event.envelope.tenant_id == search.tenant && event.envelope.event_type == search.event_type
         };
         let hit = |event: &StoredEvent| {
-            let hit = Hit { moment: event.moment(), met: Met::Event(Box::new(event.clone())) };
+            let hit = Hit { moment: event.moment(), item: ScannedItem::Event(Box::new(event.clone())) };
             (hit, weight(event))
         };
         let hits = self.log.iter().take(shown).filter(is_searched).map(hit).collect();

@@ -1,0 +1,258 @@
+//! Load, decide, append, answer: the way of every command, written once for all aggregates.
+
+use std::{num::NonZeroU64, sync::Arc, time::Duration};
+
+use millrace_aws::AwsError;
+use millrace_core::{
+    Aggregate, AggregateState, CommitReceipt, DecideError, Decision, EventCodec, StreamId, Timestamp,
+};
+use millrace_event_store::{AppendError, AppendEvents, Entry, Snapshots};
+use millrace_server::{Failure, KeyedMutex};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    commit::{CommitAttempt, Prepared, prepare},
+    envelope::{CommandEnvelope, CommandOutcome},
+    loader::{Loaded, Loader, fold},
+    snapshots::Snapshotter,
+    state_cache::StateCache,
+};
+
+/// How often a command is decided anew after others came first, before its caller is told so.
+const MAX_ATTEMPTS: u32 = 16;
+
+/// How many conflicts in a row are retried at once, on the state with the event that came first. After the next one the
+/// command waits, and loads the newest state.
+const RETRIES_AT_ONCE: u32 = 2;
+
+/// The longest that the first wait can be; it doubles with each further one up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+
+/// The longest wait between two attempts. It is short: all commands of a process on the aggregate queue behind the one that
+/// waits, and at most one command of each replica competes for an aggregate.
+const LONGEST_WAIT: Duration = Duration::from_millis(40);
+
+/// How long a command waits for its aggregate's lock. To go ahead without the lock would help nobody: where AWS is slow and
+/// the queue is long, such commands would conflict, fail, and make it slower.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The configuration of a [`CommandHandler`].
+#[derive(Debug, Clone, Copy)]
+pub struct CommandHandlerConfig {
+    /// The clock.
+    pub clock: fn() -> Timestamp,
+    /// A random number from 0 to 1: the part of the longest wait that is waited after a conflict.
+    pub jitter: fn() -> f64,
+    /// After how many events of a stream a snapshot is kept.
+    pub snapshot_every: NonZeroU64,
+}
+
+/// Handles the commands on one kind of aggregate.
+#[derive(Debug, Clone)]
+pub struct CommandHandler<A: Aggregate, S> {
+    store: S,
+    loader: Loader<A, S>,
+    /// Serialises the commands on one aggregate: each finds the state of the one before it in the cache, and costs one
+    /// request.
+    mutex: KeyedMutex<StreamId>,
+    config: CommandHandlerConfig,
+}
+
+/// The outcome of one attempt at a command.
+enum Attempt<A> {
+    /// The command is done.
+    Answered(CommandOutcome),
+    /// The command would be refused, on a state that may be old.
+    StaleState,
+    /// Another command came first. This is the state with its event.
+    Conflict(Arc<AggregateState<A>>),
+    /// The append failed. This is the state that the store had after it.
+    Reloaded(Loaded<A>),
+    /// Another command was under way.
+    Contended,
+}
+
+impl<A, S> CommandHandler<A, S>
+where
+    A: Aggregate<Event: EventCodec>,
+    S: AppendEvents + Snapshots,
+{
+    /// A handler that appends to `store` and keeps states in `cache`.
+    pub fn new(store: S, cache: StateCache<A>, config: CommandHandlerConfig) -> Self {
+        let snapshots = Snapshotter::new(store.clone(), config.snapshot_every);
+        let loader = Loader::new(store.clone(), cache, snapshots);
+        Self { store, loader, mutex: KeyedMutex::default(), config }
+    }
+
+    /// Carries a command out, once, however often it is sent.
+    ///
+    /// A state from the cache may be old. An append on an old state fails by its condition in the store, and a refusal on
+    /// one is checked against the newest state. So an accepted command costs one request, and no answer within the commands
+    /// that an aggregate remembers depends on the cache.
+    ///
+    /// A refusal is final. Every attempt before it has failed for good: one that may yet be stored is an
+    /// [`AppendError::Failed`], which refuses nothing. A request of an earlier call with the same command may still be on
+    /// its way, but a state that refuses a command is not the one that accepted it, so the version that the request asks
+    /// for is taken. Only a key can be taken now and free when such a request arrives, within the 15 minutes for which AWS
+    /// takes a signed request (RequestExpired: "Common Errors", API Reference).
+    ///
+    /// # Errors
+    /// By the table of errors: refusals, conflicts, AWS.
+    pub async fn execute(&self, envelope: &CommandEnvelope<A>) -> Result<CommandOutcome, Failure> {
+        let lock = timeout(LOCK_TIMEOUT, self.mutex.lock(&envelope.stream)).await;
+        let _lock = lock.map_err(|_| Failure::Overloaded)?;
+        let mut loaded = if envelope.creates {
+            // The id follows from the command's own: only a retry can find anything there, and the append tells.
+            Loaded { state: Arc::default(), is_current: true }
+        } else {
+            self.loader.load(&envelope.stream).await?
+        };
+        let mut own = CommitAttempt::new(envelope.trace);
+        let mut at = (self.config.clock)();
+        for attempt in 0..MAX_ATTEMPTS {
+            loaded = match self.attempt(envelope, &loaded, &mut own, at).await? {
+                Attempt::Answered(outcome) => return Ok(outcome),
+                Attempt::StaleState => self.loader.refresh(&envelope.stream, loaded.state).await?,
+                Attempt::Reloaded(newest) => newest,
+                // A creation conflicts with the event of an earlier attempt at it. That event alone records how the creation
+                // was answered, however many commands the aggregate has forgotten since.
+                Attempt::Conflict(state) if envelope.creates => Loaded { state, is_current: false },
+                // As a rule, the event that came first is the newest, and it is at hand.
+                Attempt::Conflict(state) if attempt % (RETRIES_AT_ONCE + 1) < RETRIES_AT_ONCE => {
+                    Loaded { state, is_current: false }
+                }
+                Attempt::Conflict(state) => {
+                    // The load comes after the wait, so that the append finds the state as new as can be.
+                    sleep(self.wait_after(attempt)).await;
+                    self.loader.refresh(&envelope.stream, state).await?
+                }
+                Attempt::Contended => {
+                    sleep(self.wait_after(attempt)).await;
+                    // Nothing was stored: the same commit again.
+                    continue;
+                }
+            };
+            at = (self.config.clock)();
+        }
+        let newest = self.loader.refresh(&envelope.stream, loaded.state).await?.state;
+        match envelope.decide(&newest, at) {
+            // The last attempt took effect unnoticed, or another call's did.
+            Ok(Decision::Replay(receipt)) => Ok(envelope.outcome(receipt, own.is_replay(receipt))),
+            Err(DecideError::CommandIdReused) => Err(Failure::CommandIdReused),
+            Ok(Decision::Append(_)) | Err(DecideError::VersionConflict { .. } | DecideError::Rule(_)) => {
+                Err(Failure::VersionConflict { current: newest.version() })
+            }
+        }
+    }
+
+    /// Whether an aggregate exists.
+    ///
+    /// # Errors
+    /// AWS.
+    pub async fn exists(&self, stream: &StreamId) -> Result<bool, Failure> {
+        self.loader.exists(stream).await
+    }
+
+    /// Decides the command on a state, and appends its events.
+    async fn attempt(
+        &self,
+        envelope: &CommandEnvelope<A>,
+        loaded: &Loaded<A>,
+        own: &mut CommitAttempt,
+        at: Timestamp,
+    ) -> Result<Attempt<A>, Failure> {
+        let Loaded { state, is_current } = loaded;
+        let events = match envelope.decide(state, at) {
+            Ok(Decision::Replay(receipt)) => {
+                return Ok(Attempt::Answered(envelope.outcome(receipt, own.is_replay(receipt))));
+            }
+            Ok(Decision::Append(events)) => events,
+            // A creation is refused on its first event, which never changes.
+            Err(refused) if *is_current || envelope.creates => return Err(envelope.refusal(refused)),
+            Err(_) => return Ok(Attempt::StaleState),
+        };
+        let Prepared { commit, after, receipt } = prepare(envelope, state, events, own, at)?;
+        own.receipt = Some(receipt);
+        match own.span.append(&self.store, &commit).await {
+            Ok(()) => Ok(self.done(envelope, state, after, receipt)),
+            Err(AppendError::Conflict { existing }) => {
+                let newer = match existing {
+                    // An attempt of our own took effect, and its reply was lost.
+                    Some(existing) if existing.envelope.event_id == own.event_id => {
+                        own.span.succeeded();
+                        return Ok(self.done(envelope, state, after, receipt));
+                    }
+                    // Another call carried the command out. This is the first of its events and may not be the last.
+                    Some(existing)
+                        if existing.envelope.command_id == envelope.command_id && !envelope.creates =>
+                    {
+                        return Ok(Attempt::StaleState);
+                    }
+                    Some(existing) => vec![Entry::from(*existing)],
+                    // It may be our own.
+                    None => {
+                        let newest = self.reload(envelope, state).await.map_err(outcome_unknown)?;
+                        return Ok(Attempt::Reloaded(newest));
+                    }
+                };
+                Ok(Attempt::Conflict(Arc::new(fold(AggregateState::clone(state), &newer)?)))
+            }
+            Err(AppendError::Contended) => Ok(Attempt::Contended),
+            Err(AppendError::KeyTaken { scope }) => {
+                // The version may be taken as well, by an earlier call with this command: DynamoDB does not promise to
+                // report every condition that failed.
+                let newest = self.reload(envelope, state).await?;
+                if newest.state.version() > state.version() {
+                    return Ok(Attempt::Reloaded(newest));
+                }
+                Err(Failure::KeyTaken { scope })
+            }
+            Err(AppendError::TooLarge { .. }) if !*is_current => Ok(Attempt::StaleState),
+            Err(AppendError::TooLarge { limit }) => {
+                Err(Failure::invalid("", format!("the request is too large to be stored: {limit}")))
+            }
+            Err(AppendError::Failed(error)) => Err(error.into()),
+        }
+    }
+
+    /// The newest state, after an append on `state` that failed.
+    async fn reload(
+        &self,
+        envelope: &CommandEnvelope<A>,
+        state: &Arc<AggregateState<A>>,
+    ) -> Result<Loaded<A>, Failure> {
+        if !envelope.creates {
+            return self.loader.refresh(&envelope.stream, state.clone()).await;
+        }
+        // The first event records how a creation was answered, however many commands the aggregate has forgotten since.
+        let first = self.store.between(&envelope.stream, 0, 2).await?;
+        Ok(Loaded { state: Arc::new(fold(AggregateState::clone(state), &first)?), is_current: true })
+    }
+
+    /// Keeps the state after a commit that is stored.
+    fn done(
+        &self,
+        envelope: &CommandEnvelope<A>,
+        before: &AggregateState<A>,
+        after: Arc<AggregateState<A>>,
+        receipt: CommitReceipt,
+    ) -> Attempt<A> {
+        self.loader.keep(&envelope.stream, before.version(), after);
+        Attempt::Answered(envelope.outcome(receipt, false))
+    }
+
+    /// A random wait, so that writers that conflicted do not conflict again ("full jitter").
+    fn wait_after(&self, attempt: u32) -> Duration {
+        let doublings = 2_u32.saturating_pow(attempt / (RETRIES_AT_ONCE + 1));
+        let longest = FIRST_WAIT.saturating_mul(doublings).min(LONGEST_WAIT);
+        longest.mul_f64((self.config.jitter)().clamp(0.0, 1.0))
+    }
+}
+
+/// The failure to see what became of an append. Throttling would say that nothing was stored.
+fn outcome_unknown(failure: Failure) -> Failure {
+    if let Failure::Aws(AwsError::Throttled(why)) = failure {
+        return Failure::Aws(AwsError::Unreachable(why));
+    }
+    failure
+}

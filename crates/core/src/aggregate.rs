@@ -1,0 +1,538 @@
+//! What all aggregates share: the trait that one implements, and [`AggregateState`], which folds a stream into its present
+//! state and decides what a command adds to it.
+
+mod remembered;
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
+use remembered::Remembered;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{AggregateType, CommandDigest, CommandId, EventId, Timestamp};
+
+/// How many of its latest commands an aggregate remembers. A retry that comes after more than this many other commands
+/// on the same aggregate is taken for a new command.
+pub const REMEMBERED_COMMANDS: usize = 128;
+
+/// A consistency boundary: commands on one aggregate are decided one after another, each on the state that the one
+/// before left behind. Its state can be written and read, for snapshots.
+pub trait Aggregate: Clone + Serialize + DeserializeOwned + Send + Sync + Sized + 'static {
+    /// The kind, part of every key.
+    const TYPE: AggregateType;
+    /// The schema of the state in a snapshot. To be raised with every change of the state's fields and of what
+    /// [`evolve`](Self::evolve) makes of an event: snapshots of another schema are passed over, and their states
+    /// rebuilt from the events.
+    const STATE_SCHEMA: u32;
+
+    /// Its commands.
+    type Command: Send + Sync;
+    /// Its events.
+    type Event: Clone + Send + Sync;
+    /// Why a command may be refused.
+    type Error: Into<Rejection>;
+
+    /// The events that the command adds, given the state (`None` before the first event) and the time. An accepted command
+    /// adds at least one: the event records that the command was answered. A command that creates the aggregate adds
+    /// exactly one, which records the answer for ever.
+    ///
+    /// A refusal that depends on the time is not final: an earlier request may still be on its way.
+    fn decide(
+        state: Option<&Self>,
+        command: &Self::Command,
+        at: Timestamp,
+    ) -> Result<Vec<Self::Event>, Self::Error>;
+
+    /// The state after the event. Accepts every event that [`decide`](Self::decide) yields on that state.
+    fn evolve(state: Option<Self>, event: &Self::Event) -> Result<Self, EvolveError>;
+
+    /// The keys that this aggregate alone may hold within its tenant. What an event adds to and takes from this list
+    /// is claimed and released in the commit that stores the event.
+    fn unique_keys(&self) -> Vec<UniqueKey> {
+        Vec::new()
+    }
+}
+
+/// A refused command, as its caller is told of it: the kinds of refusal that all aggregates have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rejection {
+    /// The aggregate does not exist.
+    NotFound,
+    /// The aggregate exists already. Its id follows from the id of the command that created it, so the command's id was
+    /// used before.
+    AlreadyExists,
+    /// A rule forbids the command in the present state.
+    Rule {
+        /// The kind of rule, for programs, such as `ORDER_STATUS`.
+        kind: &'static str,
+        /// The reason, for people.
+        description: String,
+    },
+}
+
+/// A value that at most one aggregate of a tenant holds at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct UniqueKey {
+    /// What the value is, such as `user.email`.
+    pub scope: &'static str,
+    /// The value in its normal form. May be personal data: not for logs.
+    pub value: String,
+}
+
+/// An event that cannot follow the history before it: the stream is damaged, or was written by a newer release.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct EvolveError(pub &'static str);
+
+/// An event at its place in a stream, with the command that caused it: what a state is folded from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedEvent<E> {
+    /// Its place: 1, 2, 3 …
+    pub version: u64,
+    /// Its id.
+    pub event_id: EventId,
+    /// The command that caused it.
+    pub command_id: CommandId,
+    /// The digest of that command's body.
+    pub command_digest: CommandDigest,
+    /// What happened.
+    pub event: E,
+}
+
+/// The result of an accepted command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CommitReceipt {
+    /// The aggregate's version after the command.
+    pub version: u64,
+    /// The last event that the command added.
+    pub event_id: EventId,
+}
+
+/// A command that was answered, as the state remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Answer", into = "Answer")]
+struct Answered {
+    command_id: CommandId,
+    /// Tells most other ids apart without a look at their text, which is elsewhere in memory.
+    mark: u64,
+    digest: CommandDigest,
+    receipt: CommitReceipt,
+}
+
+impl Answered {
+    fn new(command_id: CommandId, digest: CommandDigest, receipt: CommitReceipt) -> Self {
+        Self { mark: mark(&command_id), command_id, digest, receipt }
+    }
+}
+
+/// Equal ids have equal marks. Different ids may have equal marks, too. No mark is stored.
+fn mark(command_id: &CommandId) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    command_id.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// [`Answered`] in a snapshot, of which 128 of these are nearly all: without names, half the size.
+type Answer = (CommandId, CommandDigest, u64, EventId);
+
+impl From<Answer> for Answered {
+    fn from((command_id, digest, version, event_id): Answer) -> Self {
+        Self::new(command_id, digest, CommitReceipt { version, event_id })
+    }
+}
+
+impl From<Answered> for Answer {
+    fn from(Answered { command_id, mark: _, digest, receipt }: Answered) -> Self {
+        (command_id, digest, receipt.version, receipt.event_id)
+    }
+}
+
+/// The result of a command on a state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision<E> {
+    /// The command was answered before, with this receipt; it adds nothing.
+    Replay(CommitReceipt),
+    /// The command adds these events.
+    Append(Vec<E>),
+}
+
+/// Why a command is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DecideError<R> {
+    /// The command's id was used before, with another body.
+    CommandIdReused,
+    /// The caller expects another version than the current one.
+    VersionConflict {
+        /// The current version.
+        current: u64,
+    },
+    /// A rule of the aggregate forbids it.
+    Rule(R),
+}
+
+/// An aggregate with its place in time: the state, the version, and the commands answered lately.
+///
+/// It is the fold of its stream and nothing else, so it can be dropped and rebuilt at any time; in a cache or a snapshot it
+/// only saves reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateState<A> {
+    state: Option<A>,
+    version: u64,
+    answered: Remembered,
+}
+
+impl<A> Default for AggregateState<A> {
+    /// That of an empty stream.
+    fn default() -> Self {
+        Self { state: None, version: 0, answered: Remembered::default() }
+    }
+}
+
+impl<A: Aggregate> AggregateState<A> {
+    /// The state; `None` before the first event.
+    pub fn state(&self) -> Option<&A> {
+        self.state.as_ref()
+    }
+
+    /// The version of the last event; 0 before the first.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The id of the last event; `None` before the first.
+    pub fn last_event(&self) -> Option<EventId> {
+        self.answered.last().map(|last| last.receipt.event_id)
+    }
+
+    /// About how many bytes of memory the remembered commands take.
+    pub fn remembered_bytes(&self) -> usize {
+        // The text of an id is on the heap, behind two counts.
+        let bytes =
+            |a: &Answered| size_of::<Answered>() + 2 * size_of::<usize>() + a.command_id.as_str().len();
+        self.answered.held().map(bytes).sum()
+    }
+
+    /// The state after one more event, which must be the stream's next one.
+    pub fn apply(mut self, recorded: &CommittedEvent<A::Event>) -> Result<Self, EvolveError> {
+        if self.version.checked_add(1) != Some(recorded.version) {
+            return Err(EvolveError("the event is not the next one of its stream"));
+        }
+        let state = A::evolve(self.state, &recorded.event)?;
+        let receipt = CommitReceipt { version: recorded.version, event_id: recorded.event_id };
+        match self.answered.last_mut() {
+            // A command's events follow each other; the last one is its result.
+            Some(last) if last.command_id == recorded.command_id => last.receipt = receipt,
+            _ => self.answered.push(Answered::new(
+                recorded.command_id.clone(),
+                recorded.command_digest,
+                receipt,
+            )),
+        }
+        Ok(Self { state: Some(state), version: recorded.version, answered: self.answered })
+    }
+
+    /// Decides a command: an earlier answer, new events, or a refusal.
+    ///
+    /// `expected` is the version that the caller has seen, where it named one.
+    pub fn decide(
+        &self,
+        command_id: &CommandId,
+        digest: CommandDigest,
+        expected: Option<u64>,
+        command: &A::Command,
+        at: Timestamp,
+    ) -> Result<Decision<A::Event>, DecideError<A::Error>> {
+        let mark = mark(command_id);
+        let is_it = |earlier: &&Answered| earlier.mark == mark && earlier.command_id == *command_id;
+        if let Some(earlier) = self.answered.newest_first().find(is_it) {
+            return if earlier.digest == digest {
+                Ok(Decision::Replay(earlier.receipt))
+            } else {
+                Err(DecideError::CommandIdReused)
+            };
+        }
+        match expected {
+            Some(expected) if self.state.is_some() && expected != self.version => {
+                Err(DecideError::VersionConflict { current: self.version })
+            }
+            _ => A::decide(self.state(), command, at).map(Decision::Append).map_err(DecideError::Rule),
+        }
+    }
+
+    /// The keys that the aggregate holds.
+    pub fn unique_keys(&self) -> Vec<UniqueKey> {
+        self.state.as_ref().map(A::unique_keys).unwrap_or_default()
+    }
+}
+
+/// Commands without a service, for tests of what all aggregates have in common.
+#[doc(hidden)]
+pub mod testing {
+    use uuid::Uuid;
+
+    use super::*;
+
+    /// The time at which everything in a test happens.
+    pub fn noon() -> Timestamp {
+        "2026-11-23T12:00:00Z".parse().expect("a time by RFC 3339")
+    }
+
+    /// A command's outcome on a state.
+    pub type Decided<A> = Result<Decision<<A as Aggregate>::Event>, DecideError<<A as Aggregate>::Error>>;
+
+    /// Decides a command on a state, as a service would, and applies the events.
+    pub fn send<A: Aggregate>(
+        state: AggregateState<A>,
+        id: &str,
+        body: u128,
+        command: &A::Command,
+    ) -> (AggregateState<A>, Decided<A>) {
+        let command_id: CommandId = id.parse().expect("a command id");
+        let decision = state.decide(&command_id, CommandDigest(body), None, command, noon());
+        let Ok(Decision::Append(events)) = &decision else { return (state, decision) };
+        assert!(!events.is_empty(), "an accepted command leaves an event behind");
+        let mut state = state;
+        for event in events {
+            let recorded = CommittedEvent {
+                version: state.version() + 1,
+                event_id: EventId(Uuid::from_u128(u128::from(state.version()) + 1)),
+                command_id: command_id.clone(),
+                command_digest: CommandDigest(body),
+                event: event.clone(),
+            };
+            state = state.apply(&recorded).expect("evolve accepts what decide yields");
+        }
+        (state, decision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::{testing::noon, *};
+
+    /// The smallest aggregate: it counts.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    struct Counter(u64);
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Zero;
+
+    impl From<Zero> for Rejection {
+        fn from(Zero: Zero) -> Self {
+            Self::Rule { kind: "NOT_ZERO", description: "nothing is counted".to_owned() }
+        }
+    }
+
+    impl Aggregate for Counter {
+        const TYPE: AggregateType = AggregateType::new("counter");
+        const STATE_SCHEMA: u32 = 1;
+        type Command = u64;
+        type Event = u64;
+        type Error = Zero;
+
+        fn decide(_: Option<&Self>, amount: &u64, _: Timestamp) -> Result<Vec<u64>, Zero> {
+            if *amount == 0 { Err(Zero) } else { Ok((1..=*amount).collect()) }
+        }
+
+        fn evolve(state: Option<Self>, amount: &u64) -> Result<Self, EvolveError> {
+            Ok(Self(state.map_or(0, |s| s.0) + amount))
+        }
+    }
+
+    #[test]
+    fn a_repeated_command_gets_its_first_receipt_and_adds_nothing() {
+        let (state, _) = testing::send(AggregateState::<Counter>::default(), "a", 1, &3);
+        let (state, _) = testing::send(state, "b", 1, &1);
+        let before = state.clone();
+        let (after, decision) = testing::send(state, "a", 1, &3);
+        let receipt = CommitReceipt { version: 3, event_id: EventId(Uuid::from_u128(3)) };
+        assert_eq!(decision, Ok(Decision::Replay(receipt)));
+        assert_eq!(after, before);
+    }
+
+    #[test]
+    fn a_command_id_with_another_body_is_refused() {
+        let (state, _) = testing::send(AggregateState::<Counter>::default(), "a", 1, &1);
+        assert_eq!(testing::send(state, "a", 2, &1).1, Err(DecideError::CommandIdReused));
+    }
+
+    #[test]
+    fn the_last_128_commands_are_remembered_and_no_more() {
+        let mut state = AggregateState::<Counter>::default();
+        for id in 0..=REMEMBERED_COMMANDS {
+            state = testing::send(state, &id.to_string(), 1, &1).0;
+        }
+        assert!(matches!(testing::send(state.clone(), "1", 1, &1).1, Ok(Decision::Replay(_))));
+        assert!(matches!(testing::send(state, "0", 1, &1).1, Ok(Decision::Append(_))));
+    }
+
+    #[test]
+    fn an_id_with_the_mark_of_another_is_another_id() {
+        let asked: CommandId = "asked".parse().unwrap();
+        let receipt = CommitReceipt { version: 1, event_id: EventId(Uuid::from_u128(1)) };
+        let other = Answered::new("other".parse().unwrap(), CommandDigest(1), receipt);
+        let collides = Answered { mark: mark(&asked), ..other };
+        let decide = |answered: Vec<Answered>| {
+            let state = AggregateState {
+                state: Some(Counter(1)),
+                version: 1,
+                answered: answered.into_iter().collect(),
+            };
+            state.decide(&asked, CommandDigest(1), None, &1, noon())
+        };
+        assert_eq!(decide(vec![collides.clone()]), Ok(Decision::Append(vec![1])), "it was not seen");
+        let seen = Answered::new(asked.clone(), CommandDigest(1), receipt);
+        for answered in [vec![collides.clone(), seen.clone()], vec![seen, collides]] {
+            assert_eq!(decide(answered), Ok(Decision::Replay(receipt)), "it was seen");
+        }
+    }
+
+    /// What may befall a state. There are several at a time, numbered, as a cache, snapshots and commands in flight have
+    /// them, and copies share what they remember.
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// A command that adds so many events, given to the state.
+        Send { state: usize, id: u16, events: u64 },
+        /// So many commands with ids of their own, given to the state.
+        SendMany { state: usize, count: u16 },
+        /// The second takes the place of the first.
+        Copy { to: usize, from: usize },
+        /// The state is written into a snapshot and read from it.
+        Keep { state: usize },
+    }
+
+    const STATES: usize = 3;
+
+    fn step() -> impl Strategy<Value = Step> {
+        let state = || 0..STATES;
+        prop_oneof![
+            4 => (state(), 0..200_u16, 1..4_u64).prop_map(|(state, id, events)| Step::Send { state, id, events }),
+            2 => (state(), 1..40_u16).prop_map(|(state, count)| Step::SendMany { state, count }),
+            2 => (state(), state()).prop_map(|(to, from)| Step::Copy { to, from }),
+            1 => state().prop_map(|state| Step::Keep { state }),
+        ]
+    }
+
+    /// A state as it might have been written without a thought for speed: every id with its receipt, the oldest first.
+    #[derive(Debug, Clone, Default)]
+    struct Model {
+        version: u64,
+        answered: VecDeque<(String, CommitReceipt)>,
+    }
+
+    impl Model {
+        /// The receipt of a command, and whether it was answered before.
+        fn send(&mut self, id: &str, events: u64) -> (CommitReceipt, bool) {
+            if let Some((_, earlier)) = self.answered.iter().find(|(seen, _)| seen == id) {
+                return (*earlier, true);
+            }
+            self.version += events;
+            let receipt = CommitReceipt {
+                version: self.version,
+                event_id: EventId(Uuid::from_u128(self.version.into())),
+            };
+            self.answered.push_back((id.to_owned(), receipt));
+            if self.answered.len() > REMEMBERED_COMMANDS {
+                self.answered.pop_front();
+            }
+            (receipt, false)
+        }
+    }
+
+    fn send_both(state: &mut AggregateState<Counter>, model: &mut Model, id: &str, events: u64) {
+        let (receipt, is_replay) = model.send(id, events);
+        let (after, decision) = testing::send(std::mem::take(state), id, 1, &events);
+        if is_replay {
+            assert_eq!(decision, Ok(Decision::Replay(receipt)), "{id}");
+        } else {
+            assert!(matches!(decision, Ok(Decision::Append(_))), "{id}: {decision:?}");
+        }
+        assert_eq!(after.version(), model.version);
+        *state = after;
+    }
+
+    proptest! {
+        #[test]
+        fn states_that_share_what_they_remember_answer_as_a_plain_list_would(
+            steps in prop::collection::vec(step(), 1..60),
+        ) {
+            let mut states = vec![(AggregateState::<Counter>::default(), Model::default()); STATES];
+            let mut told = 1000_u32;
+            for step in steps {
+                match step {
+                    Step::Send { state, id, events } => {
+                        let (state, model) = &mut states[state];
+                        send_both(state, model, &id.to_string(), events);
+                    }
+                    Step::SendMany { state, count } => {
+                        let (state, model) = &mut states[state];
+                        for _ in 0..count {
+                            told += 1;
+                            send_both(state, model, &told.to_string(), 1);
+                        }
+                    }
+                    Step::Copy { to, from } => states[to] = states[from].clone(),
+                    Step::Keep { state } => {
+                        let kept = serde_json::to_value(&states[state].0).unwrap();
+                        prop_assert!(kept["answered"].as_array().unwrap().len() <= REMEMBERED_COMMANDS);
+                        let read = serde_json::from_value(kept).unwrap();
+                        prop_assert_eq!(&states[state].0, &read);
+                        states[state].0 = read;
+                    }
+                }
+            }
+            // Exactly these, with exactly these receipts, and in this order.
+            for (state, model) in &states {
+                let remembered = state.answered.newest_first();
+                let remembered: Vec<_> = remembered.map(|a| (a.command_id.to_string(), a.receipt)).collect();
+                let expected: Vec<_> = model.answered.iter().rev().cloned().collect();
+                prop_assert_eq!(remembered, expected);
+                prop_assert_eq!(state.last_event(), model.answered.back().map(|(_, last)| last.event_id));
+            }
+        }
+    }
+
+    #[test]
+    fn an_expected_version_must_be_the_current_one_unless_the_command_is_a_retry() {
+        let (state, _) = testing::send(AggregateState::<Counter>::default(), "a", 1, &1);
+        let decide = |id: &str, expected| {
+            state.decide(&id.parse().unwrap(), CommandDigest(1), Some(expected), &1, noon())
+        };
+        assert_eq!(decide("b", 2), Err(DecideError::VersionConflict { current: 1 }));
+        assert_eq!(decide("b", 1), Ok(Decision::Append(vec![1])));
+        assert!(matches!(decide("a", 9), Ok(Decision::Replay(_))));
+    }
+
+    #[test]
+    fn a_snapshot_holds_the_state_the_version_and_the_remembered_commands() {
+        let (state, _) = testing::send(AggregateState::<Counter>::default(), "a", 1, &2);
+        let kept = serde_json::json!({
+            "state": 3,
+            "version": 2,
+            "answered": [
+                ["a", "00000000000000000000000000000001", 2, "00000000-0000-0000-0000-000000000002"],
+            ],
+        });
+        // Another form is another schema of every aggregate's state.
+        assert_eq!(serde_json::to_value(&state).unwrap(), kept);
+        assert_eq!(state.last_event(), Some(EventId(Uuid::from_u128(2))));
+        assert_eq!(serde_json::from_value::<AggregateState<Counter>>(kept).unwrap(), state);
+    }
+
+    #[test]
+    fn an_event_out_of_order_is_a_misfit() {
+        let recorded = CommittedEvent {
+            version: 2,
+            event_id: EventId(Uuid::nil()),
+            command_id: "a".parse().unwrap(),
+            command_digest: CommandDigest(1),
+            event: 1,
+        };
+        assert!(AggregateState::<Counter>::default().apply(&recorded).is_err());
+    }
+}

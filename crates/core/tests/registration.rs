@@ -1,0 +1,269 @@
+//! The registration refuses parts that contradict each other, and names both sides.
+
+#![allow(clippy::panic, clippy::wildcard_enum_match_arm, reason = "this is test code")]
+
+use millrace_core::{
+    Aggregate, AggregateType, AggregatingProjection, Application, Change, DecodeError, Encoded, EventCodec,
+    EventMessage, EvolveError, Projection, ProjectionName, Recorded, RegistrationError, Rejection, Row,
+    Timestamp, uuid_id,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+uuid_id! {
+    /// A counter.
+    pub struct CounterId;
+}
+
+/// A row.
+#[derive(Debug, Clone, PartialEq, Row)]
+#[row(resource = "counter", key = counter_id)]
+struct Shown {
+    counter_id: CounterId,
+}
+
+struct Never;
+
+impl From<Never> for Rejection {
+    fn from(Never: Never) -> Self {
+        Self::NotFound
+    }
+}
+
+/// Declares an aggregate of a type with an event of a name, and a projection of it.
+macro_rules! declare {
+    ($module:ident: $type:literal, $event:literal, $projection:literal @ $version:literal) => {
+        mod $module {
+            use super::*;
+
+            #[derive(Clone, Serialize, Deserialize)]
+            pub(super) struct Counter;
+
+            #[derive(Clone)]
+            pub(super) struct Counted;
+
+            impl EventCodec for Counted {
+                const EVENT_TYPES: &'static [&'static str] = &[$event];
+
+                fn encode(&self) -> Encoded {
+                    Encoded { event_type: $event, schema_version: 1, data: Map::new() }
+                }
+
+                fn decode(_: &str, _: u32, _: &Map<String, Value>) -> Result<Self, DecodeError> {
+                    Ok(Self)
+                }
+
+                fn message(_: &str, _: u32, _: &Map<String, Value>) -> Result<EventMessage, DecodeError> {
+                    Err(DecodeError::UnknownType)
+                }
+            }
+
+            impl Aggregate for Counter {
+                const TYPE: AggregateType = AggregateType::new($type);
+                const STATE_SCHEMA: u32 = 1;
+                type Command = ();
+                type Event = Counted;
+                type Error = Never;
+
+                fn decide(_: Option<&Self>, (): &(), _: Timestamp) -> Result<Vec<Counted>, Never> {
+                    Ok(vec![Counted])
+                }
+
+                fn evolve(_: Option<Self>, _: &Counted) -> Result<Self, EvolveError> {
+                    Ok(Self)
+                }
+            }
+
+            #[allow(dead_code, reason = "a projection is a type without values")]
+            pub(super) struct Counters;
+
+            impl Projection for Counters {
+                const NAME: ProjectionName = ProjectionName::new($projection, $version);
+                type Aggregate = Counter;
+                type Row = Shown;
+
+                fn apply(recorded: &Recorded<Counted>) -> Change<Shown> {
+                    Change::Put(Shown { counter_id: recorded.aggregate_id() })
+                }
+            }
+        }
+    };
+}
+
+declare!(counter: "counter", "Counted", "counters" @ 1);
+
+/// Declares rows with a field, and a projection of counters to them.
+macro_rules! rows_with {
+    ($projection:ident: $($field:ident),+; $($row:meta),*) => {
+        struct $projection;
+
+        const _: () = {
+            #[allow(non_snake_case, reason = "names that become one")]
+            #[derive(Debug, Clone, PartialEq, Row)]
+            #[row(resource = "counter", key = counter_id)]
+            $(#[$row])*
+            struct Of {
+                counter_id: CounterId,
+                at: Timestamp,
+                $($field: String),+
+            }
+
+            impl Projection for $projection {
+                const NAME: ProjectionName = ProjectionName::new("rows", 1);
+                type Aggregate = counter::Counter;
+                type Row = Of;
+
+                fn apply(_: &Recorded<counter::Counted>) -> Change<Of> {
+                    Change::Keep
+                }
+            }
+
+            impl AggregatingProjection for $projection {
+                const NAME: ProjectionName = ProjectionName::new("sums", 1);
+                type Aggregate = counter::Counter;
+                type Row = Of;
+                type Part = ();
+
+                fn part(_: Option<()>, _: &Recorded<counter::Counted>) -> Option<()> {
+                    None
+                }
+
+                fn row_of((): &()) -> CounterId {
+                    CounterId::from(uuid::Uuid::nil())
+                }
+
+                fn fold(row: Option<Of>, _: &CounterId, _: Option<&()>, _: Option<&()>) -> Of {
+                    row.unwrap()
+                }
+            }
+        };
+    };
+}
+
+rows_with!(Versioned: version;);
+rows_with!(Caused: causation_id;);
+rows_with!(Twice: a_b, a__b;);
+rows_with!(
+    Listed: x, at_position;
+    row(list(name = "by-x", by = x, order_by = at)),
+    row(list(name = "by-x-again", by = x, order_by = at))
+);
+rows_with!(Keyed: x, by_x_key; row(lookup(name = "by-x", by = x)));
+rows_with!(
+    Sound: x, parts, target;
+    row(list(name = "by-x", by = x, order_by = at)),
+    row(list(name = "by-target-x", by = target, order_by = at))
+);
+declare!(namesake: "counter", "Increased", "others" @ 1);
+declare!(rival: "rival", "Counted", "counters" @ 1);
+declare!(second: "second", "Added", "counters" @ 2);
+declare!(twin: "twin", "Joined", "counters" @ 1);
+declare!(badly: "Counter#1", "Ended", "x" @ 1);
+declare!(unsayable: "unsayable", "not an event", "x" @ 1);
+declare!(unnamed: "unnamed", "Named", "Projection_1" @ 1);
+declare!(unversioned: "unversioned", "Versioned", "counters" @ 0);
+
+#[test]
+fn parts_that_agree_are_an_application() {
+    let application = Application::new("tally")
+        .aggregate::<counter::Counter>()
+        .aggregate::<second::Counter>()
+        .projection::<counter::Counters>()
+        .projection::<second::Counters>()
+        .build()
+        .unwrap();
+    assert_eq!(application.projections().len(), 2, "two versions of one projection stand side by side");
+    assert_eq!(application.projection("counters").unwrap().name.version, 2, "the newest");
+    let counter = AggregateType::new("counter");
+    assert_eq!(application.projections_of(&counter).count(), 1);
+    assert_eq!(application.aggregate_of_event("Added").unwrap().aggregate_type.as_str(), "second");
+}
+
+#[test]
+fn a_contradiction_is_refused_and_names_both_sides() {
+    use RegistrationError::*;
+    let one = || Application::new("tally").aggregate::<counter::Counter>();
+    let table = [
+        (
+            one().aggregate::<namesake::Counter>(),
+            AggregateTwice(AggregateType::new("counter")),
+            "two aggregates",
+        ),
+        (
+            one().aggregate::<rival::Counter>(),
+            EventTypeTwice {
+                event_type: "Counted",
+                first: AggregateType::new("counter"),
+                second: AggregateType::new("rival"),
+            },
+            "`counter` and of `rival`",
+        ),
+        (
+            one()
+                .aggregate::<twin::Counter>()
+                .projection::<counter::Counters>()
+                .projection::<twin::Counters>(),
+            ProjectionTwice(ProjectionName::new("counters", 1)),
+            "counters@1",
+        ),
+        (
+            one().projection::<second::Counters>(),
+            UnknownSource {
+                projection: ProjectionName::new("counters", 2),
+                source_type: AggregateType::new("second"),
+            },
+            "register the aggregate",
+        ),
+        (Application::new("tally"), Empty("tally"), "no aggregate"),
+    ];
+    for (builder, expected, said) in table {
+        let error = builder.build().unwrap_err();
+        assert_eq!(error, expected);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+}
+
+#[test]
+fn a_name_that_aws_would_refuse_is_refused() {
+    let one = |name| Application::new(name).aggregate::<counter::Counter>();
+    let table = [
+        (one(""), "application"),
+        (one("Tally"), "application"),
+        (one("a name that is far too long for AWS"), "application"),
+        (one("tally-"), "application"),
+        (one("tally").aggregate::<badly::Counter>(), "aggregate"),
+        (one("tally").aggregate::<unsayable::Counter>(), "event"),
+        (one("tally").aggregate::<unnamed::Counter>().projection::<unnamed::Counters>(), "projection"),
+        (
+            one("tally").aggregate::<unversioned::Counter>().projection::<unversioned::Counters>(),
+            "projection",
+        ),
+    ];
+    for (builder, refused) in table {
+        match builder.build().unwrap_err() {
+            RegistrationError::BadName { kind, .. } => assert_eq!(kind, refused),
+            error => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn an_attribute_that_is_two_things_is_refused() {
+    let one = || Application::new("tally").aggregate::<counter::Counter>();
+    let table = [
+        (one().projection::<Versioned>(), "Version"),
+        (one().projection::<Caused>(), "CausationId"),
+        (one().projection::<Twice>(), "AB"),
+        (one().projection::<Listed>(), "AtPosition"),
+        (one().projection::<Keyed>(), "ByXKey"),
+        // Only rows that sum up have these of their store.
+        (one().aggregating_projection::<Sound>(), "Parts"),
+    ];
+    for (builder, expected) in table {
+        match builder.build().unwrap_err() {
+            RegistrationError::AttributeTwice { attribute, .. } => assert_eq!(attribute, expected),
+            error => panic!("{error}"),
+        }
+    }
+    one().projection::<Sound>().build().unwrap();
+}

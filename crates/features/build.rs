@@ -1,0 +1,3 @@
+//! Nothing; without a build script, build dependencies ask for nothing.
+
+fn main() {}

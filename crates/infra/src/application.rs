@@ -1,0 +1,62 @@
+//! The application stack: what all projections share.
+
+use crate::{
+    InfraError, Stack, alarms, arn, names, parameters,
+    parameters::{WITH_ARCHIVE, value},
+    queues, relay,
+    template::{Draft, PREFIX, Template, resource, resource_if},
+    templates::SPLIT_APPLICATION,
+    yaml::{Yaml, arn_of, map, reference, sub},
+};
+
+pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
+    let mut draft =
+        Draft::new("Millrace: event bus, archive, undelivered events and the alarm of the relay.");
+    draft.settings(parameters::prefix(stack));
+    draft.settings(parameters::event_source(stack));
+    draft.settings(parameters::index_shards());
+    draft.settings(parameters::archive());
+    let relay_alarms = relay::stopped(stack);
+    draft.settings(parameters::alarms(!relay_alarms.is_empty()));
+
+    let bus = resource("AWS::Events::EventBus", [("Name", sub(names::event_bus(PREFIX)))]);
+    draft.resource("EventBus", bus);
+    draft.resource("EventArchive", archive());
+    draft.resource("UndeliveredQueue", queues::letters(&names::undelivered_queue(PREFIX)));
+    draft.resource("UndeliveredQueuePolicy", undelivered_policy());
+    draft.resource(
+        "UndeliveredAlarm",
+        alarms::any_message(
+            &names::undelivered_queue(PREFIX),
+            "Events that the bus could not bring to a queue. \"projector audit --repair\" writes their rows.",
+            "UndeliveredQueue",
+        ),
+    );
+    draft.resources(relay_alarms);
+
+    draft.output("AwsRegion", reference("AWS::Region"));
+    draft.output("EventBusName", reference("EventBus"));
+    draft.output("EventSource", value("EventSource"));
+    draft.output("IndexShards", value("IndexShards"));
+    draft.output("UndeliveredQueueUrl", reference("UndeliveredQueue"));
+    draft.finish("application", SPLIT_APPLICATION)
+}
+
+fn archive() -> Yaml {
+    resource_if(
+        WITH_ARCHIVE,
+        "AWS::Events::Archive",
+        [
+            ("ArchiveName", sub(names::archive(PREFIX))),
+            ("SourceArn", arn_of("EventBus")),
+            ("RetentionDays", value("ArchiveRetentionDays")),
+        ],
+    )
+}
+
+/// Every rule of the bus may send what it could not deliver, so a new projection changes nothing here.
+fn undelivered_policy() -> Yaml {
+    let rules = sub(arn::rules(&names::event_bus(PREFIX)));
+    let condition = map([("ArnLike", map([("aws:SourceArn", rules)]))]);
+    queues::policy_for_rules("UndeliveredQueue", "OnlyTheRulesSend", condition)
+}

@@ -1,0 +1,75 @@
+//! The alarm of a relay that stands still.
+//!
+//! CloudWatch knows no age of a stream that Lambda does not read. The relay itself reports it (`relay_behind_seconds`);
+//! CloudWatch can see that events are stored and that no queue receives one.
+
+use crate::{
+    Stack,
+    alarms::{MAX_METRICS, MathAlarm, all_of, dimension, metric},
+    names,
+    template::PREFIX,
+    yaml::{Yaml, sub},
+};
+
+const DESCRIPTION: &str = "Events are stored, but none arrives in a queue.";
+
+/// Seconds over which both are summed.
+const PERIOD: u32 = 300;
+
+/// The alarm over the queues of all consumers, with logical names; nothing where there are no queues.
+///
+/// Where some aggregate has no consumer at all, the alarm is also raised after a quarter of an hour in which nothing
+/// but its events were stored.
+///
+/// An alarm combines ten metrics at most. Where there are more queues, each of several alarms watches a part of them,
+/// and one that combines them is raised when no part receives anything.
+pub(crate) fn stopped(stack: &Stack) -> Vec<(String, Yaml)> {
+    let queues: Vec<String> = stack.consumers().map(|consumer| consumer.queue).collect();
+    let name = format!("{PREFIX}-relay-stopped");
+    // One metric is that of the event store.
+    let parts: Vec<&[String]> = queues.chunks(MAX_METRICS - 1).collect();
+    match parts[..] {
+        [] => Vec::new(),
+        [queues] => vec![("RelayStoppedAlarm".to_owned(), silent(name, queues, true))],
+        [..] => combined(name, &parts),
+    }
+}
+
+/// An alarm for each part of the queues, and the one that combines them.
+fn combined(name: String, parts: &[&[String]]) -> Vec<(String, Yaml)> {
+    let (logical, parts): (Vec<String>, Vec<Yaml>) = parts
+        .iter()
+        .zip(1..)
+        .map(|(queues, part)| {
+            let alarm = silent(format!("{name}-part-{part}"), queues, false);
+            (format!("RelayStoppedPart{part}Alarm"), alarm)
+        })
+        .unzip();
+    let all = ("RelayStoppedAlarm".to_owned(), all_of(name, DESCRIPTION, &logical));
+    logical.into_iter().zip(parts).chain([all]).collect()
+}
+
+/// An alarm that is raised while events are stored and none of some queues receives one.
+fn silent(name: String, queues: &[String], notifies: bool) -> Yaml {
+    let sent = (0..queues.len()).map(|place| format!("FILL(sent{place}, 0)"));
+    let sum = sent.collect::<Vec<_>>().join(" + ");
+    let stored = metric(
+        "stored",
+        ("AWS/DynamoDB", "ConsumedWriteCapacityUnits"),
+        PERIOD,
+        [dimension("TableName", sub(names::event_store_table(PREFIX)))],
+    );
+    let sent = queues.iter().enumerate().map(|(place, queue)| {
+        let of_queue = [dimension("QueueName", sub(queue))];
+        metric(&format!("sent{place}"), ("AWS/SQS", "NumberOfMessagesSent"), PERIOD, of_queue)
+    });
+    let alarm = MathAlarm {
+        name,
+        description: DESCRIPTION,
+        expression: format!("IF((FILL(stored, 0) > 0) AND (({sum}) == 0), 1, 0)"),
+        metrics: [stored].into_iter().chain(sent).collect(),
+        periods: 3,
+        notifies,
+    };
+    alarm.resource()
+}

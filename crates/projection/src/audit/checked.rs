@@ -1,0 +1,316 @@
+//! One projection under audit: its rows, held against the folds of their events.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use millrace_aws::Segment;
+use millrace_core::{
+    AggregateType, StreamId,
+    projection::{Aggregation, ProjectionKind, ProjectionSpec, RowUpdate},
+    row::{Attributes, RowKey},
+};
+use millrace_event_store::{MAX_STREAMS, ScanEvents, ScannedItem};
+use millrace_rows::{AuditRows, Consistency, ListedRow, MAX_ROWS};
+use tokio::sync::mpsc;
+
+use super::{
+    Shared, Subject, Suspect,
+    finding::{Finding, Kind, Place},
+    fold::Fold,
+};
+use crate::pace::Halt;
+
+/// The names of calls, should they fail.
+const READ: &str = "reading rows";
+const BEGUN: &str = "looking for the first events of rows";
+
+/// The most absent rows that are remembered. Beyond, one is reported once for each hundred of its parts.
+const MAX_REMEMBERED: usize = 100_000;
+
+/// A pass through the keys of a table of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Rows of streams, of which some may not have begun.
+    Streams,
+    /// Rows that sum up aggregates, once their parts are settled.
+    Sums,
+}
+
+/// A projection under audit.
+pub(super) trait Audited: Send + Sync {
+    /// The aggregate type whose events it takes.
+    fn source(&self) -> &AggregateType;
+
+    /// Whether its rows sum up aggregates.
+    fn has_sums(&self) -> bool;
+
+    /// A new lane for one reader of the event store.
+    fn lane(self: Arc<Self>) -> Box<dyn Lane>;
+
+    /// Looks at a suspect more closely, reports a row that is wrong, and repairs it where that is asked for.
+    fn settle<'a>(&'a self, suspect: &'a Suspect) -> BoxFuture<'a, Result<(), Halt>>;
+
+    /// Goes through a segment of the rows, and suspects those that the pass is about.
+    fn list(
+        self: Arc<Self>,
+        pass: Pass,
+        segment: Segment,
+        suspects: mpsc::Sender<Suspect>,
+    ) -> BoxFuture<'static, Result<(), Halt>>;
+
+    /// About how many rows there are, if AWS says it.
+    fn count(&self) -> BoxFuture<'_, Option<u64>>;
+}
+
+/// The events of one projection on their way from a scan to their rows. It folds one stream at a time, and holds the
+/// folds of some until their rows are read together: at most [`MAX_ROWS`].
+pub(super) trait Lane: Send {
+    /// Takes the next item of a stream.
+    fn take(&mut self, stream: StreamId, item: &ScannedItem);
+
+    /// Whether it holds so many that their rows must be read.
+    fn is_full(&self) -> bool;
+
+    /// Tells it that the scan is at its end, and so is the last stream.
+    fn end(&mut self);
+
+    /// Reads the rows of its folds, and hands back those that are to be looked at more closely.
+    fn compare(&mut self) -> BoxFuture<'_, Result<Vec<Suspect>, Halt>>;
+}
+
+/// The rows of a projection and the events that they are made of.
+pub(super) struct Checked<W, E> {
+    pub(super) spec: ProjectionSpec,
+    pub(super) label: &'static str,
+    pub(super) rows: W,
+    pub(super) events: E,
+    pub(super) shared: Arc<Shared>,
+    /// Rows that sum up aggregates and do not exist: each is missed by many of its parts.
+    missed: Mutex<HashSet<RowKey>>,
+}
+
+impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
+    pub(super) fn new(
+        spec: ProjectionSpec,
+        label: &'static str,
+        rows: W,
+        events: E,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { spec, label, rows, events, shared, missed: Mutex::default() }
+    }
+
+    /// The rows of some streams, strongly consistent.
+    pub(super) async fn read(&self, streams: Vec<StreamId>) -> Result<HashMap<StreamId, W::Row>, Halt> {
+        let mut rows = HashMap::new();
+        let (mut wanted, mut failures) = (streams, 0);
+        while !wanted.is_empty() {
+            let read = self.shared.call(READ, || self.rows.rows(&wanted)).await?;
+            self.shared.took(read.read_units);
+            self.shared.progress(READ, &mut failures, read.left.len() < wanted.len()).await?;
+            rows.extend(read.found);
+            wanted = read.left;
+        }
+        Ok(rows)
+    }
+
+    /// The attributes in which a row differs from the fold of its events.
+    pub(super) fn differences(&self, row: &W::Row, expected: &RowUpdate) -> Result<Vec<String>, Halt> {
+        self.rows.differences(row, expected).map_err(|error| Halt::Aws("comparing a row", error))
+    }
+
+    pub(super) fn aggregation(&self) -> Option<&Aggregation> {
+        match &self.spec.kind {
+            ProjectionKind::Aggregating(aggregation) => Some(aggregation),
+            ProjectionKind::Blind | ProjectionKind::Fold => None,
+        }
+    }
+
+    /// The row that a part belongs to, where rows sum up aggregates and the stream has a part.
+    fn target(&self, update: &RowUpdate) -> Option<RowKey> {
+        let part = update.change.resolve(&Attributes::new()).ok().filter(|part| !part.is_empty())?;
+        let id = (self.aggregation()?.row_of)(&part).ok()?;
+        Some(RowKey { tenant: update.key.tenant.clone(), id })
+    }
+
+    /// Of some rows, those that do not exist and were not missed before.
+    async fn absent(&self, mut keys: BTreeSet<RowKey>) -> Result<BTreeSet<RowKey>, Halt> {
+        keys.retain(|key| !self.missed().contains(key));
+        let mut absent = keys.clone();
+        let (mut wanted, mut failures) = (keys.into_iter().collect::<Vec<_>>(), 0);
+        while !wanted.is_empty() {
+            let rest = wanted.split_off(wanted.len().min(MAX_ROWS));
+            let read = self.shared.call(READ, || self.rows.get_many(&wanted, Consistency::Eventual)).await?;
+            self.shared.took(read.read_units);
+            self.shared.progress(READ, &mut failures, read.left.len() < wanted.len()).await?;
+            // One that cannot be read is there; its sum shows what is wrong with it.
+            read.found.iter().for_each(|(key, _)| _ = absent.remove(key));
+            wanted = [read.left, rest].concat();
+        }
+        let mut missed = self.missed();
+        if missed.len() < MAX_REMEMBERED {
+            absent.retain(|key| missed.insert(key.clone()));
+        }
+        Ok(absent)
+    }
+
+    fn missed(&self) -> MutexGuard<'_, HashSet<RowKey>> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of some streams, those that have not begun, as far as a weak read can tell.
+    async fn unbegun(&self, streams: &[StreamId]) -> Result<Vec<StreamId>, Halt> {
+        let mut unbegun: Vec<_> = streams.to_vec();
+        let (mut wanted, mut failures) = (streams.to_vec(), 0);
+        while !wanted.is_empty() {
+            let answer = self.shared.call(BEGUN, || self.events.begun(&wanted)).await?;
+            self.shared.took(answer.read_units);
+            self.shared.progress(BEGUN, &mut failures, answer.left.len() < wanted.len()).await?;
+            unbegun.retain(|stream| !answer.begun.contains(stream));
+            wanted = answer.left;
+        }
+        Ok(unbegun)
+    }
+
+    async fn list_all(
+        self: Arc<Self>,
+        pass: Pass,
+        segment: Segment,
+        suspects: mpsc::Sender<Suspect>,
+    ) -> Result<(), Halt> {
+        let mut from = None;
+        loop {
+            let page =
+                self.shared.call("scanning a read model", || self.rows.list(segment, from.as_ref())).await?;
+            self.shared.took(page.read_units);
+            let is_of_pass = |listed: &ListedRow| matches!(listed, ListedRow::Sum(_)) == (pass == Pass::Sums);
+            let listed: Vec<_> = page.listed.into_iter().filter(is_of_pass).collect();
+            self.shared.report.tally.rows(listed.len());
+            let (mut streams, mut subjects) = (Vec::new(), Vec::new());
+            for listed in listed {
+                match listed {
+                    ListedRow::Stream(stream) => streams.push(stream),
+                    ListedRow::Sum(key) => subjects.push(Subject::Sum(key)),
+                    // No query asks for it and no event leads to it. A person has to find out where it came from.
+                    ListedRow::Unreadable(key) => self.shared.report.finding(&Finding::new(
+                        Kind::Orphaned,
+                        Some(self.label),
+                        Place::Key(key),
+                    ))?,
+                }
+            }
+            for streams in streams.chunks(MAX_STREAMS) {
+                let unbegun = self.unbegun(streams).await?;
+                subjects.extend(unbegun.into_iter().map(|stream| Subject::Stream { stream, due: None }));
+            }
+            for subject in subjects {
+                let home = Arc::clone(&self) as Arc<dyn Audited>;
+                self.shared.suspect(&suspects, Suspect { home, subject }).await?;
+            }
+            from = page.next;
+            if from.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl<W: AuditRows, E: ScanEvents> Audited for Checked<W, E> {
+    fn source(&self) -> &AggregateType {
+        &self.spec.source
+    }
+
+    fn has_sums(&self) -> bool {
+        self.aggregation().is_some()
+    }
+
+    fn lane(self: Arc<Self>) -> Box<dyn Lane> {
+        Box::new(Folding { home: self, current: None, done: HashMap::new() })
+    }
+
+    fn settle<'a>(&'a self, suspect: &'a Suspect) -> BoxFuture<'a, Result<(), Halt>> {
+        match &suspect.subject {
+            Subject::Stream { stream, due } => self.settle_stream(stream, *due).boxed(),
+            Subject::Sum(key) => self.settle_sum(key).boxed(),
+        }
+    }
+
+    fn list(
+        self: Arc<Self>,
+        pass: Pass,
+        segment: Segment,
+        suspects: mpsc::Sender<Suspect>,
+    ) -> BoxFuture<'static, Result<(), Halt>> {
+        self.list_all(pass, segment, suspects).boxed()
+    }
+
+    fn count(&self) -> BoxFuture<'_, Option<u64>> {
+        async { self.rows.count().await.ok() }.boxed()
+    }
+}
+
+/// A projection's lane.
+struct Folding<W, E> {
+    home: Arc<Checked<W, E>>,
+    current: Option<(StreamId, Fold)>,
+    done: HashMap<StreamId, Fold>,
+}
+
+impl<W: AuditRows, E: ScanEvents> Lane for Folding<W, E> {
+    fn take(&mut self, stream: StreamId, item: &ScannedItem) {
+        if self.current.as_ref().is_none_or(|(current, _)| *current != stream) {
+            self.end();
+            self.current = Some((stream, Fold::default()));
+        }
+        if let Some((_, fold)) = &mut self.current {
+            fold.add(&self.home.spec, item);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.done.len() >= MAX_ROWS
+    }
+
+    fn end(&mut self) {
+        if let Some((stream, fold)) = self.current.take() {
+            self.home.shared.report.tally.aggregate();
+            match self.done.entry(stream) {
+                Entry::Vacant(place) => drop(place.insert(fold)),
+                // Its items did not come together.
+                Entry::Occupied(mut place) => place.get_mut().is_in_parts(&fold),
+            }
+        }
+    }
+
+    fn compare(&mut self) -> BoxFuture<'_, Result<Vec<Suspect>, Halt>> {
+        let folds = std::mem::take(&mut self.done);
+        let home = Arc::clone(&self.home);
+        async move {
+            // A stream that cannot be folded as it came is loaded once more in any case.
+            let readable = folds.iter().filter(|(_, fold)| fold.obstacle.is_none());
+            let rows = home.read(readable.map(|(stream, _)| stream.clone()).collect()).await?;
+            let (mut subjects, mut targets) = (Vec::new(), BTreeSet::new());
+            for (stream, fold) in folds {
+                let is_right = match (&fold.update, rows.get(&stream)) {
+                    (Some(update), Some(row)) if fold.obstacle.is_none() => {
+                        W::version(row) == Some(fold.folded) && home.differences(row, update)?.is_empty()
+                    }
+                    (Some(_) | None, Some(_) | None) => false,
+                };
+                if is_right {
+                    targets.extend(fold.update.as_ref().and_then(|update| home.target(update)));
+                } else {
+                    subjects.push(Subject::Stream { stream, due: Some(fold.newest) });
+                }
+            }
+            // A row that sums up aggregates is listed later, unless it does not exist.
+            subjects.extend(home.absent(targets).await?.into_iter().map(Subject::Sum));
+            let suspect = |subject| Suspect { home: Arc::clone(&home) as Arc<dyn Audited>, subject };
+            Ok(subjects.into_iter().map(suspect).collect())
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,79 @@
+//! The options of an audit.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use clap::Parser;
+use millrace_server::{config::AwsSettings, process::Commanded, telemetry::LogFormat};
+
+use crate::config::{Choice, Prefix, TableSettings};
+
+/// Holds the read models against the event store, and reports every row that is missing, behind or wrong.
+///
+/// Each finding is a line on standard output: what is wrong, and where, as name=value; after them a summary. Progress is
+/// told on standard error. It can run beside everything else; rows that are only late are given time.
+///
+/// Exits 0 where nothing is amiss or all of it was repaired, 1 where something is left, 2 where the configuration is
+/// wrong, 3 where AWS failed or it was told to end.
+///
+/// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "projector audit", bin_name = "projector audit", version)]
+pub(super) struct Options {
+    #[command(flatten)]
+    pub(super) choice: Choice,
+
+    #[command(flatten)]
+    pub(super) prefix: Prefix,
+
+    #[command(flatten)]
+    pub(super) aws: AwsSettings,
+
+    #[command(flatten)]
+    pub(super) tables: TableSettings,
+
+    /// Puts right what is found: missing events are written, rows that are wrong replaced, rows without events deleted.
+    #[arg(long)]
+    pub(super) repair: bool,
+
+    /// Into how many parts each table is divided, which are read side by side: 1 to 256.
+    #[arg(long, default_value = "4", value_parser = segments)]
+    pub(super) segments: NonZeroU32,
+
+    /// For how many seconds after its newest event a row may be late, up to an hour. A row that sums up aggregates may
+    /// differ from its parts for as long.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(0..=3_600))]
+    pub(super) grace: u64,
+
+    /// How many read units a second the audit may take on average, so that it leaves production its share [default:
+    /// as many as it can get].
+    #[arg(long, value_name = "READ_UNITS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) rate: Option<u32>,
+
+    /// Writes each line as a JSON object.
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// How log lines are written to standard error [default: text on a terminal, json elsewhere].
+    #[arg(long, env = "LOG_FORMAT", value_enum)]
+    pub(super) log_format: Option<LogFormat>,
+}
+
+fn segments(text: &str) -> Result<NonZeroU32, String> {
+    match text.parse() {
+        Ok(segments @ 1..=256) => NonZeroU32::new(segments).ok_or_else(String::new),
+        _ => Err("must be a whole number from 1 to 256".to_owned()),
+    }
+}
+
+impl Options {
+    /// How long a row may be late.
+    pub(super) fn grace(&self) -> Duration {
+        Duration::from_secs(self.grace)
+    }
+}
+
+impl Commanded for Options {
+    fn log_format(&self) -> Option<LogFormat> {
+        self.log_format
+    }
+}

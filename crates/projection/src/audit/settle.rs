@@ -1,0 +1,219 @@
+//! A closer look at the row of one stream, and its repair.
+//!
+//! The row is read before its stream, both strongly consistent. So an event that made the row is seen, whatever is
+//! written meanwhile, and nothing is wrong with a row only because the look took its time. A row may lag behind for a
+//! while, though: it is given the audit's grace.
+//!
+//! Where rows sum up aggregates, the row of a stream is its part.
+
+use std::time::Duration;
+
+use millrace_core::StreamId;
+use millrace_event_store::ScanEvents;
+use millrace_rows::AuditRows;
+use tokio::time::Instant;
+
+use super::{
+    SOON,
+    checked::Checked,
+    finding::{Finding, Kind, Place, Repair, Step},
+    fold::Fold,
+};
+use crate::{
+    ApplyError,
+    apply::{PendingUpdates, RowUpdater},
+    pace::Halt,
+};
+
+/// How often a row is repaired that is not right afterwards, since it was written meanwhile.
+pub(super) const ROUNDS: u32 = 5;
+
+/// The result of a closer look.
+struct Look<R> {
+    /// The row, if there is one.
+    row: Option<R>,
+    /// Its version, if it has one.
+    version: Option<u64>,
+    /// Its stream, read after it.
+    fold: Fold,
+    /// The kind of fault.
+    kind: Option<Kind>,
+    /// The attributes in which it differs from the fold of its history up to its version.
+    differences: Vec<String>,
+}
+
+impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
+    /// Looks at a row, again and again where it may only be late, and deals with a fault. `due` is the newest event that
+    /// the scan met of the stream; `None` where a row was met, and no event.
+    pub(super) async fn settle_stream(&self, stream: &StreamId, due: Option<u64>) -> Result<(), Halt> {
+        let (mut deadline, mut wait) = (None, SOON);
+        loop {
+            let until = {
+                let _turn = self.shared.turn().await?;
+                let look = self.look(stream, due).await?;
+                let now = Instant::now();
+                // Its newest event counts that there was at first: others would put it off for ever.
+                let until = *deadline.get_or_insert_with(|| now + self.grace(&look));
+                if now >= until || !matches!(look.kind, Some(Kind::Missing | Kind::Behind)) {
+                    return self.deal_with(stream, due, look).await;
+                }
+                until
+            };
+            self.shared.until(until.min(Instant::now() + wait)).await?;
+            wait *= 2;
+        }
+    }
+
+    /// How long a row may still be late.
+    fn grace(&self, look: &Look<W::Row>) -> Duration {
+        let Some(latest) = look.fold.latest else { return Duration::ZERO };
+        let age = self.shared.now().unix_micros().saturating_sub(latest.unix_micros());
+        // A clock that goes wrong makes an event look as if it were yet to come.
+        let age = Duration::from_micros(u64::try_from(age).unwrap_or_default());
+        self.shared.settings.grace.saturating_sub(age)
+    }
+
+    /// Reports a fault, and repairs it where that is asked for.
+    async fn deal_with(&self, stream: &StreamId, due: Option<u64>, look: Look<W::Row>) -> Result<(), Halt> {
+        if due.is_none() && look.fold.newest > 0 {
+            // It was suspected to have no events. It has, so it has been looked at from their side.
+            return Ok(());
+        }
+        let place = Place::Stream(stream.clone());
+        if let Some((version, obstacle)) = &look.fold.obstacle {
+            let mut finding = Finding::new(Kind::Unreadable, Some(self.label), place.clone());
+            finding.row = look.version;
+            finding.store = Some(look.fold.newest);
+            finding.version = Some(*version);
+            finding.reason = Some((obstacle.reason(), obstacle.to_string()));
+            self.shared.report.finding(&finding)?;
+        }
+        let Some(kind) = look.kind else { return Ok(()) };
+        let mut finding = Finding::new(kind, Some(self.label), place);
+        finding.row = look.version;
+        finding.store = Some(look.fold.newest).filter(|newest| *newest > 0);
+        finding.attributes.clone_from(&look.differences);
+        if kind == Kind::Orphaned && self.shared.report.tally.has_no_events() {
+            // By then all of the event store has been read. It is rather another one, or not restored yet, than that all
+            // rows are to go; and if they are, emptying their table is quicker.
+            let why = "the event store is empty, and no row is deleted for that: is it the right one?";
+            finding.reason = Some(("empty_store", why.to_owned()));
+        } else if self.shared.settings.repair {
+            finding.repair = Some(self.repair(stream, due, look).await?);
+        }
+        self.shared.report.finding(&finding)
+    }
+
+    /// Reads a row and then its stream. The row should be at `due` at least, as far as that can be read.
+    async fn look(&self, stream: &StreamId, due: Option<u64>) -> Result<Look<W::Row>, Halt> {
+        let row = self.read(vec![stream.clone()]).await?.remove(stream);
+        let version = row.as_ref().and_then(W::version);
+        let (mut fold, mut from) = (Fold::default(), None);
+        let mut then = None;
+        loop {
+            let page =
+                self.shared.call("reading a stream", || self.events.look(stream, from.as_ref())).await?;
+            self.shared.took(page.read_units);
+            for item in &page.items {
+                fold.add(&self.spec, item);
+                if then.is_none() && Some(fold.folded) == version {
+                    then.clone_from(&fold.update);
+                }
+            }
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        let differences = match (&row, &then) {
+            (Some(row), Some(then)) => self.differences(row, then)?,
+            (Some(_) | None, Some(_) | None) => Vec::new(),
+        };
+        let due = due.unwrap_or_default().min(fold.folded);
+        let kind = match (&row, version) {
+            (None, _) if due > 0 => Some(Kind::Missing),
+            (None, _) => None,
+            (Some(_), _) if fold.newest == 0 => Some(Kind::Orphaned),
+            (Some(_), Some(version)) if version > fold.newest => Some(Kind::Ahead),
+            (Some(_), Some(version)) if version < due => Some(Kind::Behind),
+            (Some(_), Some(_)) if !differences.is_empty() => Some(Kind::Different),
+            (Some(_), Some(_)) => None,
+            (Some(_), None) => Some(Kind::Different),
+        };
+        let differences =
+            if row.is_some() && version.is_none() { vec!["Version".to_owned()] } else { differences };
+        Ok(Look { row, version, fold, kind, differences })
+    }
+
+    /// Puts a row right. It is written on the condition that it is as it was found; where it is not any more, or not
+    /// right afterwards, it is looked at again.
+    async fn repair(
+        &self,
+        stream: &StreamId,
+        suspected: Option<u64>,
+        look: Look<W::Row>,
+    ) -> Result<Repair, Halt> {
+        let mut repair = Repair::default();
+        let mut look = look;
+        for _ in 0..ROUNDS {
+            let step = match (look.kind, &look.row, &look.fold.update) {
+                (None, ..) => break,
+                (Some(Kind::Missing | Kind::Behind), ..) => {
+                    self.bring_up(stream, look.version, look.fold.folded).await?.then_some(Step::Written)
+                }
+                (Some(Kind::Different | Kind::Ahead), Some(row), Some(update)) => {
+                    let replace = || self.rows.replace(row, update);
+                    match self.shared.attempt("replacing a row", replace).await? {
+                        Ok(replaced) => replaced.then_some(Step::Replaced),
+                        Err(_) => return Ok(repair),
+                    }
+                }
+                (Some(Kind::Orphaned), Some(row), _) => {
+                    match self.shared.attempt("deleting a row", || self.rows.delete(row)).await? {
+                        Ok(deleted) => deleted.then_some(Step::Deleted),
+                        Err(_) => return Ok(repair),
+                    }
+                }
+                // There is nothing that could be put in its place.
+                (
+                    Some(Kind::Different | Kind::Ahead | Kind::Orphaned | Kind::Unreadable | Kind::Busy),
+                    ..,
+                ) => return Ok(repair),
+            };
+            repair.add(step);
+            let due = match step {
+                // While the row was newer than it should be, the projector took new events for known ones: no one else
+                // will write them now.
+                Some(Step::Replaced | Step::Deleted) => Some(u64::MAX),
+                Some(Step::Written) | None => suspected,
+            };
+            look = self.look(stream, due).await?;
+        }
+        repair.healed = look.kind.is_none();
+        Ok(repair)
+    }
+
+    /// Brings a row from the version that it was found at to a newer one, the way the projector heals a gap. Says
+    /// whether it wrote anything.
+    async fn bring_up(&self, stream: &StreamId, from: Option<u64>, to: u64) -> Result<bool, Halt> {
+        // Without data, so that the events are fetched; the first one says where to begin.
+        let first = from.unwrap_or_default().saturating_add(1).min(to);
+        let pending: PendingUpdates = [(first, None), (to, None)].into();
+        let row = RowUpdater {
+            spec: &self.spec,
+            stream,
+            pending: &pending,
+            rows: &self.rows,
+            events: &self.events,
+        };
+        let row = &row;
+        let written = self.shared.call("writing a row", || async move {
+            let outcome = row.bring_up_to_date().await;
+            match outcome.failure {
+                Some((_, ApplyError::Aws(error))) => Err(error),
+                Some(_) | None => Ok(!outcome.written.is_empty()),
+            }
+        });
+        written.await
+    }
+}

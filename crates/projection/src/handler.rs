@@ -1,0 +1,241 @@
+//! Messages: events read from them, grouped by row, and applied.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc};
+
+use futures::{StreamExt as _, stream};
+use millrace_core::{
+    Envelope, StreamId, Timestamp,
+    projection::{ProjectionSpec, RowUpdate},
+};
+use millrace_event_store::ReadEvents;
+use millrace_rows::WriteRows;
+use millrace_server::{KeyedMutex, TraceParent};
+use millrace_telemetry::{enter, within};
+
+use crate::{
+    MessageError,
+    apply::{Outcome, PendingUpdates, RowUpdater, update_of},
+    bus,
+    error::trace,
+    metrics,
+    queue::Message,
+    traced::{self, Processing, Writing},
+};
+
+/// A handler of messages. Receiving them, deleting them and trying again is the business of
+/// [`Consumer`](crate::Consumer).
+pub trait Handle: Clone + Send + Sync + 'static {
+    /// The handler's name in metrics, logs and traces.
+    fn label(&self) -> &'static str;
+
+    /// The handler's name in dead letters, the same whatever else is registered.
+    fn name(&self) -> &'static str {
+        self.label()
+    }
+
+    /// Handles messages. There is an outcome for each, in their order.
+    fn handle(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<(), MessageError>>> + Send;
+}
+
+/// Where the time comes from.
+pub type Clock = fn() -> Timestamp;
+
+/// Writes the updates that a projection makes of events into its rows.
+#[derive(Clone)]
+pub struct Projector<W, R> {
+    spec: Arc<ProjectionSpec>,
+    label: &'static str,
+    rows: W,
+    events: R,
+    clock: Clock,
+    /// Batches that are worked on at the same time often hold events of one row, mostly in order. One after another, each
+    /// finds the row as the one before left it. Side by side, all but one would find their condition failed, and read
+    /// from the event store the events that the others bring.
+    turns: KeyedMutex<StreamId>,
+}
+
+impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
+    /// How many rows of a batch are written at a time.
+    const ROWS_AT_ONCE: usize = 10;
+
+    /// A projector that keeps the projection's rows in `rows` and finds the history in `events`.
+    pub fn new(spec: ProjectionSpec, rows: W, events: R, clock: Clock) -> Self {
+        let label = spec.name.name;
+        Self { spec: Arc::new(spec), label, rows, events, clock, turns: KeyedMutex::default() }
+    }
+
+    /// The projector under another label than the projection's name: where several versions of it run.
+    #[must_use]
+    pub fn labelled(mut self, label: &'static str) -> Self {
+        self.label = label;
+        self
+    }
+
+    /// Brings a row up to date and settles the messages that were about it.
+    async fn apply(&self, stream: &StreamId, mut batch: RowBatch) -> Vec<(usize, Result<(), MessageError>)> {
+        let row = RowUpdater {
+            spec: &self.spec,
+            stream,
+            pending: &batch.pending,
+            rows: &self.rows,
+            events: &self.events,
+        };
+        let turn = self.turns.lock(stream).await;
+        let (carrier, writes) = batch.writes(self.label);
+        let outcome = within(carrier, row.bring_up_to_date()).await;
+        drop(turn);
+        let error = outcome.failure.as_ref().map(|(_, error)| error);
+        writes.into_iter().for_each(|write| write.ended(outcome.reached, outcome.gaps, error));
+        enter(carrier, || self.report(&outcome, &batch));
+        batch.messages.iter_mut().map(|message| (message.place, message.settle(&outcome))).collect()
+    }
+
+    /// Notes the outcome of a row in metrics and logs. Failures are for the consumer to report.
+    fn report(&self, outcome: &Outcome, batch: &RowBatch) {
+        let now = (self.clock)();
+        let mut known = 0;
+        let mut seen = 0;
+        for message in batch.messages.iter().filter(|message| message.envelope.version <= outcome.reached) {
+            let version = message.envelope.version;
+            message.log_done(self.label, outcome.has_written(version));
+            known += 1;
+            // Messages are in the order of versions, so copies of one event follow each other.
+            if outcome.has_written(version) && seen != version {
+                seen = version;
+                known -= 1;
+                metrics::lag(self.label, seconds(message.envelope.timestamp, now));
+            }
+        }
+        let applied = outcome.written.iter().map(|written| written.end() - written.start() + 1).sum();
+        metrics::count(metrics::EVENTS_APPLIED, self.label, applied);
+        metrics::count(metrics::DUPLICATES, self.label, known);
+        metrics::count(metrics::GAPS_HEALED, self.label, outcome.gaps);
+    }
+
+    /// Reads a message: the event, and the update that it makes.
+    fn open(&self, body: &str) -> Result<(Envelope, Option<RowUpdate>), MessageError> {
+        let envelope = bus::envelope(body)?;
+        match update_of(&self.spec, &envelope) {
+            Ok(update) => Ok((envelope, update)),
+            Err(error) => Err(MessageError::about(&envelope, error)),
+        }
+    }
+}
+
+impl<W: WriteRows, R: ReadEvents> Handle for Projector<W, R> {
+    fn label(&self) -> &'static str {
+        self.label
+    }
+
+    fn name(&self) -> &'static str {
+        self.spec.name.name
+    }
+
+    async fn handle(&self, messages: &[Message]) -> Vec<Result<(), MessageError>> {
+        // Each is overwritten when its row is done.
+        let mut outcomes: Vec<Result<(), MessageError>> = vec![Ok(()); messages.len()];
+        let mut rows: BTreeMap<StreamId, RowBatch> = BTreeMap::new();
+        for (place, outcome) in outcomes.iter_mut().enumerate() {
+            match self.open(&messages[place].body) {
+                Ok((envelope, update)) => {
+                    let processing = Processing::begin(self.label, &messages[place], &envelope);
+                    let message = InFlightMessage { place, envelope, processing };
+                    rows.entry(message.envelope.stream()).or_default().add(message, update);
+                }
+                Err(error) => {
+                    traced::unread(self.label, &messages[place], &error);
+                    *outcome = Err(error);
+                }
+            }
+        }
+        for batch in rows.values_mut() {
+            batch.messages.sort_by_key(|message| message.envelope.version);
+        }
+        let work: Vec<_> =
+            rows.into_iter().map(|(stream, batch)| async move { self.apply(&stream, batch).await }).collect();
+        let settled: Vec<_> = stream::iter(work).buffer_unordered(Self::ROWS_AT_ONCE).collect().await;
+        for (place, outcome) in settled.into_iter().flatten() {
+            outcomes[place] = outcome;
+        }
+        outcomes
+    }
+}
+
+/// A message that could be read.
+struct InFlightMessage {
+    /// Its place in the batch.
+    place: usize,
+    /// Its event, without the data.
+    envelope: Envelope,
+    /// The work on it, in its trace.
+    processing: Processing,
+}
+
+impl InFlightMessage {
+    /// Logs that the row has the event, `written` there by this batch or earlier. On the way of every event, so nothing is
+    /// made of it unless it is logged.
+    fn log_done(&self, label: &'static str, written: bool) {
+        let envelope = &self.envelope;
+        tracing::debug!(
+            projection = label,
+            tenant = envelope.tenant_id.as_str(),
+            aggregate = envelope.stream().to_string(),
+            version = envelope.version,
+            event_id = envelope.event_id.to_string(),
+            correlation_id = envelope.correlation_id.as_str(),
+            causation_id = envelope.causation_id.as_str(),
+            trace_id = trace(envelope).map(TraceParent::trace_id),
+            written,
+            "the row has the event",
+        );
+    }
+
+    /// The outcome of the message, given the outcome of its row.
+    fn settle(&mut self, outcome: &Outcome) -> Result<(), MessageError> {
+        let version = self.envelope.version;
+        match &outcome.failure {
+            // The row was brought to it, or as far as the batch goes.
+            Some((at, error)) if version > outcome.reached => {
+                let error = error.clone().of_version(version, *at);
+                self.processing.failed(&error);
+                Err(MessageError::about(&self.envelope, error))
+            }
+            Some(_) | None => {
+                self.processing.done(outcome.has_written(version));
+                Ok(())
+            }
+        }
+    }
+}
+
+/// The messages of a batch that are about one row.
+#[derive(Default)]
+struct RowBatch {
+    pending: PendingUpdates,
+    messages: Vec<InFlightMessage>,
+}
+
+impl RowBatch {
+    fn add(&mut self, mut message: InFlightMessage, update: Option<RowUpdate>) {
+        message.envelope.event_data = None;
+        let pending = self.pending.entry(message.envelope.version).or_default();
+        *pending = pending.take().or(update);
+        self.messages.push(message);
+    }
+
+    /// The span that the requests of the row belong to, and a span of the write in the trace of each message. The requests
+    /// are the newest event's, or those of a trace of their own where that has none.
+    fn writes(&self, label: &'static str) -> (TraceParent, Vec<Writing>) {
+        let mut writes: Vec<Writing> = Vec::new();
+        for message in self.messages.iter().rev() {
+            writes.extend(message.processing.write(label, writes.first()));
+        }
+        (writes.first().map_or_else(TraceParent::unrecorded, Writing::trace), writes)
+    }
+}
+
+/// The seconds between two times; none where clocks disagree about their order.
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    let micros = u64::try_from(to.unix_micros() - from.unix_micros()).unwrap_or(0);
+    std::time::Duration::from_micros(micros).as_secs_f64()
+}

@@ -1,0 +1,288 @@
+//! Audits of rows and a store in memory.
+
+mod findings;
+mod hardship;
+mod live;
+mod repairs;
+mod unruly;
+
+use std::{
+    io,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use millrace_core::{
+    Timestamp,
+    projection::{ProjectionKind, ProjectionSpec, RowChange, RowUpdate},
+    row::{Attributes, RowKey},
+};
+use millrace_event_store::{MemoryStore, ScanEvents, StoredEvent};
+use millrace_rows::{AuditRows, MemoryRows, WriteOutcome, WriteRows as _};
+use serde_json::Value;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    app::{app, cards, groups, totals},
+    world::{assert_rows, counter, counter_with, noon},
+};
+use crate::{
+    apply::{merge, update_of_stored},
+    audit::{Audit, Format, Report, Screen, Settings},
+    pace::{Halt, Pace},
+};
+
+/// Counters, and rows of them under each projection.
+#[derive(Clone)]
+struct Bench {
+    store: MemoryStore,
+    cards: MemoryRows,
+    totals: MemoryRows,
+    groups: MemoryRows,
+}
+
+impl Default for Bench {
+    fn default() -> Self {
+        Self {
+            store: MemoryStore::default(),
+            cards: MemoryRows::new(&cards()),
+            totals: MemoryRows::new(&totals()),
+            groups: MemoryRows::new(&groups()),
+        }
+    }
+}
+
+/// The outcome of an audit.
+struct Outcome {
+    result: Result<(), Halt>,
+    /// The findings, a line each, in no order.
+    lines: Vec<String>,
+    clean: bool,
+    summary: String,
+}
+
+/// The settings of an audit.
+#[derive(Clone, Copy)]
+struct How {
+    segments: u32,
+    repair: bool,
+    grace: Duration,
+    rate: Option<u32>,
+    format: Format,
+    clock: fn() -> Timestamp,
+}
+
+/// Long after everything that happened.
+fn later() -> Timestamp {
+    Timestamp::from_unix_micros(noon().unix_micros() + 3_600_000_000)
+}
+
+/// When the first event of each history happens.
+fn at_first() -> Timestamp {
+    Timestamp::from_unix_micros(noon().unix_micros() - 60_000_000)
+}
+
+const LOOK: How = How {
+    segments: 4,
+    repair: false,
+    grace: Duration::from_secs(60),
+    rate: None,
+    format: Format::Plain,
+    clock: later,
+};
+
+const REPAIR: How = How { repair: true, ..LOOK };
+
+/// Text that is written by one and read by another.
+#[derive(Clone, Default)]
+struct Text(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Text {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Outcome {
+    /// Fails unless exactly these findings were reported: lines without what every line says, which is the projection
+    /// and the tenant.
+    #[track_caller]
+    fn assert_finds(&self, expected: &[String]) {
+        assert!(self.result.is_ok(), "{:?}", self.result);
+        let mut expected = expected.to_vec();
+        expected.sort();
+        assert_eq!(self.lines, expected);
+    }
+}
+
+/// An audit, not yet run, with the time at which it was made for noon where its clock says so.
+fn audit<E, C, T, G>(
+    events: E,
+    rows: (C, T, G),
+    how: How,
+    stop: &CancellationToken,
+    out: impl io::Write + Send + 'static,
+) -> Audit<E>
+where
+    E: ScanEvents,
+    C: AuditRows,
+    T: AuditRows,
+    G: AuditRows,
+{
+    let (began, clock) = (Instant::now(), how.clock);
+    let clock = move || {
+        let passed = i64::try_from(began.elapsed().as_micros()).unwrap();
+        Timestamp::from_unix_micros(clock().unix_micros() + passed)
+    };
+    let settings = Settings {
+        segments: NonZeroU32::new(how.segments).unwrap(),
+        grace: how.grace,
+        repair: how.repair,
+        clock: Box::new(clock),
+    };
+    let pace = Pace::new(stop.child_token(), how.rate, || 0.5);
+    let (cards_rows, totals_rows, groups_rows) = rows;
+    Audit::new(events, settings, pace, Report::new(how.format, Screen::Lines, Box::new(out)))
+        .of(cards(), "counter-cards", cards_rows)
+        .of(totals(), "counter-totals", totals_rows)
+        .of(groups(), "group-totals", groups_rows)
+}
+
+/// Runs an audit to its end.
+async fn run<E, C, T, G>(events: E, rows: (C, T, G), how: How) -> Outcome
+where
+    E: ScanEvents,
+    C: AuditRows,
+    T: AuditRows,
+    G: AuditRows,
+{
+    let written = Text::default();
+    let audit = audit(events, rows, how, &CancellationToken::new(), written.clone());
+    let result = audit.run().await;
+    audit.report().summary(result.is_ok(), &[].into(), Duration::ZERO).unwrap();
+    let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+    let (summaries, mut lines): (Vec<_>, Vec<_>) = text
+        .lines()
+        .map(|line| {
+            line.replace("projection=", "").replace(" tenant=acme aggregate=00000000-0000-0000-0000-", " ")
+        })
+        .partition(|line| {
+            line.starts_with("SUMMARY") || line.starts_with("REQUESTS") || line.contains("summary")
+        });
+    lines.sort();
+    Outcome { result, lines, clean: audit.report().tally.is_clean(), summary: summaries[0].clone() }
+}
+
+impl Bench {
+    /// Forty counters of 1 to 12 events, ids 1 to 40, in three groups; all of them in their rows.
+    async fn full() -> Self {
+        let bench = Self::default();
+        for n in 1..=40 {
+            let events = 1 + usize::try_from(n).unwrap() % 12;
+            let events = counter_with(&bench.store, n, events).await;
+            bench.project_all(&events).await;
+        }
+        bench
+    }
+
+    fn all_rows(&self) -> (MemoryRows, MemoryRows, MemoryRows) {
+        (self.cards.clone(), self.totals.clone(), self.groups.clone())
+    }
+
+    fn rows(&self, spec: &ProjectionSpec) -> &MemoryRows {
+        match spec.kind {
+            ProjectionKind::Blind => &self.cards,
+            ProjectionKind::Fold => &self.totals,
+            ProjectionKind::Aggregating(_) => &self.groups,
+        }
+    }
+
+    /// Stores an event as it is.
+    async fn append(&self, event: &StoredEvent) {
+        super::world::append(&self.store, event).await;
+    }
+
+    /// Writes events that follow each other into their row.
+    async fn project(&self, spec: &ProjectionSpec, events: &[StoredEvent]) {
+        for event in events {
+            let update = update_of_stored(spec, event).unwrap();
+            assert_eq!(self.rows(spec).write(&update).await.unwrap(), WriteOutcome::Applied);
+        }
+    }
+
+    /// Writes events that follow each other into their rows under each projection.
+    async fn project_all(&self, events: &[StoredEvent]) {
+        for spec in app().projections() {
+            self.project(spec, events).await;
+        }
+    }
+
+    /// Puts a row in the place of the one that is there: the fold of some events after a change by hand.
+    async fn set(&self, spec: &ProjectionSpec, events: &[StoredEvent], alter: impl FnOnce(&mut RowUpdate)) {
+        let mut whole = whole(spec, events);
+        let rows = self.rows(spec);
+        let row = rows.rows(&[whole.stream.clone()]).await.unwrap().found.remove(0).1;
+        alter(&mut whole);
+        assert!(rows.replace(&row, &whole).await.unwrap());
+    }
+
+    /// Takes a row away.
+    async fn delete(&self, spec: &ProjectionSpec, id: u128) {
+        let rows = self.rows(spec);
+        let row = rows.rows(&[counter(id)]).await.unwrap().found.remove(0).1;
+        assert!(rows.delete(&row).await.unwrap());
+    }
+
+    /// Puts something else in the place of a group's row.
+    async fn set_group(&self, group: &str, alter: impl FnOnce(&mut Attributes)) {
+        let key = RowKey { tenant: "acme".parse().unwrap(), id: group.to_owned() };
+        let mut sum = self.groups.sum(&key).await.unwrap();
+        alter(&mut sum.expected);
+        assert!(self.groups.replace_sum(&sum).await.unwrap());
+    }
+
+    /// The events of a counter.
+    fn events(&self, id: u128) -> Vec<StoredEvent> {
+        let stream = counter(id);
+        let mut events = self.store.all();
+        events.retain(|event| event.envelope.stream() == stream);
+        events
+    }
+
+    async fn audit(&self, how: How) -> Outcome {
+        run(self.store.clone(), self.all_rows(), how).await
+    }
+
+    /// Fails unless every row is the fold of its events, and there is no other.
+    async fn assert_right(&self) {
+        let mut streams: Vec<_> = self.store.all().iter().map(|event| event.envelope.stream()).collect();
+        streams.sort();
+        streams.dedup();
+        let histories: Vec<_> = streams.iter().map(|stream| self.events(stream.id.as_u128())).collect();
+        for spec in app().projections() {
+            assert_rows(spec, self.rows(spec), histories.iter().map(Vec::as_slice)).await;
+        }
+    }
+}
+
+/// The fold of events that follow each other, from the first one on.
+fn whole(spec: &ProjectionSpec, events: &[StoredEvent]) -> RowUpdate {
+    let mut updates = events.iter().map(|event| update_of_stored(spec, event).unwrap());
+    let first = updates.next().unwrap();
+    updates.fold(first, |whole, update| merge(whole, update).unwrap())
+}
+
+/// Another value for an attribute of the row that an update leaves.
+fn put(attribute: &str, value: impl Into<Value>) -> impl FnOnce(&mut RowUpdate) {
+    let value = value.into();
+    move |update| match &mut update.change {
+        RowChange::Put(attributes) => drop(attributes.insert(attribute.to_owned(), value)),
+        RowChange::Set(_) | RowChange::Fold(_) => panic!("no whole row"),
+    }
+}

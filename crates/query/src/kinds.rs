@@ -1,0 +1,49 @@
+//! The kinds of projections, under one trait.
+
+use millrace_core::{AggregatingProjection, FoldProjection, Projection, ProjectionName, Row};
+
+use crate::history::past::{Validity, validity};
+
+/// A projection of any kind: what [`Projection`], [`FoldProjection`] and [`AggregatingProjection`] have in common.
+///
+/// `K` tells the kinds apart, and follows from the projection: `service.rows::<OrderSummary, _>()`.
+pub trait AnyProjection<K> {
+    /// Its name and version.
+    const NAME: ProjectionName;
+    /// Its rows.
+    type Row: Row;
+
+    /// What refuses events that do not fit their stream; `None` where a row is of no single stream.
+    #[doc(hidden)]
+    const VALIDITY: Option<fn() -> Validity>;
+}
+
+/// The kind of a [`Projection`].
+#[derive(Debug)]
+pub enum Blind {}
+
+/// The kind of a [`FoldProjection`].
+#[derive(Debug)]
+pub enum Fold {}
+
+/// The kind of an [`AggregatingProjection`].
+#[derive(Debug)]
+pub enum Aggregating {}
+
+impl<P: Projection> AnyProjection<Blind> for P {
+    const NAME: ProjectionName = <P as Projection>::NAME;
+    type Row = P::Row;
+    const VALIDITY: Option<fn() -> Validity> = Some(validity::<P::Aggregate>);
+}
+
+impl<P: FoldProjection> AnyProjection<Fold> for P {
+    const NAME: ProjectionName = <P as FoldProjection>::NAME;
+    type Row = P::Row;
+    const VALIDITY: Option<fn() -> Validity> = Some(validity::<P::Aggregate>);
+}
+
+impl<P: AggregatingProjection> AnyProjection<Aggregating> for P {
+    const NAME: ProjectionName = <P as AggregatingProjection>::NAME;
+    type Row = P::Row;
+    const VALIDITY: Option<fn() -> Validity> = None;
+}

@@ -1,0 +1,292 @@
+//! The rows of a projection with their type, as adapters read them.
+
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+use millrace_core::{
+    Application, Field, IndexValue, Invalid, Row, StreamId, Versioned,
+    ids::parse_uuid,
+    row::{self, IndexedAttribute, ListSchema, Lookup, RowKey, StoredRow},
+};
+use millrace_proto::{
+    Timestamp,
+    query::{AsOf, ReadAfter},
+};
+use millrace_rows::{Filter, ListQuery, TimeRange};
+use millrace_server::{Call, Failure, Violations};
+use prost::Message;
+use tonic::Response;
+
+use crate::{
+    batch::{self, Batch},
+    history::past::{self, Past, Validity},
+    list::{Listed, Page, overlay, page},
+    lookup,
+    models::{After, ReadModel, typed},
+    paging::{page_size, reached},
+    reply::{Messages, Reply},
+    service::Shared,
+    times::range,
+    watch::Hub,
+};
+
+/// The rows of a projection, to be read by their type. Clones are the same.
+///
+/// Each method answers one kind of query whole: it checks the fields of the request and names all that are bad, waits
+/// for the read-after token, reads, and lays the awaited row over an index that lags behind it.
+pub struct Rows<R> {
+    shared: Arc<Shared>,
+    model: Arc<ReadModel>,
+    hub: Hub,
+    validity: Option<fn() -> Validity>,
+    row: PhantomData<fn() -> R>,
+}
+
+impl<R> Clone for Rows<R> {
+    fn clone(&self) -> Self {
+        let (shared, model, hub) = (Arc::clone(&self.shared), Arc::clone(&self.model), self.hub.clone());
+        Self { shared, model, hub, validity: self.validity, row: PhantomData }
+    }
+}
+
+impl<R> fmt::Debug for Rows<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rows({})", self.model.spec.name)
+    }
+}
+
+impl<R: Row> Rows<R> {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        model: Arc<ReadModel>,
+        hub: Hub,
+        validity: Option<fn() -> Validity>,
+    ) -> Self {
+        Self { shared, model, hub, validity, row: PhantomData }
+    }
+
+    /// The row of an id, which stands in the request's field of this name.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] where there is none.
+    pub async fn get(
+        &self,
+        call: &Call,
+        id: (&str, &str),
+        after: Option<ReadAfter>,
+    ) -> Result<Versioned<R>, Failure> {
+        self.stored(call, id, after).await.map(|(_, row)| row)
+    }
+
+    /// Several rows, by the ids that stand in the request's field of this name, as messages.
+    ///
+    /// # Errors
+    /// Where no id has an answer.
+    pub async fn batch<M: Message + From<Versioned<R>>>(
+        &self,
+        call: &Call,
+        (field, ids): (&str, &[String]),
+        after: Option<ReadAfter>,
+    ) -> Result<Batch<M>, Failure> {
+        let mut violations = Violations::default();
+        let ids = batch::ids::<R::Id>(&mut violations, field, ids);
+        let after = self.after(&mut violations, call, after);
+        let ids = violations.finish(ids)?;
+        let awaited = self.awaited(call, after).await?;
+        batch::read(call, &self.model, &ids, awaited).await
+    }
+
+    /// The row that has a value, by a look-up such as `UserProfile::BY_EMAIL`. The value stands in the request's field of
+    /// this name.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] where there is none. It does not repeat the value, which may be personal data.
+    pub async fn lookup<V: IndexValue>(
+        &self,
+        call: &Call,
+        lookup: Lookup<R, V>,
+        (field, value): (&str, Result<V, Invalid>),
+        after: Option<ReadAfter>,
+    ) -> Result<Versioned<R>, Failure> {
+        let mut violations = Violations::default();
+        let value = violations.field(field, value.and_then(|value| indexed(&value)));
+        let after = self.after(&mut violations, call, after);
+        let value = violations.finish(value)?;
+        let awaited = self.awaited(call, after).await?;
+        let found = lookup::holder(&self.model, lookup.schema(), &call.tenant, &value, awaited).await?;
+        found.map(typed).transpose()?.flatten().ok_or_else(|| not_found::<R>(String::new()))
+    }
+
+    /// The rows that share a value, by a list such as `OrderSummary::BY_STATUS`. The value stands in the request's field
+    /// of this name.
+    pub fn list<V: IndexValue>(
+        &self,
+        list: row::List<R, V>,
+        (field, value): (&str, Result<V, Invalid>),
+    ) -> List<'_, R> {
+        let mut violations = Violations::default();
+        let value = violations.field(field, value.and_then(|value| indexed(&value)));
+        let times = Some(TimeRange::default());
+        List { rows: self, list: list.schema(), violations, value, filter: Some(None), times }
+    }
+
+    /// A reply of the row's states that are newer than version `seen`: the present one, and those to come. `message` makes
+    /// a message of each.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] where there is no row.
+    pub async fn watch<S: From<Versioned<R>>, M: Send + 'static>(
+        &self,
+        call: &Call,
+        id: (&str, &str),
+        seen: u64,
+        after: Option<ReadAfter>,
+        message: impl Fn(S) -> M + Send + 'static,
+    ) -> Reply<Messages<M>> {
+        let permit = self.hub.permit(&call.tenant)?;
+        let (row, _) = self.stored(call, id, after).await?;
+        let watch = self.hub.watch(permit, row);
+        let message = move |row| message(S::from(row));
+        Ok(Response::new(watch.messages(seen, call.end_of_stream, message)))
+    }
+
+    /// The row of an aggregate as it was, folded from the aggregate's events. The id stands in the request's field of
+    /// this name.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] where there was none, [`Failure::UnreadableEvent`] where an event cannot be folded.
+    pub async fn as_of(
+        &self,
+        call: &Call,
+        (field, id): (&str, &str),
+        as_of: Option<AsOf>,
+    ) -> Result<Versioned<R>, Failure> {
+        let name = self.model.spec.name;
+        let validity =
+            self.validity.ok_or_else(|| Failure::Internal(format!("{name} sums up aggregates")))?;
+        let mut violations = Violations::default();
+        let id = violations.field(field, parse_uuid(id));
+        let as_of = past::AsOf::parse(&mut violations, as_of);
+        let (id, as_of) = violations.finish(id.zip(as_of))?;
+        let aggregate_type = self.model.spec.source.clone();
+        let stream = StreamId { tenant: call.tenant.clone(), aggregate_type, id };
+        let row = Past::new(&self.model.spec, validity(), as_of).read(&*self.shared.events, &stream).await?;
+        typed(row)?.ok_or_else(|| not_found::<R>(stream.id.to_string()))
+    }
+
+    /// The row of an id, as it is stored and with its type.
+    async fn stored(
+        &self,
+        call: &Call,
+        (field, id): (&str, &str),
+        after: Option<ReadAfter>,
+    ) -> Result<(StoredRow, Versioned<R>), Failure> {
+        let mut violations = Violations::default();
+        let id = violations.field(field, id.parse::<R::Id>());
+        let after = self.after(&mut violations, call, after);
+        let id = violations.finish(id)?.to_string();
+        let key = RowKey { tenant: call.tenant.clone(), id };
+        let row = match self.awaited(call, after).await? {
+            Some(row) if row.key == key => Some(row),
+            Some(_) | None => self.model.rows.get(&key).await?,
+        };
+        let found = match row {
+            Some(row) => typed(row.clone())?.map(|typed| (row, typed)),
+            None => None,
+        };
+        found.ok_or_else(|| not_found::<R>(key.id))
+    }
+
+    fn after(&self, violations: &mut Violations, call: &Call, after: Option<ReadAfter>) -> Option<After> {
+        After::parse(violations, self.application(), &call.tenant, after)
+    }
+
+    /// Waits for what the token names. Its row, where it is one of these.
+    async fn awaited(&self, call: &Call, after: Option<After>) -> Result<Option<StoredRow>, Failure> {
+        let Some(after) = after else { return Ok(None) };
+        if self.model.spec.source == after.stream.aggregate_type {
+            return self.model.caught_up(call, &after).await;
+        }
+        if let Some(other) = self.shared.model_of(&after.stream.aggregate_type) {
+            other.caught_up(call, &after).await?;
+        }
+        Ok(None)
+    }
+
+    fn application(&self) -> &Application {
+        &self.shared.application
+    }
+}
+
+fn not_found<R: Row>(name: String) -> Failure {
+    Failure::NotFound { resource_type: R::SCHEMA.resource.into(), name }
+}
+
+/// A value as an index has it.
+fn indexed(value: &impl IndexValue) -> Result<String, Invalid> {
+    value.index_value().ok_or(Invalid("must be a value that is indexed"))
+}
+
+/// A list that is asked for, page by page.
+#[must_use]
+pub struct List<'a, R> {
+    rows: &'a Rows<R>,
+    list: &'static ListSchema,
+    violations: Violations,
+    value: Option<String>,
+    filter: Option<Option<Filter>>,
+    times: Option<TimeRange>,
+}
+
+impl<R: Row> List<'_, R> {
+    /// Only rows with a value in another attribute, where the request's field of this name has one.
+    pub fn filter<V: IndexValue>(
+        mut self,
+        attribute: Field<R, V>,
+        (field, value): (&str, Result<Option<V>, Invalid>),
+    ) -> Self {
+        let filter = |value| Ok(Filter { attribute: IndexedAttribute::of::<V>(attribute.name()), value });
+        let value = value.and_then(|value| value.map(|value| indexed(&value).and_then(filter)).transpose());
+        self.filter = self.violations.field(field, value);
+        self
+    }
+
+    /// Only rows of a range of times, by the request's fields of these names: from the first on, and before the second.
+    pub fn times(mut self, since: (&str, Option<Timestamp>), before: (&str, Option<Timestamp>)) -> Self {
+        self.times = range(&mut self.violations, since, before);
+        self
+    }
+
+    /// A page of the list, as messages. The arguments are the request's `page_size`, `page_token` and `after`.
+    ///
+    /// # Errors
+    /// Where a field is bad, or a read fails.
+    pub async fn page<M: Message + From<Versioned<R>>>(
+        self,
+        call: &Call,
+        page_size_: i32,
+        page_token: &str,
+        after: Option<ReadAfter>,
+    ) -> Result<Page<M>, Failure> {
+        let Self { rows, list, mut violations, value, filter, times } = self;
+        let size = page_size(&mut violations, page_size_);
+        let query = value.zip(filter).zip(times).map(|((value, filter), times)| {
+            let query = ListQuery { list, tenant: call.tenant.clone(), value, filter, times };
+            Listed { projection: rows.model.spec.name.name, query }
+        });
+        let tokens = &rows.shared.tokens;
+        let before = reached(&mut violations, tokens, &call.tenant, query.as_ref(), page_token);
+        let after = rows.after(&mut violations, call, after);
+        let (listed, (size, before)) = violations.finish(query.zip(size.zip(before)))?;
+
+        let awaited = rows.awaited(call, after).await?;
+        // One more than fits shows whether there is a next page; another one replaces what the overlay may take away.
+        let limit = size + 1 + u16::from(awaited.is_some());
+        let mut found = rows.model.rows.page(&listed.query, before.as_ref(), limit).await?;
+        if let Some(awaited) = awaited {
+            overlay(&mut found, &listed.query, before.as_ref(), awaited);
+        }
+        let (rows, next) = page(found, list, size.into())?;
+        let next_page_token = next.map(|position| tokens.seal(&call.tenant, &listed, &position));
+        Ok(Page { rows, next_page_token: next_page_token.unwrap_or_default() })
+    }
+}

@@ -1,0 +1,151 @@
+//! All that an application's query service needs, made from its registration.
+
+use std::{fmt, sync::Arc};
+
+use futures::future;
+use millrace_aws::AwsError;
+use millrace_core::{
+    AggregateType, Application, ProjectionName, StreamId, TenantId, projection::ProjectionSpec,
+};
+use millrace_event_store::{Direction, ReadHistory};
+use millrace_rows::ReadRows;
+use millrace_server::{TenantLimiter, serve::reachable};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    history::History,
+    kinds::AnyProjection,
+    models::ReadModel,
+    rows::Rows,
+    stores::AnyHistory,
+    token::PageTokens,
+    watch::{self, Hub, Watching},
+};
+
+/// The read models and the event store of an application: where its adapters get their [`Rows`] from. Clones are the
+/// same.
+#[derive(Clone)]
+pub struct QueryService {
+    shared: Arc<Shared>,
+    hubs: Arc<[Hub]>,
+    limiter: TenantLimiter,
+    ending: CancellationToken,
+}
+
+impl fmt::Debug for QueryService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "QueryService({})", self.shared.application.name())
+    }
+}
+
+/// What every query may need.
+pub(crate) struct Shared {
+    pub(crate) application: Application,
+    /// One for each registered projection, in the order of registration.
+    pub(crate) models: Vec<Arc<ReadModel>>,
+    pub(crate) events: Box<dyn AnyHistory>,
+    pub(crate) tokens: PageTokens,
+}
+
+impl Shared {
+    /// The read model that answers for an aggregate's type where a query is about another: the first one registered.
+    pub(crate) fn model_of(&self, aggregate_type: &AggregateType) -> Option<&ReadModel> {
+        self.models.iter().find(|model| model.spec.source == *aggregate_type).map(|model| &**model)
+    }
+}
+
+/// A projection is read that the application did not register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the query service reads the projection `{0}`, which is not registered: register it")]
+pub struct NotRegistered(ProjectionName);
+
+impl QueryService {
+    /// A service over a store of rows for each registered projection, and an event store. What is watched is not read
+    /// until [`watch`](Self::watch) runs, and until `ending`.
+    pub fn new<S: ReadRows>(
+        application: &Application,
+        store: impl Fn(&ProjectionSpec) -> S,
+        events: impl ReadHistory,
+        tokens: PageTokens,
+        watching: Watching,
+        ending: CancellationToken,
+    ) -> Self {
+        let models = application.projections().iter().map(|spec| Arc::new(ReadModel::new(spec, store(spec))));
+        let models: Vec<_> = models.collect();
+        let limiter = TenantLimiter::new(watching.max, watching.max_per_tenant);
+        let hub = |model: &Arc<ReadModel>| {
+            Hub::new(Arc::clone(model), watching.pace, limiter.clone(), ending.clone())
+        };
+        let hubs = models.iter().map(hub).collect();
+        let (application, events) = (application.clone(), Box::new(events));
+        Self { shared: Arc::new(Shared { application, models, events, tokens }), hubs, limiter, ending }
+    }
+
+    /// The rows of a projection. `K` follows from `P`.
+    ///
+    /// # Errors
+    /// Where the projection is not registered.
+    pub fn rows<P: AnyProjection<K>, K>(&self) -> Result<Rows<P::Row>, NotRegistered> {
+        let is_it = |model: &ReadModel| model.spec.name == P::NAME;
+        let found = self.shared.models.iter().zip(&*self.hubs).find(|(model, _)| is_it(model));
+        let (model, hub) = found.ok_or(NotRegistered(P::NAME))?;
+        Ok(Rows::new(Arc::clone(&self.shared), Arc::clone(model), hub.clone(), P::VALIDITY))
+    }
+
+    /// Questions about the past.
+    pub fn history(&self) -> History {
+        History::new(Arc::clone(&self.shared))
+    }
+
+    /// Reads what is watched, and shows how much that is, until the process is to end.
+    pub async fn watch(&self) {
+        let hubs = Arc::clone(&self.hubs);
+        let watched_rows = move || hubs.iter().map(Hub::watched_rows).sum();
+        let shown = watch::show(self.limiter.clone(), watched_rows, self.ending.clone());
+        future::join(shown, future::join_all(self.hubs.iter().cloned().map(Hub::run))).await;
+    }
+
+    /// Looks whether all tables can be read, by rows and a stream that nobody has.
+    ///
+    /// # Errors
+    /// The reason that one cannot.
+    pub async fn probe(&self) -> Result<(), String> {
+        let nobody = AggregateType::new("probe");
+        let stream = StreamId { tenant: TenantId::default(), aggregate_type: nobody, id: Uuid::nil() };
+        let events = self.shared.events.history(&stream, 1..=1, Direction::OldestFirst, 1);
+        let rows = future::join_all(self.shared.models.iter().map(|model| model.probe()));
+        let (events, rows): (_, Vec<Result<(), AwsError>>) = future::join(events, rows).await;
+        rows.into_iter().chain([events.map(drop)]).try_for_each(reachable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millrace_event_store::MemoryStore;
+    use millrace_rows::MemoryRows;
+
+    use super::*;
+    use crate::{
+        testing::{BookRow, ShelfRow, application},
+        watch::Pace,
+    };
+
+    #[test]
+    fn a_projection_that_is_not_registered_is_named() {
+        let pace = Pace { fastest: Duration::from_secs(1), slowest: Duration::from_secs(1) };
+        let service = QueryService::new(
+            &application(),
+            MemoryRows::new,
+            MemoryStore::default(),
+            PageTokens::of_table("events"),
+            Watching { pace, max: 1, max_per_tenant: 1 },
+            CancellationToken::new(),
+        );
+        assert!(service.rows::<BookRow, _>().is_ok());
+        let said = service.rows::<ShelfRow, _>().unwrap_err().to_string();
+        assert!(said.contains("shelves@1") && said.contains("register it"), "{said}");
+    }
+}

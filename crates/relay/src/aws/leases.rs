@@ -1,0 +1,351 @@
+//! Leases on DynamoDB.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use aws_sdk_dynamodb::{
+    Client,
+    error::SdkError,
+    operation::update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
+    types::{AttributeValue, ReturnValue},
+};
+use millrace_aws::AwsError;
+use millrace_core::Timestamp;
+use millrace_server::FailureLogThrottle;
+use tracing::error;
+
+use crate::{
+    leases::{Checkpoint, Lease, LeaseTable, Leases, Progress, Replica},
+    stream::ShardId,
+};
+
+type Item = HashMap<String, AttributeValue>;
+
+const SHARD_ID: &str = "ShardId";
+const OWNER: &str = "Owner";
+const FENCE: &str = "Fence";
+const EXPIRES_AT: &str = "ExpiresAt";
+const CHECKPOINT: &str = "Checkpoint";
+const CHECKPOINT_TIME: &str = "CheckpointTime";
+
+const COMPLETE_AT: &str = "CompleteAt";
+
+/// Begins the key of a replica. No shard is named so: `#` stands in no label of a stream.
+const REPLICA: &str = "replica#";
+
+/// The key of the item that says until when every shard is known to have had its lease.
+const COMPLETE: &str = "complete#";
+
+/// The lease table. An item is a lease (`ShardId`, `Owner`, `Fence`, `ExpiresAt` in milliseconds since 1970,
+/// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`), and one says until when
+/// every shard had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970).
+#[derive(Debug, Clone)]
+pub struct DynamoLeases {
+    client: Client,
+    table: String,
+    /// Items that cannot be read.
+    unreadable: Arc<Mutex<FailureLogThrottle>>,
+}
+
+impl DynamoLeases {
+    /// The table called `table`.
+    pub fn new(client: Client, table: impl Into<String>) -> Self {
+        Self { client, table: table.into(), unreadable: Arc::default() }
+    }
+
+    /// A write of expiry and progress, on the condition that owner and fence are still the lease's.
+    fn update(&self, lease: &Lease, expression: &str) -> UpdateItemFluentBuilder {
+        self.client
+            .update_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(&lease.shard))
+            .update_expression(expression)
+            .condition_expression("#owner = :owner AND #fence = :fence")
+            .expression_attribute_names("#owner", OWNER)
+            .expression_attribute_names("#fence", FENCE)
+            .expression_attribute_names("#expires", EXPIRES_AT)
+            .expression_attribute_names("#checkpoint", CHECKPOINT)
+            .expression_attribute_names("#time", CHECKPOINT_TIME)
+            .expression_attribute_values(":owner", text(lease.owner.as_deref().unwrap_or_default()))
+            .expression_attribute_values(":fence", number(lease.fence))
+            .expression_attribute_values(":expires", number(millis(lease.expires_at)))
+            .expression_attribute_values(":checkpoint", text(lease.progress.checkpoint.to_text()))
+            .expression_attribute_values(":time", text(lease.progress.time))
+    }
+}
+
+impl Leases for DynamoLeases {
+    async fn list(&self) -> Result<LeaseTable, AwsError> {
+        let mut table = LeaseTable::default();
+        let mut unreadable = None;
+        let mut pages =
+            self.client.scan().table_name(&self.table).consistent_read(true).into_paginator().items().send();
+        while let Some(item) = pages.next().await {
+            let item = item?;
+            match row(&item) {
+                Ok(Row::Lease(lease)) => table.leases.push(lease),
+                Ok(Row::Replica(replica)) => table.replicas.push(replica),
+                Ok(Row::Complete(at)) => table.complete_at = Some(at),
+                // Somebody's hand was in the table. The other shards go on.
+                Err(attribute) => unreadable = Some(attribute),
+            }
+        }
+        let mut throttle = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        match unreadable {
+            None => throttle.succeeded(),
+            Some(attribute) if throttle.failed().is_some() => {
+                error!(attribute, "an item of the lease table cannot be read; its shard may not be relayed");
+            }
+            Some(_) => {}
+        }
+        Ok(table)
+    }
+
+    async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
+        let call = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(lease_item(lease)))
+            .condition_expression("attribute_not_exists(#shard)")
+            .expression_attribute_names("#shard", SHARD_ID);
+        match call.send().await {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn take(
+        &self,
+        seen: &Lease,
+        owner: &str,
+        expires_at: Timestamp,
+    ) -> Result<Option<Lease>, AwsError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(&seen.shard))
+            .update_expression("SET #owner = :owner, #expires = :expires, #fence = :next")
+            .condition_expression("#fence = :fence AND #expires = :seen")
+            .expression_attribute_names("#owner", OWNER)
+            .expression_attribute_names("#fence", FENCE)
+            .expression_attribute_names("#expires", EXPIRES_AT)
+            .expression_attribute_values(":owner", text(owner))
+            .expression_attribute_values(":expires", number(millis(expires_at)))
+            .expression_attribute_values(":seen", number(millis(seen.expires_at)))
+            .expression_attribute_values(":fence", number(seen.fence))
+            .expression_attribute_values(":next", number(seen.fence.saturating_add(1)))
+            .return_values(ReturnValue::AllNew);
+        match call.send().await {
+            Ok(reply) => match row(&reply.attributes.unwrap_or_default()) {
+                Ok(Row::Lease(lease)) => Ok(Some(lease)),
+                Ok(Row::Replica(_) | Row::Complete(_)) => {
+                    Err(AwsError::InvalidResponse("a lease that is none".to_owned()))
+                }
+                Err(attribute) => Err(AwsError::InvalidResponse(format!("a lease with a bad {attribute}"))),
+            },
+            Err(error) if condition_failed(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
+        let update = self.update(lease, "SET #expires = :expires, #checkpoint = :checkpoint, #time = :time");
+        held(update.send().await.map(drop))
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
+        const RELEASE: &str =
+            "SET #expires = :expires, #checkpoint = :checkpoint, #time = :time REMOVE #owner";
+        held(self.update(lease, RELEASE).send().await.map(drop))
+    }
+
+    async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
+        let call = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(&seen.shard))
+            .condition_expression("#fence = :fence")
+            .expression_attribute_names("#fence", FENCE)
+            .expression_attribute_values(":fence", number(seen.fence));
+        match call.send().await {
+            Ok(_) => Ok(()),
+            Err(error)
+                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
+        let call = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .item(SHARD_ID, text(replica_key(&replica.owner)))
+            .item(EXPIRES_AT, number(millis(replica.expires_at)));
+        call.send().await?;
+        Ok(())
+    }
+
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(COMPLETE))
+            .update_expression("SET #at = :at")
+            .condition_expression("attribute_not_exists(#at) OR #at < :at")
+            .expression_attribute_names("#at", COMPLETE_AT)
+            .expression_attribute_values(":at", number(millis(at)));
+        match call.send().await {
+            Err(error) if !condition_failed(&error) => Err(error.into()),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
+        self.client
+            .delete_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(replica_key(owner)))
+            .send()
+            .await?;
+        Ok(())
+    }
+}
+
+fn held<R>(result: Result<(), SdkError<UpdateItemError, R>>) -> Result<bool, AwsError>
+where
+    AwsError: From<SdkError<UpdateItemError, R>>,
+{
+    match result {
+        Ok(()) => Ok(true),
+        Err(error) if condition_failed(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn condition_failed<R>(error: &SdkError<UpdateItemError, R>) -> bool {
+    error.as_service_error().is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+}
+
+enum Row {
+    Lease(Lease),
+    Replica(Replica),
+    Complete(Timestamp),
+}
+
+fn lease_item(lease: &Lease) -> Item {
+    let owner = lease.owner.as_ref().map(|owner| (OWNER, text(owner)));
+    [
+        (SHARD_ID, text(&lease.shard)),
+        (FENCE, number(lease.fence)),
+        (EXPIRES_AT, number(millis(lease.expires_at))),
+        (CHECKPOINT, text(lease.progress.checkpoint.to_text())),
+        (CHECKPOINT_TIME, text(lease.progress.time)),
+    ]
+    .into_iter()
+    .chain(owner)
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect()
+}
+
+/// What an item holds, or the attribute that cannot be read.
+fn row(item: &Item) -> Result<Row, &'static str> {
+    let key = string(item, SHARD_ID)?;
+    if key == COMPLETE {
+        return time(item, COMPLETE_AT).map(Row::Complete);
+    }
+    let expires_at = time(item, EXPIRES_AT)?;
+    if let Some(owner) = key.strip_prefix(REPLICA) {
+        return Ok(Row::Replica(Replica { owner: owner.to_owned(), expires_at }));
+    }
+    let owner = if item.contains_key(OWNER) { Some(string(item, OWNER)?.to_owned()) } else { None };
+    let checkpoint = Checkpoint::from_text(string(item, CHECKPOINT)?);
+    let time = string(item, CHECKPOINT_TIME)?.parse().map_err(|_| CHECKPOINT_TIME)?;
+    Ok(Row::Lease(Lease {
+        shard: ShardId::from(key),
+        owner,
+        fence: whole(item, FENCE)?,
+        expires_at,
+        progress: Progress { checkpoint, time },
+    }))
+}
+
+fn string<'a>(item: &'a Item, name: &'static str) -> Result<&'a str, &'static str> {
+    item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str).ok_or(name)
+}
+
+fn whole<T: std::str::FromStr>(item: &Item, name: &'static str) -> Result<T, &'static str> {
+    item.get(name).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok()).ok_or(name)
+}
+
+/// A time that stands in milliseconds since 1970.
+fn time(item: &Item, name: &'static str) -> Result<Timestamp, &'static str> {
+    let millis: i64 = whole(item, name)?;
+    Ok(Timestamp::from_unix_micros(millis.saturating_mul(1000)))
+}
+
+fn replica_key(owner: &str) -> String {
+    format!("{REPLICA}{owner}")
+}
+
+fn millis(time: Timestamp) -> i64 {
+    time.unix_micros().div_euclid(1000)
+}
+
+fn text(value: impl ToString) -> AttributeValue {
+    AttributeValue::S(value.to_string())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stream::{Position, Sequence};
+
+    #[test]
+    fn a_lease_survives_its_item() {
+        for checkpoint in [
+            Checkpoint::At(Position::TrimHorizon),
+            Checkpoint::At(Position::After(Sequence("0042".to_owned()))),
+            Checkpoint::ShardEnd,
+        ] {
+            for owner in [None, Some("a".to_owned())] {
+                let progress =
+                    Progress { checkpoint: checkpoint.clone(), time: Timestamp::from_unix_micros(5) };
+                let expires_at = Timestamp::from_unix_micros(7_000);
+                let lease = Lease { shard: ShardId::from("l/s"), owner, fence: 3, expires_at, progress };
+                assert!(matches!(row(&lease_item(&lease)), Ok(Row::Lease(read)) if read == lease));
+            }
+        }
+    }
+
+    #[test]
+    fn an_item_that_is_no_lease_is_named_by_its_bad_attribute() {
+        let mut item = lease_item(&Lease {
+            shard: ShardId::from("s"),
+            owner: None,
+            fence: 1,
+            expires_at: Timestamp::from_unix_micros(0),
+            progress: Progress { checkpoint: Checkpoint::ShardEnd, time: Timestamp::from_unix_micros(0) },
+        });
+        item.insert(FENCE.to_owned(), text("one"));
+        assert!(matches!(row(&item), Err(FENCE)));
+    }
+}

@@ -1,0 +1,141 @@
+//! The event store's stream on DynamoDB.
+
+use std::collections::HashSet;
+
+use aws_sdk_dynamodbstreams::{
+    Client,
+    operation::{get_records::GetRecordsError, get_shard_iterator::GetShardIteratorError},
+    types::{OperationType, Record as StreamRecord, ShardIteratorType},
+};
+use millrace_aws::AwsError;
+use millrace_event_store::stored_from_stream_image;
+
+use crate::stream::{Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError};
+
+/// The stream of the event store's table.
+///
+/// A table whose stream is switched off and on again has a new one, under another label, and nothing says that its
+/// shards are named differently (the emulator names them all alike). So a [`ShardId`] here is `<label>/<shard>`, and
+/// the old stream, which DynamoDB keeps for a day, can be read to its end.
+#[derive(Debug, Clone)]
+pub struct DynamoStream {
+    tables: aws_sdk_dynamodb::Client,
+    client: Client,
+    table: String,
+}
+
+/// A stream of the table.
+struct Stream {
+    arn: String,
+    label: String,
+}
+
+impl DynamoStream {
+    /// The stream of the table called `table`.
+    pub fn new(tables: aws_sdk_dynamodb::Client, client: Client, table: impl Into<String>) -> Self {
+        Self { tables, client, table: table.into() }
+    }
+
+    /// The table's present stream.
+    async fn latest(&self) -> Result<Stream, AwsError> {
+        let reply = self.tables.describe_table().table_name(&self.table).send().await?;
+        let arn = reply.table.and_then(|table| table.latest_stream_arn);
+        let arn = arn.ok_or_else(|| AwsError::Refused(format!("the table {} has no stream", self.table)))?;
+        let label = arn.rsplit('/').next().unwrap_or_default().to_owned();
+        Ok(Stream { arn, label })
+    }
+}
+
+impl ShardStream for DynamoStream {
+    type Cursor = String;
+
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        let Stream { arn, label } = self.latest().await?;
+        let mut shards = Vec::new();
+        let mut pages = HashSet::new();
+        let mut from = None;
+        loop {
+            let reply = self
+                .client
+                .describe_stream()
+                .stream_arn(&arn)
+                .set_exclusive_start_shard_id(from)
+                .send()
+                .await?;
+            let Some(page) = reply.stream_description else {
+                return Err(AwsError::InvalidResponse("a stream without a description".to_owned()));
+            };
+            for shard in page.shards.unwrap_or_default() {
+                let id = shard
+                    .shard_id
+                    .ok_or_else(|| AwsError::InvalidResponse("a shard without an id".to_owned()))?;
+                let name = |shard: String| ShardId::from(format!("{label}/{shard}"));
+                shards.push(Shard { id: name(id), parent: shard.parent_shard_id.map(name) });
+            }
+            match page.last_evaluated_shard_id {
+                None => return Ok(shards),
+                Some(last) if !pages.insert(last.clone()) => {
+                    return Err(AwsError::InvalidResponse("pages of shards that go in a circle".to_owned()));
+                }
+                Some(last) => from = Some(last),
+            }
+        }
+    }
+
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<String, StreamError> {
+        // No stream has a shard of such a name.
+        let (label, shard) = shard.as_str().split_once('/').ok_or(StreamError::Gone)?;
+        let latest = self.latest().await?;
+        let arn = match latest.arn.strip_suffix(&latest.label) {
+            Some(stem) => format!("{stem}{label}"),
+            None => latest.arn,
+        };
+        let call = self.client.get_shard_iterator().stream_arn(arn).shard_id(shard);
+        let call = match position {
+            Position::TrimHorizon => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Position::After(Sequence(number)) => {
+                call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).sequence_number(number)
+            }
+        };
+        let reply = call.send().await.map_err(|error| match error.as_service_error() {
+            Some(GetShardIteratorError::TrimmedDataAccessException(_)) => StreamError::Trimmed,
+            Some(GetShardIteratorError::ResourceNotFoundException(_)) => StreamError::Gone,
+            Some(_) | None => StreamError::Failed(error.into()),
+        })?;
+        reply.shard_iterator.ok_or_else(|| AwsError::InvalidResponse("no shard iterator".to_owned()).into())
+    }
+
+    async fn read(&self, cursor: &String) -> Result<Records<String>, StreamError> {
+        let reply =
+            self.client.get_records().shard_iterator(cursor).send().await.map_err(|error| {
+                match error.as_service_error() {
+                    Some(GetRecordsError::TrimmedDataAccessException(_)) => StreamError::Trimmed,
+                    Some(GetRecordsError::ExpiredIteratorException(_)) => StreamError::Expired,
+                    Some(GetRecordsError::ResourceNotFoundException(_)) => StreamError::Gone,
+                    Some(_) | None => StreamError::Failed(error.into()),
+                }
+            })?;
+        // A reply without anything would say that the shard has ended. DynamoDB's replies have records, be it none.
+        let records =
+            reply.records.ok_or_else(|| AwsError::InvalidResponse("a reply without records".to_owned()))?;
+        let records = records.into_iter().map(record).collect::<Result<_, _>>()?;
+        Ok(Records { records, next: reply.next_shard_iterator })
+    }
+}
+
+fn record(record: StreamRecord) -> Result<Record, AwsError> {
+    let (place, image) =
+        record.dynamodb.map_or((None, None), |change| (change.sequence_number, change.new_image));
+    let sequence = place.ok_or_else(|| AwsError::InvalidResponse("a record without a place".to_owned()))?;
+    let content = match (record.event_name, image) {
+        (Some(OperationType::Insert), Some(image)) => match stored_from_stream_image(&image) {
+            Ok(stored) => Content::Event(Box::new(stored.envelope)),
+            Err(error) => Content::Undecodable(error.to_string()),
+        },
+        (Some(OperationType::Insert), None) => {
+            Content::Undecodable("the stream has no new images".to_owned())
+        }
+        (Some(_) | None, _) => Content::Skip,
+    };
+    Ok(Record { sequence: Sequence(sequence), content })
+}

@@ -1,0 +1,79 @@
+//! The bus, as the relay sees it.
+
+use std::future::Future;
+
+use millrace_aws::AwsError;
+use millrace_core::Envelope;
+use millrace_core::Timestamp;
+use serde::Serialize;
+
+/// The most entries that one call takes (EventBridge API Reference, `PutEvents`).
+pub const MAX_ENTRIES: usize = 10;
+
+/// What the bus and its queues wrap around an entry: id, account, region and the like, with room to spare.
+const WRAPPING: usize = 1024;
+
+/// An event in the form of a bus entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Who publishes.
+    pub source: String,
+    /// The event's type.
+    pub detail_type: String,
+    /// The event's [`Envelope`] as JSON; with `"EventDataOmitted": true` where it goes without its data.
+    pub detail: String,
+    /// The event's time.
+    pub time: Timestamp,
+}
+
+/// An event whose data the bus would not take, marked as such for those who consume it.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct WithoutData<'a> {
+    #[serde(flatten)]
+    envelope: &'a Envelope,
+    event_data_omitted: bool,
+}
+
+impl Entry {
+    /// The entry of an event.
+    pub fn of(envelope: &Envelope, source: &str) -> Result<Self, serde_json::Error> {
+        let detail = match envelope.event_data {
+            Some(_) => serde_json::to_string(envelope)?,
+            None => serde_json::to_string(&WithoutData { envelope, event_data_omitted: true })?,
+        };
+        Ok(Self {
+            source: source.to_owned(),
+            detail_type: envelope.event_type.clone(),
+            detail,
+            time: envelope.timestamp,
+        })
+    }
+
+    /// The bytes it takes on the bus, never fewer than AWS counts (EventBridge User Guide, "Calculating PutEvents event
+    /// entry size").
+    pub fn size(&self) -> usize {
+        const TIME: usize = 14;
+        TIME + self.source.len() + self.detail_type.len() + self.detail.len() + WRAPPING
+    }
+}
+
+/// Why an entry, or a call with all its entries, was not accepted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Rejection {
+    /// What it holds is refused, and will be again.
+    #[error("the bus refuses the content: {0}")]
+    Content(AwsError),
+    /// Anything else. The entries may have been accepted all the same.
+    #[error(transparent)]
+    Failed(#[from] AwsError),
+}
+
+/// Publishing.
+pub trait EventBus: Clone + Send + Sync + 'static {
+    /// Publishes up to [`MAX_ENTRIES`] entries, and says of each, in order, whether it was accepted.
+    fn put(
+        &self,
+        entries: &[Entry],
+    ) -> impl Future<Output = Result<Vec<Result<(), Rejection>>, Rejection>> + Send;
+}

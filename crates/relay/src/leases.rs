@@ -1,0 +1,130 @@
+//! Leases: which replica reads which shard, and how far it has come.
+
+use std::future::Future;
+
+use millrace_aws::AwsError;
+use millrace_core::Timestamp;
+
+use super::stream::{Position, Sequence, ShardId};
+
+/// How far a shard has been relayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// To be read from here on.
+    At(Position),
+    /// The bus has accepted all of it.
+    ShardEnd,
+}
+
+const TRIM_HORIZON: &str = "TRIM_HORIZON";
+const SHARD_END: &str = "SHARD_END";
+
+impl Checkpoint {
+    /// As the lease table has it: a sequence number, `TRIM_HORIZON` or `SHARD_END`.
+    pub fn to_text(&self) -> String {
+        match self {
+            Self::At(Position::TrimHorizon) => TRIM_HORIZON.to_owned(),
+            Self::At(Position::After(Sequence(number))) => number.clone(),
+            Self::ShardEnd => SHARD_END.to_owned(),
+        }
+    }
+
+    /// What [`to_text`](Self::to_text) wrote.
+    pub fn from_text(text: &str) -> Self {
+        match text {
+            TRIM_HORIZON => Self::At(Position::TrimHorizon),
+            SHARD_END => Self::ShardEnd,
+            number => Self::At(Position::After(Sequence(number.to_owned()))),
+        }
+    }
+}
+
+/// A checkpoint and its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// How far the bus has accepted the shard.
+    pub checkpoint: Checkpoint,
+    /// After a record: the time of the last event accepted, so that a refill knows where to begin. At the trim horizon:
+    /// when a relay first knew of the shard, or last refilled it; what the stream then had may be a day older.
+    pub time: Timestamp,
+}
+
+/// A shard's lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The shard.
+    pub shard: ShardId,
+    /// Who reads it, if anybody.
+    pub owner: Option<String>,
+    /// Grows with every new owner, so that a former one cannot write any more.
+    pub fence: u64,
+    /// When it becomes free unless it is renewed, in whole milliseconds.
+    pub expires_at: Timestamp,
+    /// How far the shard has been relayed.
+    pub progress: Progress,
+}
+
+impl Lease {
+    /// Whether nothing is left to read.
+    pub fn is_finished(&self) -> bool {
+        self.progress.checkpoint == Checkpoint::ShardEnd
+    }
+}
+
+/// A replica that is there to take leases, whether it holds some or not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Its name.
+    pub owner: String,
+    /// When it counts as gone unless it announces itself again.
+    pub expires_at: Timestamp,
+}
+
+/// All that the lease table holds.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseTable {
+    /// The leases.
+    pub leases: Vec<Lease>,
+    /// The replicas.
+    pub replicas: Vec<Replica>,
+    /// The latest time at which every shard that the stream then listed had its lease, as far as anybody has noted. A
+    /// shard that has no lease is younger.
+    pub complete_at: Option<Timestamp>,
+}
+
+/// Keeping leases. Every write that depends on what was seen says so, and answers whether it still held.
+pub trait Leases: Clone + Send + Sync + 'static {
+    /// Everything, strongly consistent.
+    fn list(&self) -> impl Future<Output = Result<LeaseTable, AwsError>> + Send;
+
+    /// Creates a shard's first lease, unless there is one.
+    fn create(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
+
+    /// Makes `owner` the owner of a lease under the next fence, unless its fence or expiry is no longer the one seen.
+    /// Returns the lease as it then is.
+    fn take(
+        &self,
+        seen: &Lease,
+        owner: &str,
+        expires_at: Timestamp,
+    ) -> impl Future<Output = Result<Option<Lease>, AwsError>> + Send;
+
+    /// Writes a lease's expiry and progress, unless its owner or fence is no longer the same.
+    fn keep(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
+
+    /// Like [`keep`](Self::keep), and leaves the lease without an owner.
+    fn release(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
+
+    /// Deletes a finished lease, unless its fence is no longer the one seen.
+    fn forget(&self, seen: &Lease) -> impl Future<Output = Result<(), AwsError>> + Send;
+
+    /// Makes a replica known, or known for longer.
+    fn announce(&self, replica: &Replica) -> impl Future<Output = Result<(), AwsError>> + Send;
+
+    /// Notes a time at which every shard that the stream listed had its lease; see [`LeaseTable::complete_at`]. An
+    /// earlier one than is noted already changes nothing.
+    fn note_complete(&self, at: Timestamp) -> impl Future<Output = Result<(), AwsError>> + Send;
+
+    /// Takes back what [`announce`](Self::announce) said.
+    fn withdraw(&self, owner: &str) -> impl Future<Output = Result<(), AwsError>> + Send;
+}

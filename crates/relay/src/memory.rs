@@ -1,0 +1,341 @@
+//! The relay's world in memory: for tests and simulations. Clones share what they hold.
+//!
+//! Calls take no time and never fail; a test that wants delays or failures wraps them.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use millrace_aws::AwsError;
+use millrace_core::Envelope;
+use millrace_core::Timestamp;
+
+use super::{
+    bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
+    leases::{Lease, LeaseTable, Leases, Replica},
+    refill::{Refill, RefillPage},
+    stream::{Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError},
+    time::hash_of,
+};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A stream, at first of one open shard, `shard-0`.
+#[derive(Debug, Clone)]
+pub struct MemoryStream(Arc<Mutex<Stream>>);
+
+#[derive(Debug)]
+struct Stream {
+    shards: Vec<MemoryShard>,
+    sequence: u64,
+    named: u64,
+    /// Cursors of earlier times have expired.
+    time: u64,
+}
+
+#[derive(Debug)]
+struct MemoryShard {
+    shard: Shard,
+    /// The hashes of the aggregates whose records it takes.
+    range: (u64, u64),
+    closed: bool,
+    records: Vec<Record>,
+    /// How many records were dropped before the first one left.
+    dropped: usize,
+}
+
+/// A place in a [`MemoryStream`].
+#[derive(Debug, Clone)]
+pub struct MemoryCursor {
+    shard: ShardId,
+    index: usize,
+    time: u64,
+}
+
+impl Default for MemoryStream {
+    fn default() -> Self {
+        let stream =
+            Self(Arc::new(Mutex::new(Stream { shards: Vec::new(), sequence: 0, named: 0, time: 0 })));
+        lock(&stream.0).open(None, (0, u64::MAX));
+        stream
+    }
+}
+
+impl MemoryStream {
+    /// Adds an event to the open shard of its aggregate.
+    pub fn append(&self, envelope: Envelope) {
+        let aggregate = hash_of(envelope.stream());
+        self.push(aggregate, Content::Event(Box::new(envelope)));
+    }
+
+    /// Adds a record to the open shard whose range holds `hash`.
+    pub fn push(&self, hash: u64, content: Content) {
+        let mut stream = lock(&self.0);
+        stream.sequence += 1;
+        let sequence = Sequence(format!("{:021}", stream.sequence));
+        let takes =
+            |shard: &&mut MemoryShard| !shard.closed && shard.range.0 <= hash && hash <= shard.range.1;
+        if let Some(shard) = stream.shards.iter_mut().find(takes) {
+            shard.records.push(Record { sequence, content });
+        }
+    }
+
+    /// Closes an open shard and opens two children, each with half of its range.
+    pub fn split(&self, parent: &ShardId) {
+        let mut stream = lock(&self.0);
+        let Some(shard) = stream.shards.iter_mut().find(|s| s.shard.id == *parent && !s.closed) else {
+            return;
+        };
+        shard.closed = true;
+        let (low, high) = shard.range;
+        let middle = low + (high - low) / 2;
+        stream.open(Some(parent.clone()), (low, middle));
+        stream.open(Some(parent.clone()), (middle + 1, high));
+    }
+
+    /// The open shards.
+    pub fn open_shards(&self) -> Vec<ShardId> {
+        lock(&self.0).shards.iter().filter(|s| !s.closed).map(|s| s.shard.id.clone()).collect()
+    }
+
+    /// The records that a shard still has.
+    pub fn records(&self, shard: &ShardId) -> Vec<Record> {
+        lock(&self.0).shard(shard).map(|shard| shard.records.clone()).unwrap_or_default()
+    }
+
+    /// Drops all records of all shards, as time or the restart of an emulator does.
+    pub fn drop_records(&self) {
+        for shard in &mut lock(&self.0).shards {
+            shard.dropped += shard.records.len();
+            shard.records.clear();
+        }
+    }
+
+    /// Drops the shards that are closed, with their records.
+    pub fn drop_closed_shards(&self) {
+        lock(&self.0).shards.retain(|shard| !shard.closed);
+    }
+
+    /// Drops everything and begins again with one new shard.
+    pub fn replace(&self) {
+        let mut stream = lock(&self.0);
+        stream.shards.clear();
+        stream.open(None, (0, u64::MAX));
+    }
+
+    /// Makes all cursors expire.
+    pub fn expire_cursors(&self) {
+        lock(&self.0).time += 1;
+    }
+}
+
+impl Stream {
+    fn open(&mut self, parent: Option<ShardId>, range: (u64, u64)) {
+        let id = ShardId::from(format!("shard-{}", self.named));
+        self.named += 1;
+        let shard = Shard { id, parent };
+        self.shards.push(MemoryShard { shard, range, closed: false, records: Vec::new(), dropped: 0 });
+    }
+
+    fn shard(&self, id: &ShardId) -> Result<&MemoryShard, StreamError> {
+        self.shards.iter().find(|s| s.shard.id == *id).ok_or(StreamError::Gone)
+    }
+}
+
+impl ShardStream for MemoryStream {
+    type Cursor = MemoryCursor;
+
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        Ok(lock(&self.0).shards.iter().map(|s| s.shard.clone()).collect())
+    }
+
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        let stream = lock(&self.0);
+        let found = stream.shard(shard)?;
+        let index = match position {
+            Position::TrimHorizon => found.dropped,
+            Position::After(sequence) => {
+                let at =
+                    found.records.iter().position(|r| r.sequence == *sequence).ok_or(StreamError::Trimmed)?;
+                found.dropped + at + 1
+            }
+        };
+        Ok(MemoryCursor { shard: shard.clone(), index, time: stream.time })
+    }
+
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        const PAGE: usize = 1000;
+        let stream = lock(&self.0);
+        if cursor.time != stream.time {
+            return Err(StreamError::Expired);
+        }
+        let shard = stream.shard(&cursor.shard)?;
+        let skip = cursor.index.checked_sub(shard.dropped).ok_or(StreamError::Trimmed)?;
+        let records: Vec<Record> = shard.records.iter().skip(skip).take(PAGE).cloned().collect();
+        let index = cursor.index + records.len();
+        let ended = shard.closed && index >= shard.dropped + shard.records.len();
+        Ok(Records { records, next: (!ended).then(|| MemoryCursor { index, ..cursor.clone() }) })
+    }
+}
+
+/// Leases.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryLeases(Arc<Mutex<LeaseMaps>>);
+
+#[derive(Debug, Default)]
+struct LeaseMaps {
+    leases: BTreeMap<ShardId, Lease>,
+    replicas: BTreeMap<String, Replica>,
+    complete_at: Option<Timestamp>,
+}
+
+impl MemoryLeases {
+    /// Changes a lease if it is there and passes the check; returns it as it then is.
+    fn change(
+        &self,
+        shard: &ShardId,
+        check: impl FnOnce(&Lease) -> bool,
+        change: impl FnOnce(&mut Lease),
+    ) -> Option<Lease> {
+        let mut maps = lock(&self.0);
+        let lease = maps.leases.get_mut(shard).filter(|lease| check(lease))?;
+        change(lease);
+        Some(lease.clone())
+    }
+
+    fn write(&self, lease: &Lease, owner: Option<String>) -> bool {
+        let ours = |there: &Lease| there.owner == lease.owner && there.fence == lease.fence;
+        self.change(&lease.shard, ours, |there| *there = Lease { owner, ..lease.clone() }).is_some()
+    }
+}
+
+impl Leases for MemoryLeases {
+    async fn list(&self) -> Result<LeaseTable, AwsError> {
+        let maps = lock(&self.0);
+        Ok(LeaseTable {
+            leases: maps.leases.values().cloned().collect(),
+            replicas: maps.replicas.values().cloned().collect(),
+            complete_at: maps.complete_at,
+        })
+    }
+
+    async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
+        let mut maps = lock(&self.0);
+        let is_new = !maps.leases.contains_key(&lease.shard);
+        if is_new {
+            maps.leases.insert(lease.shard.clone(), lease.clone());
+        }
+        Ok(is_new)
+    }
+
+    async fn take(
+        &self,
+        seen: &Lease,
+        owner: &str,
+        expires_at: Timestamp,
+    ) -> Result<Option<Lease>, AwsError> {
+        let same = |there: &Lease| there.fence == seen.fence && there.expires_at == seen.expires_at;
+        Ok(self.change(&seen.shard, same, |lease| {
+            lease.owner = Some(owner.to_owned());
+            lease.fence += 1;
+            lease.expires_at = expires_at;
+        }))
+    }
+
+    async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
+        Ok(self.write(lease, lease.owner.clone()))
+    }
+
+    async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
+        Ok(self.write(lease, None))
+    }
+
+    async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
+        let mut maps = lock(&self.0);
+        if maps.leases.get(&seen.shard).is_some_and(|there| there.fence == seen.fence) {
+            maps.leases.remove(&seen.shard);
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
+        lock(&self.0).replicas.insert(replica.owner.clone(), replica.clone());
+        Ok(())
+    }
+
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        let mut maps = lock(&self.0);
+        maps.complete_at = maps.complete_at.max(Some(at));
+        Ok(())
+    }
+
+    async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
+        lock(&self.0).replicas.remove(owner);
+        Ok(())
+    }
+}
+
+/// A bus that accepts everything.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryBus(Arc<Mutex<Vec<Entry>>>);
+
+impl MemoryBus {
+    /// All entries accepted so far, in order.
+    pub fn entries(&self) -> Vec<Entry> {
+        lock(&self.0).clone()
+    }
+
+    /// The events in them.
+    pub fn events(&self) -> Vec<Envelope> {
+        lock(&self.0).iter().filter_map(|entry| serde_json::from_str(&entry.detail).ok()).collect()
+    }
+}
+
+impl EventBus for MemoryBus {
+    async fn put(&self, entries: &[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> {
+        if entries.is_empty() || entries.len() > MAX_ENTRIES {
+            return Err(Rejection::Content(AwsError::Refused("a call takes 1 to 10 entries".to_owned())));
+        }
+        lock(&self.0).extend_from_slice(entries);
+        Ok(entries.iter().map(|_| Ok(())).collect())
+    }
+}
+
+/// The event store's table. Like DynamoDB's, a scan of it goes by the hash of the stream and then by version, so what is
+/// added meanwhile may lie before or behind it.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryTable(Arc<Mutex<BTreeMap<TablePlace, Envelope>>>);
+
+/// An event's place in a [`MemoryTable`].
+pub type TablePlace = (u64, String, u64);
+
+impl MemoryTable {
+    /// Adds an event.
+    pub fn append(&self, envelope: Envelope) {
+        let stream = envelope.stream();
+        lock(&self.0).insert((hash_of(&stream), stream.to_string(), envelope.version), envelope);
+    }
+}
+
+impl Refill for MemoryTable {
+    type Token = TablePlace;
+
+    async fn page(
+        &self,
+        since: Timestamp,
+        from: Option<&TablePlace>,
+    ) -> Result<RefillPage<TablePlace>, AwsError> {
+        const PAGE: usize = 25;
+        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let table = lock(&self.0);
+        let page: Vec<_> = table.range((from, Bound::Unbounded)).take(PAGE).collect();
+        let next = page.last().filter(|_| page.len() == PAGE).map(|(place, _)| (*place).clone());
+        let wanted = page.into_iter().filter(|(_, envelope)| envelope.timestamp >= since);
+        let contents = wanted.map(|(_, envelope)| Content::Event(Box::new(envelope.clone()))).collect();
+        Ok(RefillPage { contents, next })
+    }
+}

@@ -1,0 +1,272 @@
+//! Which leases a replica should take, and which it should give up. Pure.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use millrace_core::Timestamp;
+use tokio::time::Instant;
+
+use super::{
+    config::RelayConfig,
+    leases::{Checkpoint, Lease, LeaseTable, Progress, Replica},
+    stream::{Position, RETENTION, Shard, ShardId},
+    time::{after, before, hash_of, since, whole_millis},
+};
+
+/// How long a finished lease is kept once its shard is no longer listed. Longer than a stream keeps anything, so that a
+/// reader with an old list does not take the shard for a new one.
+const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
+
+/// How long a replica that vanished stays in the table.
+const KEEP_VANISHED: Duration = Duration::from_secs(60 * 60);
+
+/// The time, if there is one worth noting, of which is now known that every shard which the stream then had has its lease:
+/// whatever appears later is younger. `table` was read at `read_at` or later, and the shards listed at `listed_at`.
+///
+/// Of a table that knows nothing this is said before the first lease is written, and dated back: what the shards hold may
+/// be a day old already, so they are to be trusted for minutes only, until somebody reads them.
+pub(super) fn complete_at(
+    shards: &[Shard],
+    listed_at: Timestamp,
+    table: &LeaseTable,
+    read_at: Timestamp,
+    config: &RelayConfig,
+) -> Option<Timestamp> {
+    let leased: HashSet<&ShardId> = table.leases.iter().map(|lease| &lease.shard).collect();
+    let Some(noted) = table.complete_at else {
+        let first = leased.is_empty().then(|| before(read_at, config.age_of_first()));
+        return first.or_else(|| shards.iter().all(|shard| leased.contains(&shard.id)).then_some(listed_at));
+    };
+    // Not every replica need write it each time.
+    let is_news = since(noted, listed_at) >= config.discovery_interval;
+    (is_news && shards.iter().all(|shard| leased.contains(&shard.id))).then_some(listed_at)
+}
+
+/// What a replica sees of the world.
+pub(super) struct View<'a> {
+    pub(super) config: &'a RelayConfig,
+    pub(super) now: Timestamp,
+    pub(super) shards: &'a [Shard],
+    /// When these were listed.
+    pub(super) listed_at: Timestamp,
+    pub(super) table: &'a LeaseTable,
+    /// What this replica is reading.
+    pub(super) held: &'a HashSet<ShardId>,
+    pub(super) sightings: &'a Sightings,
+}
+
+/// What it should do.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Plan {
+    /// Leases to take.
+    pub(super) claims: Vec<Claim>,
+    /// First leases of shards that this replica does not take, since they wait for their parents or are others' to read:
+    /// nobody's, but dated, so that whoever reads them later knows for how long their records may have lain there.
+    pub(super) noted: Vec<Lease>,
+    /// Shards to stop reading, so that others can.
+    pub(super) surplus: Vec<ShardId>,
+    /// Finished leases to delete.
+    pub(super) forgotten: Vec<Lease>,
+    /// Vanished replicas to delete.
+    pub(super) vanished: Vec<Replica>,
+    /// For how long a shard that could be read has been nobody's: the longest such time.
+    pub(super) unread: Duration,
+}
+
+/// A lease to take.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Claim {
+    /// The first of its shard.
+    Create(Lease),
+    /// One that nobody holds any more, as it was seen.
+    Take(Lease),
+}
+
+impl Claim {
+    /// The lease, as it is to be created or was seen.
+    pub(super) fn lease(&self) -> &Lease {
+        match self {
+            Self::Create(lease) | Self::Take(lease) => lease,
+        }
+    }
+}
+
+impl Plan {
+    /// Shares the shards that can be read out among the replicas that are there. Each replica works this out alone; where
+    /// two want the same lease, the table lets one of them have it.
+    pub(super) fn of(view: &View<'_>) -> Self {
+        let leases: HashMap<&ShardId, &Lease> = view.table.leases.iter().map(|l| (&l.shard, l)).collect();
+        let mut readable = view.readable(&leases);
+        // Every replica has its own order of preference, so that few want the same at the same time.
+        readable.sort_by_key(|shard| hash_of((&view.config.owner, shard)));
+        let holdings = view.holdings();
+        let share = readable.len().div_ceil(holdings.len());
+
+        let mut claims = Vec::new();
+        for shard in readable.iter().filter(|shard| !view.held.contains(shard)) {
+            let lease = leases.get(shard).copied();
+            let overdue = view.sightings.age(shard) >= 2 * view.config.lease_duration;
+            let wanted = view.held.len() + claims.len() < share || overdue;
+            match lease {
+                _ if !wanted => {}
+                None => claims.push(Claim::Create(view.first_lease(shard))),
+                Some(lease) if view.is_free(lease) => claims.push(Claim::Take(lease.clone())),
+                Some(_) => {}
+            }
+        }
+        // Where all is taken, and somebody has less than everybody could have, nobody needs more than that.
+        let least = readable.len() / holdings.len();
+        let all_taken =
+            readable.iter().all(|shard| leases.get(shard).is_some_and(|lease| !view.is_free(lease)));
+        let kept = if all_taken && holdings.values().any(|count| *count < least) { least } else { share };
+        let held = readable.iter().filter(|shard| view.held.contains(shard));
+        let surplus = held.skip(kept).cloned().collect();
+        // A first lease is dated by the leases that are there; they stay until it is written.
+        let noted = view.noted(&leases, &claims);
+        let forgotten = if claims.is_empty() && noted.is_empty() { view.forgotten() } else { Vec::new() };
+        let unread = readable.iter().filter(|shard| !view.held.contains(shard));
+        let unread = unread.filter(|shard| leases.get(shard).is_none_or(|lease| view.is_free(lease)));
+        let unread = unread.map(|shard| view.sightings.age(shard)).max().unwrap_or_default();
+        Self { claims, noted, surplus, forgotten, vanished: view.vanished(), unread }
+    }
+}
+
+impl View<'_> {
+    /// Shards that have something left to read and whose parents have not.
+    ///
+    /// A shard that only a lease knows counts: its end is still to be read, or to be refilled.
+    fn readable(&self, leases: &HashMap<&ShardId, &Lease>) -> Vec<ShardId> {
+        let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
+        let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
+        let ready = self.shards.iter().filter(|shard| {
+            // A parent that vanished unfinished is refilled from the table. That may take long, and its children's records
+            // do not wait: after a refill there is no order left to keep.
+            let parent_done = |parent| finished(parent) || !listed.contains(parent);
+            !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
+        });
+        let unlisted = self.table.leases.iter().filter(|l| !l.is_finished() && !listed.contains(&l.shard));
+        ready.map(|shard| shard.id.clone()).chain(unlisted.map(|lease| lease.shard.clone())).collect()
+    }
+
+    /// First leases of the shards that have none and are not claimed.
+    fn noted(&self, leases: &HashMap<&ShardId, &Lease>, claims: &[Claim]) -> Vec<Lease> {
+        let claimed = |shard: &ShardId| claims.iter().any(|claim| claim.lease().shard == *shard);
+        let listed = self.shards.iter().map(|shard| &shard.id);
+        let left = listed.filter(|shard| !leases.contains_key(shard) && !claimed(shard));
+        let nobodys =
+            |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
+        left.map(nobodys).collect()
+    }
+
+    /// How many shards each replica holds that is there: this one, those that say so, and those that hold any.
+    fn holdings(&self) -> HashMap<&str, usize> {
+        let announced =
+            self.table.replicas.iter().filter(|r| r.expires_at > self.now).map(|r| r.owner.as_str());
+        let this = self.config.owner.as_str();
+        let mut holdings: HashMap<&str, usize> = announced.chain([this]).map(|owner| (owner, 0)).collect();
+        for lease in self.table.leases.iter().filter(|lease| !lease.is_finished() && !self.is_free(lease)) {
+            if let Some(owner) = &lease.owner {
+                *holdings.entry(owner).or_default() += 1;
+            }
+        }
+        holdings
+    }
+
+    /// Whether nobody holds the lease: by its expiry, or because it has not been renewed for as long as it lives, which
+    /// needs no agreement between clocks. One that says it is ours, while we do not read the shard, was taken by a call
+    /// whose reply was lost.
+    fn is_free(&self, lease: &Lease) -> bool {
+        let Some(owner) = &lease.owner else { return true };
+        let unrenewed =
+            self.sightings.age(&lease.shard) > self.config.lease_duration + self.config.renew_interval;
+        let ours_unread = *owner == self.config.owner && !self.held.contains(&lease.shard);
+        lease.expires_at <= self.now || unrenewed || ours_unread
+    }
+
+    /// A shard's first lease.
+    ///
+    /// It is dated back to when the leases were last known to be complete: had the shard appeared before, it would have
+    /// a lease, since every shard gets one when it is first seen, whether somebody reads it or not. After an outage
+    /// longer than the stream's memory this tells that the shard's start may be missing, and it does not matter whether
+    /// nobody was there, or could not list the shards, or slept with its machine and has renewed its leases since. So
+    /// may the shards between what was known and this one be missing, where it continues none that was known; it is
+    /// dated back further then.
+    fn first_lease(&self, shard: &ShardId) -> Lease {
+        // Without a note somebody's hand was in the table: what is not known to be young counts as old.
+        let known = self.table.complete_at.map_or(before(self.now, RETENTION), |at| at.min(self.now));
+        let time = if self.continues(shard) { known } else { before(known, RETENTION) };
+        Lease {
+            shard: shard.clone(),
+            owner: Some(self.config.owner.clone()),
+            fence: 1,
+            expires_at: whole_millis(after(self.now, self.config.lease_duration)),
+            progress: Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time },
+        }
+    }
+
+    /// Whether the shard follows one that has a lease, be it over shards that are as new, or belongs to a stream whose
+    /// first shards are all still listed.
+    fn continues(&self, shard: &ShardId) -> bool {
+        let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
+        let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
+        if leased.is_empty() {
+            // The first relay of all has only just looked, be it this one. Otherwise it left no lease of what it saw then.
+            let just_now = self.config.age_of_first() + self.config.discovery_interval;
+            return self.table.complete_at.is_some_and(|at| since(at, self.listed_at) <= just_now);
+        }
+        let parent = |shard: &ShardId| listed.get(shard).and_then(|shard| shard.parent.as_ref());
+        // No line of descent is longer than the list.
+        let mut ancestors = std::iter::successors(parent(shard), |shard| parent(shard)).take(listed.len());
+        ancestors.any(|shard| leased.contains(shard)) || leased.iter().all(|shard| listed.contains_key(shard))
+    }
+
+    fn forgotten(&self) -> Vec<Lease> {
+        let listed = |lease: &Lease| self.shards.iter().any(|shard| shard.id == lease.shard);
+        let old = |lease: &Lease| since(lease.expires_at, self.now) > KEEP_FINISHED;
+        self.table.leases.iter().filter(|l| l.is_finished() && old(l) && !listed(l)).cloned().collect()
+    }
+
+    fn vanished(&self) -> Vec<Replica> {
+        let old = |replica: &&Replica| since(replica.expires_at, self.now) > KEEP_VANISHED;
+        self.table.replicas.iter().filter(old).cloned().collect()
+    }
+}
+
+/// Since when each lease has looked as it does, by this process's own sense of time.
+#[derive(Debug)]
+pub(super) struct Sightings {
+    seen: HashMap<ShardId, (Option<(u64, Timestamp)>, Instant)>,
+    now: Instant,
+}
+
+impl Sightings {
+    /// Nothing seen yet.
+    pub(super) fn new() -> Self {
+        Self { seen: HashMap::new(), now: Instant::now() }
+    }
+
+    /// Takes a look at all shards that are listed or leased.
+    pub(super) fn look(&mut self, shards: &[Shard], table: &LeaseTable) {
+        self.now = Instant::now();
+        let listed = shards.iter().map(|shard| (shard.id.clone(), None));
+        let leased = table.leases.iter().map(|l| (l.shard.clone(), Some((l.fence, l.expires_at))));
+        // A lease overrides the listing of its shard.
+        let looks: HashMap<ShardId, Option<(u64, Timestamp)>> = listed.chain(leased).collect();
+        let before = std::mem::take(&mut self.seen);
+        for (shard, look) in looks {
+            let first =
+                before.get(&shard).filter(|(then, _)| *then == look).map_or(self.now, |(_, first)| *first);
+            self.seen.insert(shard, (look, first));
+        }
+    }
+
+    /// For how long the shard's lease, or its absence, has not changed.
+    fn age(&self, shard: &ShardId) -> Duration {
+        self.seen.get(shard).map_or(Duration::ZERO, |(_, first)| self.now.duration_since(*first))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! The event store's stream, as the relay sees it.
+
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use millrace_aws::AwsError;
+use millrace_core::Envelope;
+
+/// How long DynamoDB keeps a stream's records (Developer Guide, "Change data capture for DynamoDB Streams").
+pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A shard's name, unique over all streams whose leases share a table.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(Arc<str>);
+
+impl ShardId {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<T: Into<Arc<str>>> From<T> for ShardId {
+    fn from(text: T) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A record's place in its shard. To be handed back, not to be reckoned with.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Sequence(pub String);
+
+/// Part of the stream. Records of one aggregate are in one shard, and, after a split, in that shard's children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Its name.
+    pub id: ShardId,
+    /// The shard it continues.
+    pub parent: Option<ShardId>,
+}
+
+/// Where to begin in a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// The oldest record that the stream still has.
+    TrimHorizon,
+    /// The record after this one.
+    After(Sequence),
+}
+
+/// One change of the event store's table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Its place.
+    pub sequence: Sequence,
+    /// What it tells.
+    pub content: Content,
+}
+
+/// What a record, or an item of the table, holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Content {
+    /// A new event.
+    Event(Box<Envelope>),
+    /// No new event: an item was removed or changed, which Millrace itself never does.
+    Skip,
+    /// Something that is not an event. Why, in words that hold none of its data.
+    Undecodable(String),
+}
+
+/// What a read brought.
+#[derive(Debug, Clone)]
+pub struct Records<C> {
+    /// The records, in order. None does not mean that the shard has ended.
+    pub records: Vec<Record>,
+    /// Where to read on; `None` at the end of a closed shard.
+    pub next: Option<C>,
+}
+
+/// Why a shard could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StreamError {
+    /// The stream no longer has what follows the position.
+    #[error("the stream has dropped records that were not read")]
+    Trimmed,
+    /// The cursor is too old; the shard is to be opened again.
+    #[error("the cursor has expired")]
+    Expired,
+    /// There is no such shard, or no such stream.
+    #[error("the shard does not exist")]
+    Gone,
+    /// The call failed.
+    #[error(transparent)]
+    Failed(#[from] AwsError),
+}
+
+/// Reading a stream shard by shard.
+pub trait ShardStream: Clone + Send + Sync + 'static {
+    /// Where a reader is within a shard.
+    type Cursor: Clone + Send + Sync;
+
+    /// All shards that the stream lists, closed ones too.
+    fn shards(&self) -> impl Future<Output = Result<Vec<Shard>, AwsError>> + Send;
+
+    /// A cursor at a position of a shard.
+    fn open(
+        &self,
+        shard: &ShardId,
+        position: &Position,
+    ) -> impl Future<Output = Result<Self::Cursor, StreamError>> + Send;
+
+    /// The next records, without waiting for some to come.
+    fn read(
+        &self,
+        cursor: &Self::Cursor,
+    ) -> impl Future<Output = Result<Records<Self::Cursor>, StreamError>> + Send;
+}

@@ -1,0 +1,62 @@
+//! Buses that do not accept everything.
+
+use std::sync::{Arc, Mutex};
+
+use millrace_aws::AwsError;
+
+use crate::{
+    bus::{Entry, EventBus, Rejection},
+    memory::MemoryBus,
+};
+
+type Verdicts = Arc<dyn Fn(&[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> + Send + Sync>;
+
+/// A bus that accepts what a function lets through, and remembers all calls.
+#[derive(Clone)]
+pub(super) struct ChoosyBus {
+    accepted: MemoryBus,
+    verdicts: Verdicts,
+    calls: Arc<Mutex<Vec<Vec<Entry>>>>,
+}
+
+impl ChoosyBus {
+    pub(super) fn new(
+        accepted: &MemoryBus,
+        verdicts: impl Fn(&[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> + Send + Sync + 'static,
+    ) -> Self {
+        Self { accepted: accepted.clone(), verdicts: Arc::new(verdicts), calls: Arc::default() }
+    }
+
+    /// One that judges each entry alone.
+    pub(super) fn by_entry(
+        accepted: &MemoryBus,
+        verdict: impl Fn(&Entry) -> Result<(), Rejection> + Send + Sync + 'static,
+    ) -> Self {
+        Self::new(accepted, move |entries| Ok(entries.iter().map(&verdict).collect()))
+    }
+
+    pub(super) fn calls(&self) -> Vec<Vec<Entry>> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+impl EventBus for ChoosyBus {
+    async fn put(&self, entries: &[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> {
+        self.calls.lock().unwrap().push(entries.to_vec());
+        let verdicts = (self.verdicts)(entries)?;
+        for (entry, verdict) in entries.iter().zip(&verdicts) {
+            if verdict.is_ok() {
+                self.accepted.put(std::slice::from_ref(entry)).await?.pop().unwrap()?;
+            }
+        }
+        Ok(verdicts)
+    }
+}
+
+pub(super) fn throttled() -> Rejection {
+    Rejection::Failed(AwsError::Throttled("slow down".to_owned()))
+}
+
+pub(super) fn bad_content() -> Rejection {
+    Rejection::Content(AwsError::Refused("MalformedDetail".to_owned()))
+}

@@ -1,0 +1,672 @@
+//! What happens to streams: shards split, cursors expire, records and shards vanish.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use millrace_aws::AwsError;
+use millrace_core::Envelope;
+use millrace_core::Timestamp;
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    buses::{ChoosyBus, throttled},
+    world::World,
+};
+use crate::{
+    Leases, Refill, RelayConfig, ShardStream,
+    leases::{Checkpoint, Lease, LeaseTable, Replica},
+    memory::{MemoryCursor, MemoryLeases, MemoryStream, MemoryTable, TablePlace},
+    refill::RefillPage,
+    stream::{Position, Records, Shard, ShardId, StreamError},
+};
+
+const OUTAGE: Duration = Duration::from_secs(30 * 60 * 60);
+
+#[tokio::test(start_paused = true)]
+async fn children_are_read_after_their_parents_and_finished_shards_no_more() {
+    let world = World::new();
+    let root = world.stream.open_shards().remove(0);
+    let mut ids = Vec::new();
+    for version in 1..=4 {
+        for aggregate in 0..40 {
+            ids.push(world.store(world.event(aggregate, version)));
+        }
+        for shard in world.stream.open_shards() {
+            world.stream.split(&shard);
+        }
+    }
+    let _a = world.start("a");
+    let _b = world.start("b");
+    world.until_published(&ids).await;
+    let mut newest = std::collections::HashMap::new();
+    for event in world.bus.events() {
+        let before = newest.insert(event.aggregate_id, event.version).unwrap_or_default();
+        assert_eq!(event.version, before + 1, "a child was read before its parent's end");
+    }
+    let root = world.lease(&root).await;
+    assert_eq!((root.owner, root.progress.checkpoint), (None, Checkpoint::ShardEnd));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_children_of_a_split_are_read_without_delay() {
+    let world = World::new();
+    let _relay = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    world.stream.split(&world.stream.open_shards()[0]);
+    let ids = world.store_firsts(2..20);
+    sleep(Duration::from_secs(1)).await;
+    assert!(world.has_published(&ids));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_cursor_is_renewed_where_it_was() {
+    let world = World::new();
+    let _relay = world.start("a");
+    for round in 0..5 {
+        let ids = world.store_firsts(round * 10..round * 10 + 10);
+        world.until_published(&ids).await;
+        world.stream.expire_cursors();
+    }
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!(world.most_repeats(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_stream_has_dropped_comes_from_the_table_and_only_that() {
+    let world = World::new();
+    let old = world.store_firsts(0..50);
+    let relay = world.start_with(World::patient("a"), world.bus.clone());
+    world.until_published(&old).await;
+    sleep(OUTAGE).await;
+    let recent = world.store_firsts([100]);
+    world.until_published(&recent).await;
+    relay.stop().await;
+
+    let missed = world.store_firsts(200..260);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    let new = world.store_firsts([300]);
+    let _relay = world.start_with(World::patient("b"), world.bus.clone());
+    world.until_published(&missed).await;
+    world.until_published(&new).await;
+    let count = |id| world.bus.events().iter().filter(|event| event.event_id == id).count();
+    assert!(old.iter().all(|id| count(*id) == 1), "the refill begins near the checkpoint");
+
+    // It is done once.
+    sleep(Duration::from_secs(600)).await;
+    let so_far = world.bus.entries().len();
+    sleep(Duration::from_secs(6_000)).await;
+    assert_eq!(world.bus.entries().len(), so_far);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_dropped_under_a_reader_that_the_bus_held_up_come_from_the_table() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.stop().await;
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let relay = world.start_with(World::patient("b"), stuck);
+    let missed = world.store_firsts(2..30);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    relay.crash().await;
+    let _relay = world.start("c");
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_was_never_read_and_lost_its_start_is_refilled() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.crash().await;
+    // The old shard ends and new ones appear and lose records, all while nobody looks.
+    world.stream.split(&world.stream.open_shards()[0]);
+    let missed = world.store_firsts(2..30);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_no_longer_listed_is_refilled_and_ended() {
+    let world = World::new();
+    let shard = world.stream.open_shards().remove(0);
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.crash().await;
+    let missed = world.store_firsts(2..30);
+    world.stream.replace();
+    let new = world.store_firsts([100]);
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+    world.until_published(&new).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(world.lease(&shard).await.is_finished());
+    let so_far = world.bus.entries().len();
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!(world.bus.entries().len(), so_far, "it is refilled once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_vanished_between_known_ones_is_refilled() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.crash().await;
+    let missed = world.store_firsts(2..30);
+    world.stream.split(&world.stream.open_shards()[0]);
+    world.stream.drop_closed_shards();
+    let new = world.store_firsts([100]);
+    let _relay = world.start("b");
+    world.until_published(&new).await;
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_of_a_shard_that_was_never_read_reaches_back_a_day() {
+    let world = World::new();
+    let missed = world.store_firsts(0..5);
+    sleep(Duration::from_secs(20 * 60 * 60)).await;
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let relay = world.start_with(World::config("a"), stuck);
+    world.until_holding("a", 1).await;
+    relay.crash().await;
+    world.stream.split(&world.stream.open_shards()[0]);
+    world.stream.drop_closed_shards();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_finds_events_whatever_the_clocks_of_their_writers_say() {
+    let world = World::new();
+    let minutes = |n: i64| Timestamp::from_unix_micros(world.now().unix_micros() + n * 60_000_000);
+    let ahead = Envelope { timestamp: minutes(60 * 24 * 365), ..world.event(1, 1) };
+    let first = [world.store(ahead)];
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.stop().await;
+    let missed = [world.store(Envelope { timestamp: minutes(-2), ..world.event(2, 1) })];
+    world.stream.drop_records();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+/// A stream that does not know its shards yet, though it lists them.
+#[derive(Clone)]
+struct Slow {
+    there: MemoryStream,
+    refusals: Arc<AtomicU32>,
+}
+
+impl ShardStream for Slow {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        match self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
+            Ok(_) => Err(StreamError::Gone),
+            Err(_) => self.there.open(shard, position).await,
+        }
+    }
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        self.there.read(cursor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_is_listed_but_not_found_is_waited_for() {
+    let world = World::new();
+    let stream = Slow { there: world.stream.clone(), refusals: Arc::new(AtomicU32::new(5)) };
+    let ids = world.store_firsts(0..5);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), MemoryTable::default());
+    let _relay = world.start_through(stream, leases, bus, table, World::config("a"));
+    world.until_published(&ids).await;
+    assert!(!world.leases_now().await.remove(0).is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_replaced_under_a_running_relay_loses_nothing() {
+    let world = World::new();
+    let _relay = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    let missed = world.store_firsts(2..30);
+    world.stream.replace();
+    world.until_published(&missed).await;
+    world.until_published(&world.store_firsts([100])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_stream_is_never_refilled() {
+    let world = World::new();
+    let ids = world.store_firsts(0..5);
+    let a = world.start_with(World::patient("a"), world.bus.clone());
+    world.until_published(&ids).await;
+    for owner in ["b", "c", "d"] {
+        let next = world.start_with(World::patient(owner), world.bus.clone());
+        sleep(OUTAGE).await;
+        next.stop().await;
+    }
+    a.stop().await;
+    assert_eq!(world.most_repeats(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_leases_are_forgotten_once_their_shards_are() {
+    let world = World::new();
+    let old = ShardId::from("shard-0");
+    let _relay = world.start_with(World::patient("a"), world.bus.clone());
+    world.until_published(&world.store_firsts([1])).await;
+    world.stream.replace();
+    world.until_published(&world.store_firsts([2])).await;
+    sleep(Duration::from_secs(3_600)).await;
+    assert!(world.lease(&old).await.is_finished());
+    sleep(Duration::from_secs(50 * 60 * 60)).await;
+    assert!(world.leases_now().await.iter().all(|lease| lease.shard != old));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_child_held_while_it_waited_for_its_parent_is_not_lost() {
+    let world = World::new();
+    let first = world.store_firsts([1]);
+    let relay = world.start("a");
+    world.until_published(&first).await;
+    relay.stop().await;
+
+    // The stream splits while the last events of the parent are still to be relayed.
+    let root = world.stream.open_shards().remove(0);
+    let parents = world.store_firsts(2..5);
+    world.stream.split(&root);
+    let childrens = world.store_firsts(10..40);
+
+    // For 23 hours the bus takes nothing, then the parent's events alone.
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = {
+        let (open, parents) = (open.clone(), parents.clone());
+        ChoosyBus::by_entry(&world.bus, move |entry| {
+            let of_parent = parents.iter().any(|id| entry.detail.contains(&id.to_string()));
+            if open.load(Ordering::SeqCst) && of_parent { Ok(()) } else { Err(throttled()) }
+        })
+    };
+    let relay = world.start_with(World::patient("b"), gate);
+    sleep(Duration::from_secs(23 * 3_600)).await;
+    open.store(true, Ordering::SeqCst);
+    world.until_published(&parents).await;
+    sleep(Duration::from_secs(3 * 3_600)).await;
+    relay.crash().await;
+
+    // The children's first records are older than a day by now: the stream has none of them, the table has all.
+    world.stream.drop_records();
+    let _relay = world.start("c");
+    world.until_published(&childrens).await;
+}
+
+/// A stream that can be kept from answering, as it is for a process whose machine sleeps.
+#[derive(Clone)]
+struct Gated {
+    there: MemoryStream,
+    lists: watch::Receiver<bool>,
+    reads: watch::Receiver<bool>,
+    count: Arc<AtomicU32>,
+}
+
+/// Opens and closes a [`Gated`] stream.
+struct Gates {
+    lists: watch::Sender<bool>,
+    reads: watch::Sender<bool>,
+}
+
+impl Gated {
+    fn before(there: &MemoryStream) -> (Self, Gates) {
+        let gates = Gates { lists: watch::Sender::new(true), reads: watch::Sender::new(true) };
+        let (lists, reads) = (gates.lists.subscribe(), gates.reads.subscribe());
+        (Self { there: there.clone(), lists, reads, count: Arc::default() }, gates)
+    }
+
+    async fn pass(gate: &watch::Receiver<bool>) {
+        gate.clone().wait_for(|open| *open).await.unwrap();
+    }
+}
+
+impl ShardStream for Gated {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        if !*self.lists.borrow() {
+            return Err(AwsError::Refused("AccessDeniedException".to_owned()));
+        }
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        self.there.open(shard, position).await
+    }
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        Self::pass(&self.reads).await;
+        self.count.fetch_add(1, Ordering::SeqCst);
+        self.there.read(cursor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_is_read_four_times_a_second_while_it_brings_something_and_once_while_it_does_not() {
+    let world = World::new();
+    let (stream, _gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream.clone(), leases, bus, table, World::config("a"));
+    let reads = || stream.count.load(Ordering::SeqCst);
+    let before = reads();
+    for version in (1..).step_by(50).take(600) {
+        world.store_versions(1, version..version + 50);
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!((239..=241).contains(&(reads() - before)), "in a minute, however much there is");
+    sleep(Duration::from_secs(10)).await;
+    let before = reads();
+    sleep(Duration::from_secs(60)).await;
+    assert!((59..=61).contains(&(reads() - before)), "in a silent minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_added_behind_a_refill_that_takes_longer_than_the_stream_remembers_is_not_lost() {
+    let world = World::new();
+    let relay = world.start("a");
+    world.until_published(&world.store_firsts([0])).await;
+    relay.stop().await;
+    let missed = world.store_firsts(1..200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+
+    // The bus takes nothing while the table's first page is to be published.
+    let open = Arc::new(AtomicBool::new(false));
+    let gate =
+        {
+            let open = open.clone();
+            ChoosyBus::by_entry(&world.bus, move |_| {
+                if open.load(Ordering::SeqCst) { Ok(()) } else { Err(throttled()) }
+            })
+        };
+    let _relay = world.start_with(World::patient("b"), gate);
+    sleep(Duration::from_secs(3_600)).await;
+    let behind = world.store_firsts(1_000..1_200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    open.store(true, Ordering::SeqCst);
+    world.until_published(&missed).await;
+    world.until_published(&behind).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_slept_for_longer_than_the_stream_remembers_loses_nothing() {
+    let world = World::new();
+    let (stream, gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream, leases, bus, table, World::patient("a"));
+    world.until_holding("a", 1).await;
+    sleep(Duration::from_secs(600)).await;
+
+    // It has read nothing yet, and its lease goes on to be renewed.
+    gates.reads.send_replace(false);
+    let missed = world.store_firsts(0..30);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    world.stream.expire_cursors();
+    gates.reads.send_replace(true);
+    world.until_published(&missed).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_nobody_could_list_while_they_lost_their_records_are_refilled() {
+    let world = World::with_four_shards();
+    let (stream, gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream, leases, bus, table, World::patient("a"));
+    world.until_holding("a", 4).await;
+    world.until_published(&world.store_firsts(0..20)).await;
+
+    // The other shards' leases are renewed all the while, so the children do not look old by them.
+    gates.lists.send_replace(false);
+    world.stream.split(&world.stream.open_shards()[0]);
+    let missed = world.store_firsts(100..200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    gates.lists.send_replace(true);
+    world.until_published(&missed).await;
+}
+
+/// A table whose scans are counted, by the pages that begin one, and take their time.
+#[derive(Clone)]
+struct Counted {
+    there: MemoryTable,
+    scans: Arc<AtomicU32>,
+    page_time: Duration,
+}
+
+impl Counted {
+    fn new(there: &MemoryTable, page_time: Duration) -> Self {
+        Self { there: there.clone(), scans: Arc::default(), page_time }
+    }
+
+    fn scans(&self) -> u32 {
+        self.scans.load(Ordering::SeqCst)
+    }
+}
+
+impl Refill for Counted {
+    type Token = TablePlace;
+    async fn page(
+        &self,
+        since: Timestamp,
+        from: Option<&TablePlace>,
+    ) -> Result<RefillPage<TablePlace>, AwsError> {
+        if from.is_none() {
+            self.scans.fetch_add(1, Ordering::SeqCst);
+        }
+        sleep(self.page_time).await;
+        self.there.page(since, from).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_lost_their_records_together_are_refilled_together() {
+    let world = World::with_four_shards();
+    let relay = world.start("a");
+    world.until_holding("a", 4).await;
+    world.until_published(&world.store_firsts(0..50)).await;
+    relay.stop().await;
+    let missed = world.store_firsts(100..200);
+    sleep(OUTAGE).await;
+    world.stream.drop_records();
+    let table = Counted::new(&world.table, Duration::from_millis(10));
+    let (stream, leases, bus) = (world.stream.clone(), world.leases.clone(), world.bus.clone());
+    let _relay = world.start_through(stream, leases, bus, table.clone(), World::config("b"));
+    world.until_published(&missed).await;
+    world.until_published(&world.store_firsts(200..300)).await;
+    // The first shard may have begun alone; all others were served at once after it.
+    assert!((1..=2).contains(&table.scans()), "{} scans for four shards", table.scans());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refill_that_takes_longer_than_an_emulator_is_trusted_is_done_once() {
+    let world = World::new();
+    let relay = world.start("a");
+    world.until_published(&world.store_firsts(0..50)).await;
+    relay.stop().await;
+    world.stream.drop_records();
+    let table = Counted::new(&world.table, Duration::from_secs(5));
+    let (stream, leases, bus) = (world.stream.clone(), world.leases.clone(), world.bus.clone());
+    let config = RelayConfig { trust_horizon: Duration::from_secs(1), ..World::config("b") };
+    let _relay = world.start_through(stream, leases, bus, table.clone(), config);
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(table.scans(), 1);
+    world.until_published(&world.store_firsts([100])).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_happened_in_the_day_before_the_first_relay_of_all_is_not_lost_where_that_dies_at_once() {
+    let world = World::new();
+    let missed = world.store_firsts(0..5);
+    sleep(Duration::from_secs(20 * 60 * 60)).await;
+    let stuck = ChoosyBus::by_entry(&world.bus, |_| Err(throttled()));
+    let relay = world.start_with(World::config("a"), stuck);
+    world.until_holding("a", 1).await;
+    relay.crash().await;
+    sleep(Duration::from_secs(5 * 60 * 60)).await;
+    world.stream.drop_records();
+    let _relay = world.start("b");
+    world.until_published(&missed).await;
+}
+
+/// A lease table whose first reader falls asleep with what it read.
+#[derive(Clone)]
+struct Drowsy {
+    there: MemoryLeases,
+    slept: Arc<AtomicBool>,
+}
+
+impl Leases for Drowsy {
+    async fn list(&self) -> Result<LeaseTable, AwsError> {
+        let table = self.there.list().await;
+        if !self.slept.swap(true, Ordering::SeqCst) {
+            sleep(OUTAGE).await;
+        }
+        table
+    }
+    async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.there.create(lease).await
+    }
+    async fn take(
+        &self,
+        seen: &Lease,
+        owner: &str,
+        expires_at: Timestamp,
+    ) -> Result<Option<Lease>, AwsError> {
+        self.there.take(seen, owner, expires_at).await
+    }
+    async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.there.keep(lease).await
+    }
+    async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
+        self.there.release(lease).await
+    }
+    async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
+        self.there.forget(seen).await
+    }
+    async fn announce(&self, replica: &Replica) -> Result<(), AwsError> {
+        self.there.announce(replica).await
+    }
+    async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
+        self.there.note_complete(at).await
+    }
+    async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
+        self.there.withdraw(owner).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_then_for_new() {
+    let world = World::new();
+    let drowsy = Drowsy { there: world.leases.clone(), slept: Arc::default() };
+    let (stream, bus, table) = (world.stream.clone(), world.bus.clone(), world.table.clone());
+    let _b = world.start_through(stream, drowsy, bus, table, World::patient("b"));
+    sleep(Duration::from_millis(10)).await;
+    // Meanwhile another one reads the first shard to its end, and dies before it has seen the children.
+    let a = world.start("a");
+    world.until_published(&world.store_firsts([1])).await;
+    let root = world.stream.open_shards().remove(0);
+    world.stream.split(&root);
+    while !world.lease(&root).await.is_finished() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    a.crash().await;
+    assert_eq!(world.leases_now().await.len(), 1);
+    let missed = world.store_firsts(2..30);
+    sleep(OUTAGE - Duration::from_secs(3_600)).await;
+    world.stream.drop_records();
+    sleep(Duration::from_secs(3_600)).await;
+    world.until_published(&missed).await;
+}
+
+/// A stream whose reading panics.
+#[derive(Clone)]
+struct Explosive {
+    there: MemoryStream,
+    listed: Arc<AtomicU32>,
+}
+
+impl ShardStream for Explosive {
+    type Cursor = MemoryCursor;
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.listed.fetch_add(1, Ordering::SeqCst);
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        self.there.open(shard, position).await
+    }
+    async fn read(&self, _: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        panic!("a record that makes the program panic")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shard_whose_reading_panics_is_not_tried_ten_times_a_second() {
+    let world = World::new();
+    world.store_firsts(0..5);
+    let stream = Explosive { there: world.stream.clone(), listed: Arc::default() };
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let _relay = world.start_through(stream.clone(), leases, bus, table, World::config("a"));
+    sleep(Duration::from_secs(60)).await;
+    let listed = stream.listed.load(Ordering::SeqCst);
+    assert!(listed < 60, "the stream was listed {listed} times in a minute");
+}
+
+/// A stream that can be exchanged for one without records, on which cursors from before go on and bring nothing: as an
+/// emulator does that was away between two reads.
+#[derive(Clone)]
+struct Exchanged {
+    there: MemoryStream,
+    lives: Arc<AtomicU32>,
+}
+
+impl ShardStream for Exchanged {
+    type Cursor = (MemoryCursor, u32);
+    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+        self.there.shards().await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<Self::Cursor, StreamError> {
+        Ok((self.there.open(shard, position).await?, self.lives.load(Ordering::SeqCst)))
+    }
+    async fn read(&self, (cursor, life): &Self::Cursor) -> Result<Records<Self::Cursor>, StreamError> {
+        if *life < self.lives.load(Ordering::SeqCst) {
+            return Ok(Records { records: Vec::new(), next: Some((cursor.clone(), *life)) });
+        }
+        let Records { records, next } = self.there.read(cursor).await?;
+        Ok(Records { records, next: next.map(|next| (next, *life)) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cursor_that_has_outlived_its_stream_is_not_believed_for_ever() {
+    let world = World::new();
+    let stream = Exchanged { there: world.stream.clone(), lives: Arc::new(AtomicU32::new(1)) };
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let config = RelayConfig { trust_horizon: Duration::from_secs(1), ..World::config("a") };
+    let _relay = world.start_through(stream.clone(), leases, bus, table, config);
+    world.until_published(&world.store_firsts(0..5)).await;
+    let missed = world.store_firsts(10..15);
+    stream.lives.fetch_add(1, Ordering::SeqCst);
+    world.stream.drop_records();
+    world.until_published(&missed).await;
+    world.until_published(&world.store_firsts(20..25)).await;
+}

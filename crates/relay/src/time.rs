@@ -1,0 +1,100 @@
+//! Time for the relay: the clock it is given, and pauses that a shutdown ends.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+use millrace_core::{Backoff, Timestamp};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio_util::sync::CancellationToken;
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// The work was told to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stopped;
+
+/// Waits, unless told to stop.
+pub(super) async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), Stopped> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Stopped),
+        () = tokio::time::sleep(duration) => Ok(()),
+    }
+}
+
+/// Lets a result through, unless told to stop before it comes.
+pub(super) async fn unless_stopped<T>(
+    work: impl Future<Output = T>,
+    stop: &CancellationToken,
+) -> Result<T, Stopped> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Err(Stopped),
+        value = work => Ok(value),
+    }
+}
+
+/// The pauses of one place that fails again and again.
+#[derive(Debug)]
+pub(super) struct Pauses {
+    backoff: Backoff,
+    failures: u32,
+    jitter: StdRng,
+}
+
+impl Pauses {
+    /// From `first` to `longest`. Replicas and shards that are named differently jitter differently.
+    pub(super) fn new(first: Duration, longest: Duration, name: impl Hash) -> Self {
+        Self {
+            backoff: Backoff { first, longest },
+            failures: 0,
+            jitter: StdRng::seed_from_u64(hash_of(name)),
+        }
+    }
+
+    /// Begins again from the first pause.
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Waits after one more failure.
+    pub(super) async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
+        self.failures = self.failures.saturating_add(1);
+        pause(self.backoff.after(self.failures, self.jitter.random()), stop).await
+    }
+}
+
+/// The same number for the same name.
+pub(super) fn hash_of(name: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    name.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// The time that lies `duration` after `time`.
+pub(super) fn after(time: Timestamp, duration: Duration) -> Timestamp {
+    Timestamp::from_unix_micros(time.unix_micros().saturating_add(micros(duration)))
+}
+
+/// The time that lies `duration` before `time`.
+pub(super) fn before(time: Timestamp, duration: Duration) -> Timestamp {
+    Timestamp::from_unix_micros(time.unix_micros().saturating_sub(micros(duration)))
+}
+
+/// How much later `late` is than `early`; zero if it is not.
+pub(super) fn since(early: Timestamp, late: Timestamp) -> Duration {
+    Duration::from_micros(u64::try_from(late.unix_micros().saturating_sub(early.unix_micros())).unwrap_or(0))
+}
+
+/// The time in whole milliseconds.
+pub(super) fn whole_millis(time: Timestamp) -> Timestamp {
+    Timestamp::from_unix_micros(time.unix_micros().div_euclid(1000).saturating_mul(1000))
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,141 @@
+//! The calls that a server knows.
+
+use std::{collections::HashMap, sync::Arc};
+
+use anyhow::{Context as _, ensure};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+
+use crate::identity::rules::Need;
+
+/// The path that logs and metrics give to a call without a contract.
+pub(super) const UNKNOWN: &str = "unknown";
+
+/// What a call is answered with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// One message.
+    Message,
+    /// A stream of messages.
+    Stream,
+}
+
+/// A call that a server knows.
+#[derive(Debug)]
+pub(super) struct Method {
+    /// Its path, such as `/grpc.health.v1.Health/Check`.
+    pub(super) path: String,
+    /// What it is answered with.
+    pub(super) answer: Answer,
+    /// What it asks of its caller.
+    pub(super) need: Need,
+}
+
+impl Method {
+    /// Whether it is a probe.
+    pub(super) fn is_health(&self) -> bool {
+        self.path.starts_with("/grpc.health.")
+    }
+
+    /// Whether it looks at the process, by health or reflection, and is no call of anybody's work.
+    pub(super) fn is_about_the_process(&self) -> bool {
+        self.path.starts_with("/grpc.")
+    }
+}
+
+/// All calls that a server knows, by their paths.
+pub(crate) struct Methods {
+    known: HashMap<String, Arc<Method>>,
+    unknown: Arc<Method>,
+}
+
+impl Methods {
+    /// The methods of services, by their contracts: encoded descriptors.
+    ///
+    /// A call of any other path needs a token, so that only a known caller learns what is served.
+    ///
+    /// # Errors
+    /// A service without a contract: it would be served as if its calls were unknown.
+    pub(crate) fn new(contracts: &[&[u8]], services: &[(&str, Need)]) -> anyhow::Result<Self> {
+        let mut known = HashMap::new();
+        let mut found = Vec::new();
+        for contract in contracts {
+            for file in FileDescriptorSet::decode(*contract).context("reading a contract")?.file {
+                for service in &file.service {
+                    let name = format!("{}.{}", file.package(), service.name());
+                    let Some((_, need)) = services.iter().find(|(served, _)| *served == name) else {
+                        continue;
+                    };
+                    known.extend(service.method.iter().map(|method| {
+                        let answer = if method.server_streaming() { Answer::Stream } else { Answer::Message };
+                        let path = format!("/{name}/{}", method.name());
+                        (path.clone(), Arc::new(Method { path, answer, need: *need }))
+                    }));
+                    found.push(name);
+                }
+            }
+        }
+        for (service, _) in services {
+            ensure!(
+                found.iter().any(|name| name == service),
+                "`{service}` is served, and the contracts lack it: hand the descriptors that have it to the \
+                 deployable's `main`"
+            );
+        }
+        let unknown = Method { path: UNKNOWN.to_owned(), answer: Answer::Message, need: Need::Token };
+        Ok(Self { known, unknown: Arc::new(unknown) })
+    }
+
+    /// The method of a path.
+    pub(super) fn get(&self, path: &str) -> Arc<Method> {
+        self.known.get(path).unwrap_or(&self.unknown).clone()
+    }
+
+    /// All methods, and the one that stands for all unknown paths.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
+        self.known.values().chain([&self.unknown])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::QUERIES_READ;
+
+    const HISTORY: &str = "millrace.query.v1.HistoryService";
+    const HEALTH: &str = "grpc.health.v1.Health";
+    const CONTRACTS: [&[u8]; 2] = [millrace_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+
+    #[test]
+    fn every_call_of_a_service_needs_its_scope_and_all_else_is_unknown() {
+        let read = Need::Scope(QUERIES_READ);
+        let methods = Methods::new(&CONTRACTS, &[(HISTORY, read), (HEALTH, Need::Nothing)]).unwrap();
+        for (path, answer, need) in [
+            ("/millrace.query.v1.HistoryService/GetHistory", Answer::Message, read),
+            ("/millrace.query.v1.HistoryService/SearchEvents", Answer::Message, read),
+            ("/grpc.health.v1.Health/Check", Answer::Message, Need::Nothing),
+            ("/grpc.health.v1.Health/Watch", Answer::Stream, Need::Nothing),
+        ] {
+            let method = methods.get(path);
+            assert_eq!((method.path.as_str(), method.answer, method.need), (path, answer, need));
+        }
+        for path in ["", "/", "/unknown", "/millrace.query.v1.HistoryService/Erase", "/grpc.health.v1.Health"]
+        {
+            let method = methods.get(path);
+            assert_eq!((method.path.as_str(), method.need), (UNKNOWN, Need::Token), "{path}");
+        }
+        assert!(methods.iter().all(|method| method.path == UNKNOWN
+            || method.path.contains("/Get")
+            || method.path.contains("/Search")
+            || method.is_health()));
+        let only_health = Methods::new(&CONTRACTS, &[(HEALTH, Need::Nothing)]).unwrap();
+        let unserved = only_health.get("/millrace.query.v1.HistoryService/GetHistory");
+        assert_eq!((unserved.path.as_str(), unserved.need), (UNKNOWN, Need::Token));
+    }
+
+    #[test]
+    fn a_service_without_a_contract_is_refused_by_name() {
+        let refused = Methods::new(&CONTRACTS, &[("shop.v1.Shop", Need::Nothing)]).err().unwrap();
+        assert!(refused.to_string().contains("shop.v1.Shop"), "{refused}");
+    }
+}

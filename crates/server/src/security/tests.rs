@@ -1,0 +1,11 @@
+//! Secured servers, over real connections. Certificates and keys are made here, for each test.
+
+mod configuration;
+mod keys;
+mod limits;
+mod mutual;
+mod shown;
+mod support;
+mod swaps;
+mod tokens;
+mod traces_left;

@@ -1,0 +1,69 @@
+//! Rows as somebody saw them who looked again and again.
+
+use std::collections::BTreeMap;
+
+use millrace_core::row::StoredRow;
+
+use super::{FoundRows, RowPlace, States, Violation, ensure};
+
+/// What was seen of all rows.
+#[derive(Debug, Default)]
+pub struct Sightings {
+    looks: u64,
+    /// Each row as it was seen, once for each time that it had changed.
+    seen: BTreeMap<RowPlace, Vec<StoredRow>>,
+}
+
+impl Sightings {
+    /// Notes how all rows are.
+    ///
+    /// # Errors
+    /// If a row is gone that was there (I5).
+    pub fn note(&mut self, rows: FoundRows) -> Result<(), Violation> {
+        let gone = self.seen.keys().find(|place| !rows.contains_key(*place));
+        ensure(gone.is_none(), || format!("I5: {gone:?} was there, and is gone"))?;
+        for (place, row) in rows {
+            let seen = self.seen.entry(place).or_default();
+            if seen.last() != Some(&row) {
+                seen.push(row);
+            }
+        }
+        self.looks += 1;
+        Ok(())
+    }
+
+    /// How often all rows were looked at.
+    pub fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// How many states of rows were seen.
+    pub fn states(&self) -> usize {
+        self.seen.values().map(Vec::len).sum()
+    }
+
+    /// Holds what was seen against the states that rows go through.
+    ///
+    /// # Errors
+    /// If a row went back, was of no stream, or was as its history never had it (I5). Of a row that many aggregates feed,
+    /// the version alone is known beforehand, and the last state.
+    pub fn check(&self, states: &States) -> Result<(), Violation> {
+        for (place, seen) in &self.seen {
+            let states =
+                states.get(place).ok_or_else(|| Violation(format!("I5: {place:?} is of no stream")))?;
+            let mut before = 0;
+            for row in seen {
+                let version = row.version;
+                ensure(before < version, || {
+                    format!("I5: {place:?} went from version {before} back to {version}")
+                })?;
+                before = version;
+                let known = states.iter().filter(|state| state.versions.contains(&version));
+                let is_sum = states.iter().any(|state| state.versions.start() != state.versions.end());
+                let is_right = known.clone().any(|state| is_sum || state.differences(row).is_empty());
+                ensure(is_right, || format!("I5: {place:?} was as it never was: {row:?}"))?;
+            }
+        }
+        Ok(())
+    }
+}

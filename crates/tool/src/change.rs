@@ -1,0 +1,138 @@
+//! A set of new files and of lines for files that are there: written whole, or not at all.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, bail};
+
+/// What is to be written below a folder.
+#[derive(Debug, Default)]
+pub(crate) struct Changes {
+    new: BTreeMap<PathBuf, String>,
+    changed: BTreeMap<PathBuf, String>,
+}
+
+impl Changes {
+    /// A new file. One that is there already is refused when the changes are written.
+    pub(crate) fn add(&mut self, path: impl Into<PathBuf>, text: String) {
+        let path = path.into();
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        let text = if is_rust { formatted(&text).unwrap_or(text) } else { text };
+        self.new.insert(path, text);
+    }
+
+    /// Puts lines before the first line that begins with `anchor`, white space aside, in a file that is there.
+    pub(crate) fn insert(
+        &mut self,
+        root: &Path,
+        path: impl Into<PathBuf>,
+        anchor: &str,
+        lines: &str,
+    ) -> anyhow::Result<()> {
+        let path = path.into();
+        let text = match self.changed.remove(&path) {
+            Some(text) => text,
+            None => fs::read_to_string(root.join(&path)).with_context(|| {
+                format!("{} cannot be read: is this an application of `millrace new app`?", path.display())
+            })?,
+        };
+        let at = text.lines().position(|line| line.trim_start().starts_with(anchor));
+        let Some(at) = at else {
+            bail!(
+                "{} has no line that begins with `{anchor}`: put these lines there by hand:\n{lines}",
+                path.display()
+            );
+        };
+        let mut changed: Vec<&str> = text.lines().collect();
+        changed.splice(at..at, lines.lines());
+        let changed = changed.join("\n") + "\n";
+        self.changed.insert(path, changed);
+        Ok(())
+    }
+
+    /// Writes everything below `root`, and says what, a file a line.
+    ///
+    /// Nothing is written where a new file is there already. A file is written beside its place and then moved there, so
+    /// that none is left half written.
+    pub(crate) fn write(&self, root: &Path) -> anyhow::Result<Vec<String>> {
+        for path in self.new.keys() {
+            if root.join(path).exists() {
+                bail!("{} exists already: nothing was written", root.join(path).display());
+            }
+        }
+        let mut told = Vec::new();
+        for (verb, files) in [("new", &self.new), ("changed", &self.changed)] {
+            for (path, text) in files {
+                put(&root.join(path), text)?;
+                told.push(format!("{verb:>8}  {}", root.join(path).display()));
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// Rust as rustfmt writes it, by the settings that an application begins with: where lines break depends on names. None where rustfmt is not there or cannot read it.
+fn formatted(text: &str) -> Option<String> {
+    let run = || -> io::Result<_> {
+        let mut rustfmt = Command::new("rustfmt");
+        rustfmt
+            .args(["--edition", "2024", "--config", "max_width=110,use_small_heuristics=Max"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut child = rustfmt.spawn()?;
+        // It reads everything before it writes anything. Dropped, its input is at an end.
+        child.stdin.take().map_or(Ok(()), |mut input| input.write_all(text.as_bytes()))?;
+        child.wait_with_output()
+    };
+    let output = run().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()
+}
+
+fn put(path: &Path, text: &str) -> anyhow::Result<()> {
+    let failed = || format!("{} cannot be written", path.display());
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(failed)?;
+    }
+    let beside = path.with_extension("millrace-new");
+    fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).with_context(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_written_where_a_file_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("b"), "old").unwrap();
+        let mut changes = Changes::default();
+        changes.add("a", "new".to_owned());
+        changes.add("b", "new".to_owned());
+        assert!(changes.write(folder.path()).unwrap_err().to_string().contains("exists already"));
+        assert!(!folder.path().join("a").exists());
+        assert_eq!(fs::read_to_string(folder.path().join("b")).unwrap(), "old");
+    }
+
+    #[test]
+    fn lines_go_before_their_anchor_and_a_missing_one_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a"), "one\n    .build()\n").unwrap();
+        let mut changes = Changes::default();
+        changes.insert(folder.path(), "a", ".build()", "    two").unwrap();
+        changes.insert(folder.path(), "a", ".build()", "    three").unwrap();
+        changes.write(folder.path()).unwrap();
+        assert_eq!(
+            fs::read_to_string(folder.path().join("a")).unwrap(),
+            "one\n    two\n    three\n    .build()\n"
+        );
+        let error = changes.insert(folder.path(), "a", ".finish()", "four").unwrap_err();
+        assert!(error.to_string().contains("four"), "{error}");
+        assert!(changes.insert(folder.path(), "none", "x", "y").is_err());
+    }
+}

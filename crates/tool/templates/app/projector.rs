@@ -1,0 +1,5 @@
+//! The projector as a program.
+
+fn main() -> std::process::ExitCode {
+    {{app_snake}}::projector(std::env::args_os())
+}
