@@ -1,4 +1,5 @@
-//! {{Projection}}: rows about {{agg}} aggregates.
+//! {{Projection}}: rows about {{agg}} aggregates. No query reads them until a service does, by
+//! `queries.rows::<{{Projection}}, _>()`: see `queries.rs`.
 
 use millrace_core::{Change, Projection, ProjectionName, Recorded, Row, Timestamp};
 
