@@ -26,7 +26,8 @@ impl Changes {
         self.new.insert(path, text);
     }
 
-    /// Puts lines before the first line that begins with `anchor`, white space aside, in a file that is there.
+    /// Puts lines before the first line that begins with `anchor`, white space aside, in a file that is there. Rust that was
+    /// formatted stays so: modules have their order.
     pub(crate) fn insert(
         &mut self,
         root: &Path,
@@ -51,6 +52,9 @@ impl Changes {
         let mut changed: Vec<&str> = text.lines().collect();
         changed.splice(at..at, lines.lines());
         let changed = changed.join("\n") + "\n";
+        let is_rust = path.extension().is_some_and(|extension| extension == "rs");
+        let was_formatted = is_rust && formatted(&text).as_ref() == Some(&text);
+        let changed = was_formatted.then(|| formatted(&changed)).flatten().unwrap_or(changed);
         self.changed.insert(path, changed);
         Ok(())
     }
@@ -76,7 +80,8 @@ impl Changes {
     }
 }
 
-/// Rust as rustfmt writes it, by the settings that an application begins with: where lines break depends on names. None where rustfmt is not there or cannot read it.
+/// Rust as rustfmt writes it, by the settings that an application begins with: where lines break depends on names. None where
+/// rustfmt is not there or cannot read it.
 fn formatted(text: &str) -> Option<String> {
     let run = || -> io::Result<_> {
         let mut rustfmt = Command::new("rustfmt");
@@ -117,6 +122,20 @@ mod tests {
         assert!(changes.write(folder.path()).unwrap_err().to_string().contains("exists already"));
         assert!(!folder.path().join("a").exists());
         assert_eq!(fs::read_to_string(folder.path().join("b")).unwrap(), "old");
+    }
+
+    #[test]
+    fn modules_stay_in_order_where_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let insert = |text: &str| {
+            fs::write(folder.path().join("lib.rs"), text).unwrap();
+            let mut changes = Changes::default();
+            changes.insert(folder.path(), "lib.rs", "// more", "pub mod rental;").unwrap();
+            changes.write(folder.path()).unwrap();
+            fs::read_to_string(folder.path().join("lib.rs")).unwrap()
+        };
+        assert_eq!(insert("pub mod task;\n// more\n"), "pub mod rental;\npub mod task;\n// more\n");
+        assert_eq!(insert("pub  mod task;\n// more\n"), "pub  mod task;\npub mod rental;\n// more\n");
     }
 
     #[test]
