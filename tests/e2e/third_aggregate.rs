@@ -252,7 +252,8 @@ async fn project(app: &Application, store: &MemoryStore, rows: &BTreeMap<Project
             let body = json!({ "version": "0", "source": "warehouse", "detail": event.envelope }).to_string();
             let id = event.envelope.event_id.to_string();
             let receipt = ReceiptHandle(id.as_str().into());
-            let handled = projector.handle(&[Message { id, receipt, body, attempts: 1 }]).await;
+            let handled =
+                projector.handle(&[Message { id, receipt, body, attempts: 1, waited: Duration::ZERO }]).await;
             assert!(handled.iter().all(Result::is_ok), "{handled:?}");
         }
     }

@@ -86,8 +86,13 @@ fn relay(ports: Ports, name: &str, skew: i64) -> Relay<Ports, Ports, Ports, Port
 }
 
 async fn project(ports: Ports, stop: CancellationToken) {
-    let settings =
-        Settings { messages_at_once: 30, max_attempts: 5, drain: Duration::from_secs(15), jitter: || 0.5 };
+    let settings = Settings {
+        messages_at_once: 30,
+        max_attempts: 5,
+        max_wait: Duration::from_secs(4 * 24 * 60 * 60),
+        drain: Duration::from_secs(15),
+        jitter: || 0.5,
+    };
     let consumers = ports.world.projections().iter().map(|projection| {
         let life = ports.life.clone();
         let rows =

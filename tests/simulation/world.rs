@@ -34,7 +34,7 @@ use uuid::Uuid;
 use crate::trouble::Trouble;
 
 /// As the template sets them.
-const RULES: Rules = Rules { visibility: Duration::from_secs(30), max_receives: 20 };
+const RULES: Rules = Rules { visibility: Duration::from_secs(8), max_receives: 1000 };
 
 /// The users and orders of two tenants.
 const TENANTS: [&str; 2] = ["acme", "umbrella"];

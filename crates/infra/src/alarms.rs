@@ -18,6 +18,8 @@ pub(crate) struct QueueAlarm<'a> {
     pub(crate) description: &'a str,
     pub(crate) queue: &'a str,
     pub(crate) metric: &'a str,
+    /// Of the values within a minute.
+    pub(crate) statistic: &'a str,
     pub(crate) minutes: u32,
     pub(crate) threshold: Yaml,
 }
@@ -31,7 +33,7 @@ impl QueueAlarm<'_> {
             ("Namespace", text("AWS/SQS")),
             ("MetricName", text(self.metric)),
             ("Dimensions", list([dimension("QueueName", queue)])),
-            ("Statistic", text("Maximum")),
+            ("Statistic", text(self.statistic)),
             ("Period", number(60)),
         ];
         properties.extend(evaluation(self.minutes, self.threshold));
@@ -47,6 +49,7 @@ pub(crate) fn any_message(name: &str, description: &str, queue: &str) -> Yaml {
         description,
         queue,
         metric: "ApproximateNumberOfMessagesVisible",
+        statistic: "Maximum",
         minutes: 1,
         threshold: number(1),
     };

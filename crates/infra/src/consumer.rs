@@ -37,6 +37,7 @@ impl Consumer<'_> {
         draft.resource("DeadLetterQueuePolicy", queues::policy_for_letters("DeadLetterQueue"));
         draft.resource("DeadLettersAlarm", self.dead_letters_alarm());
         draft.resource("LagAlarm", self.lag_alarm());
+        draft.resource("HeldBackAlarm", self.held_back_alarm());
     }
 
     /// The rule matches on the aggregate's type, so a new type of event changes nothing here.
@@ -53,6 +54,8 @@ impl Consumer<'_> {
         let target = map([
             ("Id", text("queue")),
             ("Arn", arn_of("Queue")),
+            // Makes the queue a fair one: a tenant that floods it does not delay the messages of the others.
+            ("SqsParameters", map([("MessageGroupId", text("$.detail.TenantId"))])),
             ("DeadLetterConfig", map([("Arn", undelivered)])),
             ("RetryPolicy", retry),
         ]);
@@ -86,8 +89,26 @@ impl Consumer<'_> {
             ),
             queue: "Queue",
             metric: "ApproximateAgeOfOldestMessage",
+            statistic: "Maximum",
             minutes: 5,
             threshold: value("MaxLagSeconds"),
+        };
+        alarm.resource()
+    }
+
+    /// SQS leaves messages that keep coming back out of the age of the oldest.
+    fn held_back_alarm(&self) -> Yaml {
+        let alarm = QueueAlarm {
+            name: format!("{}-held-back", self.queue),
+            description: &format!(
+                "For half an hour, many messages to {} have waited for a newer release, or for a table that throttles.",
+                self.title
+            ),
+            queue: "Queue",
+            metric: "ApproximateNumberOfMessagesNotVisible",
+            statistic: "Minimum",
+            minutes: 30,
+            threshold: value("MaxHeldBack"),
         };
         alarm.resource()
     }

@@ -98,13 +98,14 @@ pub(crate) fn archive() -> Settings {
 
 pub(crate) fn queues() -> Settings {
     let receives = "Deliveries of a message before SQS itself moves it to the dead letters, without a reason. The \
-                    projector gives a failing message up sooner, with its reason (MAX_ATTEMPTS, 5). Deliveries to \
-                    processes that were killed count here too, and no message should end there because of them.";
-    let visibility = "How long a received message stays hidden unless the projector extends it.";
+                    projector gives messages up sooner, with a reason (MAX_ATTEMPTS, MAX_WAIT_DAYS). One that waits \
+                    for days is delivered hundreds of times, so this is as large as SQS allows.";
+    let visibility = "How long a received message stays hidden unless the projector extends it: the messages of a \
+                      killed projector are late by as much.";
     Settings {
         parameters: vec![
-            ("MaxReceiveCount", count(20, Some(1000), receives)),
-            ("QueueVisibilitySeconds", count(30, Some(43_200), visibility)),
+            ("MaxReceiveCount", count(1000, Some(1000), receives)),
+            ("QueueVisibilitySeconds", count(8, Some(43_200), visibility)),
         ],
         conditions: Vec::new(),
     }
@@ -146,7 +147,12 @@ pub(crate) fn max_lag() -> Settings {
         ("MinValue", number(60)),
         ("Description", text("The age in seconds of a queue's oldest message at which there is an alarm.")),
     ]);
-    Settings { parameters: vec![("MaxLagSeconds", parameter)], conditions: Vec::new() }
+    let held_back = "The messages of a queue that are hidden for half an hour on end at which there is an alarm: they \
+                     wait for a newer release or a busy table. More than are in flight on a good day.";
+    Settings {
+        parameters: vec![("MaxLagSeconds", parameter), ("MaxHeldBack", count(100, None, held_back))],
+        conditions: Vec::new(),
+    }
 }
 
 /// Whose service accounts take the roles on. Only a template that has roles, and not merely attaches policies to them,

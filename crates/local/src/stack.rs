@@ -45,8 +45,8 @@ impl Default for StackOptions {
             event_source: None,
             event_type_index: true,
             index_shards: 4,
-            max_receive_count: 20,
-            queue_visibility_seconds: 30,
+            max_receive_count: 1000,
+            queue_visibility_seconds: 8,
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use futures::FutureExt as _;
+use millrace_aws::AwsError;
 use millrace_core::{
     DecodeError, Envelope, StreamId,
     projection::{ProjectionSpec, RowUpdate},
@@ -46,6 +47,13 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// Of a row that was throttled just now: nothing was tried.
+    pub(crate) fn throttled(pending: &PendingUpdates) -> Self {
+        let oldest = pending.first_key_value().map_or(1, |(version, _)| *version);
+        let error = AwsError::Throttled("the row was throttled a moment ago".to_owned());
+        Self { failure: Some((oldest, error.into())), ..Self::default() }
+    }
+
     /// Whether this call wrote the version into the row.
     pub(crate) fn has_written(&self, version: u64) -> bool {
         self.written.iter().any(|written| written.contains(&version))

@@ -52,13 +52,17 @@ pub struct Config {
     pub queues: QueueSettings,
 
     /// How many messages of a queue are worked on at a time.
-    #[arg(long, env = "MESSAGES_AT_ONCE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(10..=10_000))]
+    #[arg(long, env = "MESSAGES_AT_ONCE", default_value_t = 200, value_parser = clap::value_parser!(u32).range(10..=10_000))]
     pub messages_at_once: u32,
 
-    /// How often a message that fails by its own fault is tried before it is given up. A queue's own maxReceiveCount
-    /// should be well above it: that counts deliveries to processes that were killed, too.
+    /// How often a message that fails by its own fault is tried before it is given up.
     #[arg(long, env = "MAX_ATTEMPTS", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_attempts: u32,
+
+    /// For how many days a message is tried that a newer release or a less busy row could take, before it is given up. A
+    /// queue's own maxReceiveCount should be 1000: a lower one gives up sooner.
+    #[arg(long, env = "MAX_WAIT_DAYS", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=12))]
+    pub max_wait_days: u32,
 
     /// For how many seconds a receiving waits for messages. It is not cut off when the process is to end, so the end
     /// may take as long.
@@ -210,6 +214,11 @@ pub(crate) fn misconfigured(problems: Vec<String>) -> Unfinished {
 }
 
 impl Config {
+    /// How long a message waits for a newer release or a less busy row.
+    pub(crate) fn max_wait(&self) -> Duration {
+        Duration::from_secs(24 * 60 * 60) * self.max_wait_days
+    }
+
     /// How long a receiving waits for messages.
     pub(crate) fn receive_wait(&self) -> Duration {
         Duration::from_secs(self.receive_wait_seconds)

@@ -1,27 +1,37 @@
 //! The loop around a handler: receiving, keeping messages hidden while they are worked on, deleting them, trying again,
 //! giving up.
 //!
-//! SQS counts how often it hands a message out, and that count decides when the message is given up. So a message whose
-//! failure is its own goes back to the queue, hidden for longer each time, and at the last attempt to the dead letters.
-//! A message that only the surroundings stop, such as AWS being out of reach, is not handed back at all: it stays here,
-//! hidden, and is tried again until it succeeds or the process ends. Since only so many messages are held at a time,
-//! receiving comes to rest by itself in an outage, and the messages that are still in the queue are not counted.
+//! A message that fails goes back to the queue, hidden for longer each time, so that it takes no room here from others.
+//! The cause decides for how long this goes on. A message's own fault counts the deliveries, of which there are few. A
+//! busy row, or an event of a newer release, passes: such a message comes again for days. An outage of AWS would fail
+//! every message alike, so those of an outage are not handed back: they stay here, hidden, until it is over. Only so many
+//! are held at a time, so receiving comes to rest by itself in an outage, and the rest of the queue is not counted.
+//!
+//! A message is hidden for some seconds only, and hidden anew while it is worked on, so that those of a killed process
+//! come back soon. A message that was received many times may be what kills: it is hidden for longer before it is
+//! worked on.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use millrace_aws::AwsError;
 use millrace_core::Backoff;
 use millrace_server::{FailureLogThrottle, TraceParent};
 use tokio::{
     sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch},
     task::{JoinError, JoinSet},
-    time::sleep,
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use crate::{
     Handle, MessageError,
+    error::Origin,
     metrics::{self, DEAD_LETTERS, FAILURES, count_queue_error, count_reason},
     queue::{Cause, MAX_MESSAGES, Message, Queue, ReceiptHandle},
     traced,
@@ -53,11 +63,23 @@ macro_rules! log_message {
 /// Between the attempts at a message that fails by its own fault.
 const MESSAGE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
+/// Between the first attempts at a message that is to wait.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest pause of a message that is to wait: at least this, however often the queue hands it out.
+const SHORTEST_LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The longest that SQS hides a message (SQS API Reference, `ChangeMessageVisibility`).
+const MAX_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
+
 /// Between attempts that AWS fails.
 const AWS_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(20) };
 
 /// How far apart the messages of the queue are counted.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The most receives at a time. One brings ten messages in some 15 ms; an idle queue has one that waits.
+const RECEIVES: usize = 10;
 
 /// How often a deletion is tried. What is left comes again and is dropped as a duplicate.
 const DELETIONS: u32 = 3;
@@ -70,6 +92,8 @@ pub struct Settings {
     /// How often a message that fails by its own fault is tried before it is given up; less often where the queue itself
     /// would move it sooner. Deliveries count, also those that ended with their receiver.
     pub max_attempts: u32,
+    /// For how long a message comes again that a newer release or a less busy row could take; then it is given up.
+    pub max_wait: Duration,
     /// How long what is in flight may take once the consumer is told to stop.
     pub drain: Duration,
     /// A random number from 0 to 1, to spread attempts.
@@ -102,12 +126,14 @@ pub struct Consumer<Q, H> {
     handler: H,
     settings: Settings,
     condition: watch::Sender<Condition>,
+    /// Lines about events of a newer release.
+    newer_releases: std::sync::Mutex<FailureLogThrottle>,
 }
 
 impl<Q: Queue, H: Handle> Consumer<Q, H> {
     /// A consumer that shows in `condition` whether it can do its work.
     pub fn new(queue: Q, handler: H, settings: Settings, condition: watch::Sender<Condition>) -> Self {
-        Self { queue, handler, settings, condition }
+        Self { queue, handler, settings, condition, newer_releases: std::sync::Mutex::default() }
     }
 
     /// Consumes until `stop`, then ends what is in flight within the settings' time: batches, and the receiving, which
@@ -152,36 +178,52 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
 
     async fn receive_until(self: &Arc<Self>, stop: &CancellationToken, batches: &mut JoinSet<()>) {
         let free = Arc::new(Semaphore::new(room(self.settings)));
-        let mut failures = 0;
+        let mut receiving = FuturesUnordered::new();
+        // As many receives at a time as bring messages.
+        let mut wanted = 1;
+        let (mut failures, mut resume) = (0, None);
         let mut throttle = FailureLogThrottle::default();
         // The queue has told its rules, so it can be used; the first receiving may wait long for its answer.
         self.can_receive(true);
-        while let Some(Ok(mut permit)) =
-            stop.run_until_cancelled(Arc::clone(&free).acquire_many_owned(MAX_MESSAGES)).await
-        {
-            // Not cut off by the stop: the queue may be about to hand messages out, and would hide them for nobody.
-            match self.queue.receive().await {
-                Ok(messages) => {
-                    failures = 0;
-                    throttle.succeeded();
-                    self.can_receive(true);
-                    keep(&mut permit, messages.len());
-                    if !messages.is_empty() {
-                        let (this, stop) = (Arc::clone(self), stop.clone());
-                        batches.spawn(async move { this.work(messages, permit, &stop).await });
-                    }
+        loop {
+            let may_begin = !stop.is_cancelled() && receiving.len() < wanted;
+            let begin = async {
+                if let Some(resume) = resume {
+                    sleep_until(resume).await;
                 }
-                Err(error) => {
-                    drop(permit);
-                    failures += 1;
-                    self.can_receive(false);
-                    self.queue_failed("receive", &error);
-                    if let Some(lasted) = throttle.failed() {
-                        tracing::warn!(projection = self.label(), %error, ?lasted, "nothing can be received");
-                    }
-                    let pause = AWS_BACKOFF.after(failures, (self.settings.jitter)());
-                    stop.run_until_cancelled(sleep(pause)).await;
+                Arc::clone(&free).acquire_many_owned(MAX_MESSAGES).await
+            };
+            tokio::select! {
+                biased;
+                // A receiving is not cut off by the stop: the queue may be about to hand messages out, and would hide
+                // them for nobody.
+                () = stop.cancelled(), if may_begin => {}
+                Ok(permit) = begin, if may_begin => {
+                    receiving.push(async { (permit, self.queue.receive().await) });
                 }
+                Some((mut permit, received)) = receiving.next() => match received {
+                    Ok(messages) => {
+                        (failures, resume) = (0, None);
+                        throttle.succeeded();
+                        self.can_receive(true);
+                        wanted = receives(wanted, messages.len());
+                        keep(&mut permit, messages.len());
+                        if !messages.is_empty() {
+                            let (this, stop) = (Arc::clone(self), stop.clone());
+                            batches.spawn(async move { this.work(messages, permit, &stop).await });
+                        }
+                    }
+                    Err(error) => {
+                        (failures, wanted) = (failures + 1, 1);
+                        self.can_receive(false);
+                        self.queue_failed("receive", &error);
+                        if let Some(lasted) = throttle.failed() {
+                            tracing::warn!(projection = self.label(), %error, ?lasted, "nothing can be received");
+                        }
+                        resume = Some(Instant::now() + AWS_BACKOFF.after(failures, (self.settings.jitter)()));
+                    }
+                },
+                else => return,
             }
             while let Some(ended) = batches.try_join_next() {
                 report(self.label(), ended);
@@ -191,7 +233,12 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
 
     /// Works on a batch until no message of it is left here.
     async fn work(&self, messages: Vec<Message>, permit: OwnedSemaphorePermit, stop: &CancellationToken) {
-        let hidden = Mutex::new(messages.iter().map(|message| message.receipt.clone()).collect());
+        let hidden: Hidden =
+            messages.iter().map(|message| (message.receipt.clone(), self.cover(message))).collect();
+        let longer: Hidden =
+            hidden.iter().filter(|(_, time)| *time > self.queue.rules().visibility).cloned().collect();
+        self.hide(&longer).await;
+        let hidden = Mutex::new(hidden);
         tokio::select! {
             biased;
             () = self.settle_all(messages, permit, &hidden, stop) => {}
@@ -203,7 +250,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         &self,
         mut messages: Vec<Message>,
         mut permit: OwnedSemaphorePermit,
-        hidden: &Mutex<Vec<ReceiptHandle>>,
+        hidden: &Mutex<Hidden>,
         stop: &CancellationToken,
     ) {
         let mut rounds = 0;
@@ -216,10 +263,14 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
                 self.settle(message, outcome, &mut sorted).await;
             }
             // Held while nothing is being hidden, so that no late heartbeat undoes what is decided here.
-            *hidden.lock().await = sorted.kept.iter().map(|message| message.receipt.clone()).collect();
+            let kept = sorted.kept.iter().map(|message| (message.receipt.clone(), self.cover(message)));
+            *hidden.lock().await = kept.collect();
             self.delete(sorted.done).await;
             self.hide(&sorted.later).await;
             keep(&mut permit, sorted.kept.len());
+            if let Some(reason) = sorted.newer_release {
+                self.log_newer_release(reason);
+            }
             if sorted.kept.is_empty() {
                 return;
             }
@@ -237,7 +288,8 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             let pause = AWS_BACKOFF.after(rounds, (self.settings.jitter)());
             if stop.run_until_cancelled(sleep(pause)).await.is_none() {
                 hidden.lock().await.clear();
-                let later = |message: &Message| (message.receipt.clone(), self.message_backoff(message));
+                let later =
+                    |message: &Message| (message.receipt.clone(), self.pause(message, MESSAGE_BACKOFF));
                 return self.hide(&messages.iter().map(later).collect::<Vec<_>>()).await;
             }
         }
@@ -246,16 +298,25 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     /// Decides where a message goes.
     async fn settle(&self, message: Message, outcome: Result<(), MessageError>, sorted: &mut Sorted) {
         let Err(error) = outcome else { return sorted.done.push(message.receipt) };
-        let reason = error.cause.reason();
+        let (reason, origin) = (error.cause.reason(), error.cause.origin());
         count_reason(FAILURES, self.label(), reason);
-        if error.cause.is_of_the_surroundings() {
+        let (again, backoff) = match origin {
+            Origin::Outage => {
+                self.log_failure(&message, &error);
+                sorted.outage = true;
+                sorted.reason = Some(reason);
+                return sorted.kept.push(message);
+            }
+            Origin::Message => (message.attempts < self.settings.max_attempts, MESSAGE_BACKOFF),
+            Origin::Load | Origin::Release => (message.waited < self.settings.max_wait, self.wait_backoff()),
+        };
+        if origin == Origin::Release {
+            sorted.newer_release = Some(reason);
+        }
+        // Given up with a reason, before the queue moves it without.
+        if again && message.attempts < self.queue.rules().max_receives {
             self.log_failure(&message, &error);
-            sorted.outage |= error.cause.is_an_outage();
-            sorted.reason = Some(reason);
-            sorted.kept.push(message);
-        } else if message.attempts < self.settings.max_attempts.min(self.queue.rules().max_receives) {
-            self.log_failure(&message, &error);
-            sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));
+            sorted.later.push((message.receipt.clone(), self.pause(&message, backoff)));
         } else {
             let cause = Cause {
                 reason: error.cause.to_string(),
@@ -280,7 +341,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
                         }
                         // The queue's own redrive takes it the next time, if without the reason.
                         AwsError::Refused(_) | AwsError::InvalidResponse(_) => {
-                            sorted.later.push((message.receipt.clone(), self.message_backoff(&message)));
+                            sorted.later.push((message.receipt.clone(), self.pause(&message, backoff)));
                         }
                     }
                 }
@@ -289,14 +350,22 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     }
 
     /// Hides messages anew, again and again, long before they would be seen.
-    async fn keep_hidden(&self, hidden: &Mutex<Vec<ReceiptHandle>>) -> Infallible {
-        let visibility = self.queue.rules().visibility;
+    async fn keep_hidden(&self, hidden: &Mutex<Hidden>) -> Infallible {
         loop {
-            sleep(visibility / 3).await;
-            let receipts = hidden.lock().await;
-            let again: Vec<_> = receipts.iter().map(|receipt| (receipt.clone(), visibility)).collect();
-            self.hide(&again).await;
+            sleep(self.queue.rules().visibility / 3).await;
+            let hidden = hidden.lock().await;
+            self.hide(&hidden).await;
         }
+    }
+
+    /// For how long a message is hidden while it is worked on. One that came many times, perhaps since it kills its
+    /// receiver, comes back ever later.
+    fn cover(&self, message: &Message) -> Duration {
+        let visibility = self.queue.rules().visibility;
+        if message.attempts <= self.settings.max_attempts {
+            return visibility;
+        }
+        self.pause(message, self.wait_backoff()).max(visibility)
     }
 
     async fn hide(&self, receipts: &[(ReceiptHandle, Duration)]) {
@@ -329,8 +398,15 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         }
     }
 
-    fn message_backoff(&self, message: &Message) -> Duration {
-        MESSAGE_BACKOFF.after(message.attempts, (self.settings.jitter)())
+    fn pause(&self, message: &Message, backoff: Backoff) -> Duration {
+        backoff.after(message.attempts, (self.settings.jitter)())
+    }
+
+    /// Between the attempts at a message that is to wait. The longest pause follows from the deliveries that the queue
+    /// allows: pauses are at least half as long, so four fifths of these are enough for the whole wait.
+    fn wait_backoff(&self) -> Backoff {
+        let longest = self.settings.max_wait * 5 / 2 / self.queue.rules().max_receives.max(1);
+        Backoff { first: FIRST_PAUSE, longest: longest.clamp(SHORTEST_LONGEST_PAUSE, MAX_VISIBILITY) }
     }
 
     fn can_receive(&self, receives: bool) {
@@ -343,6 +419,14 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     fn queue_failed(&self, call: &'static str, error: &AwsError) {
         count_queue_error(self.label(), call);
         tracing::debug!(projection = self.label(), call, %error, "a call to the queue failed");
+    }
+
+    /// A rollout ends this by itself; where none is under way, somebody has to begin one.
+    fn log_newer_release(&self, reason: &'static str) {
+        let mut throttle = self.newer_releases.lock().unwrap_or_else(PoisonError::into_inner);
+        if throttle.failed().is_some() {
+            tracing::warn!(projection = self.label(), reason, "events wait for a newer release");
+        }
     }
 
     /// It will be tried again, so nobody need act yet.
@@ -362,6 +446,9 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     }
 }
 
+/// Messages that are worked on, and for how long each is hidden at a time.
+type Hidden = Vec<(ReceiptHandle, Duration)>;
+
 /// Where the messages of a batch go.
 #[derive(Default)]
 struct Sorted {
@@ -375,6 +462,8 @@ struct Sorted {
     outage: bool,
     /// Why the last one that is kept failed, in a word.
     reason: Option<&'static str>,
+    /// Why the last one failed that waits for a newer release, in a word.
+    newer_release: Option<&'static str>,
 }
 
 /// A batch that an outage holds up, for as long as this lives.
@@ -390,6 +479,16 @@ impl<'a> HeldUp<'a> {
 impl Drop for HeldUp<'_> {
     fn drop(&mut self) {
         self.0.send_modify(|condition| condition.held_up -= 1);
+    }
+}
+
+/// How many receives are to run at a time after one brought so many messages.
+fn receives(now: usize, brought: usize) -> usize {
+    match brought {
+        0 => 1,
+        1..3 => now.saturating_sub(1).max(1),
+        3..5 => now,
+        5.. => (now + 1).min(RECEIVES),
     }
 }
 

@@ -46,9 +46,11 @@ pub enum ApplyError {
 
 /// Where the cause of an error lies, which decides what becomes of the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
+pub(crate) enum Origin {
     /// In the message, or in the program that reads it.
     Message,
+    /// In the release: a newer one wrote the event, and a replica of that one can read it.
+    Release,
     /// In a busy row or table. It passes, and another replica would meet it as well.
     Load,
     /// AWS cannot be used.
@@ -124,11 +126,14 @@ impl ApplyError {
 
     /// A refusal by AWS is an outage: it means a missing permission or table. No event that the domain lets through
     /// makes a row that DynamoDB would refuse.
-    fn origin(&self) -> Origin {
+    pub(crate) fn origin(&self) -> Origin {
         match self {
             Self::Aws(AwsError::Unreachable(_) | AwsError::Refused(_)) => Origin::Outage,
             Self::Contended | Self::Aws(AwsError::Throttled(_)) => Origin::Load,
             Self::Behind { reason, .. } => reason.origin(),
+            Self::Projection(ProjectionError::Undecodable(
+                DecodeError::UnknownType | DecodeError::NewerSchema { .. },
+            )) => Origin::Release,
             Self::NotJson
             | Self::NotABusEvent
             | Self::BadEnvelope(_)
@@ -137,16 +142,6 @@ impl ApplyError {
             | Self::Panicked
             | Self::Aws(AwsError::InvalidResponse(_)) => Origin::Message,
         }
-    }
-
-    /// Whether the cause lies outside the message, so that it must not count against it.
-    pub fn is_of_the_surroundings(&self) -> bool {
-        self.origin() != Origin::Message
-    }
-
-    /// Whether AWS could not be used, which makes the whole process less than ready.
-    pub fn is_an_outage(&self) -> bool {
-        self.origin() == Origin::Outage
     }
 }
 
@@ -257,25 +252,22 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_write_counts_against_the_message_only_if_the_update_is_at_fault() {
-        let aws = |kind: fn(String) -> AwsError| WriteError::Aws(kind("x".to_owned()));
-        for (error, of_the_surroundings, outage) in [
-            (aws(AwsError::Throttled), true, false),
-            (aws(AwsError::Unreachable), true, true),
-            (aws(AwsError::Refused), true, true),
-            (aws(AwsError::InvalidResponse), false, false),
-            (WriteError::Contended, true, false),
-            (WriteError::Projection(ProjectionError::NoRow), false, false),
+    fn only_the_messages_own_fault_counts_against_it() {
+        let aws = |kind: fn(String) -> AwsError| WriteError::Aws(kind("x".to_owned())).into();
+        let undecodable = |error| ApplyError::Projection(ProjectionError::Undecodable(error));
+        for (error, origin) in [
+            (aws(AwsError::Throttled), Origin::Load),
+            (aws(AwsError::Unreachable), Origin::Outage),
+            (aws(AwsError::Refused), Origin::Outage),
+            (aws(AwsError::InvalidResponse), Origin::Message),
+            (WriteError::Contended.into(), Origin::Load),
+            (WriteError::Projection(ProjectionError::NoRow).into(), Origin::Message),
+            (undecodable(DecodeError::UnknownType), Origin::Release),
+            (undecodable(DecodeError::NewerSchema { found: 2, newest: 1 }), Origin::Release),
+            (undecodable(DecodeError::Malformed("x".to_owned())), Origin::Message),
         ] {
-            let error = ApplyError::from(error);
             let behind = ApplyError::Behind { version: 1, reason: Box::new(error.clone()) };
-            for error in [error, behind] {
-                assert_eq!(
-                    (error.is_of_the_surroundings(), error.is_an_outage()),
-                    (of_the_surroundings, outage),
-                    "{error}"
-                );
-            }
+            assert_eq!((error.origin(), behind.origin()), (origin, origin), "{error}");
         }
     }
 }

@@ -1,8 +1,14 @@
 //! Messages: events read from them, grouped by row, and applied.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::{StreamExt as _, stream};
+use millrace_aws::AwsError;
 use millrace_core::{
     Envelope, StreamId, Timestamp,
     projection::{ProjectionSpec, RowUpdate},
@@ -12,8 +18,10 @@ use millrace_rows::WriteRows;
 use millrace_server::{KeyedMutex, TraceParent};
 use millrace_telemetry::{enter, within};
 
+use tokio::time::Instant;
+
 use crate::{
-    MessageError,
+    ApplyError, MessageError,
     apply::{Outcome, PendingUpdates, RowUpdater, update_of},
     bus,
     error::trace,
@@ -52,6 +60,7 @@ pub struct Projector<W, R> {
     /// finds the row as the one before left it. Side by side, all but one would find their condition failed, and read
     /// from the event store the events that the others bring.
     turns: KeyedMutex<StreamId>,
+    throttled: Throttled,
 }
 
 impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
@@ -61,7 +70,15 @@ impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
     /// A projector that keeps the projection's rows in `rows` and finds the history in `events`.
     pub fn new(spec: ProjectionSpec, rows: W, events: R, clock: Clock) -> Self {
         let label = spec.name.name;
-        Self { spec: Arc::new(spec), label, rows, events, clock, turns: KeyedMutex::default() }
+        Self {
+            spec: Arc::new(spec),
+            label,
+            rows,
+            events,
+            clock,
+            turns: KeyedMutex::default(),
+            throttled: Throttled::default(),
+        }
     }
 
     /// The projector under another label than the projection's name: where several versions of it run.
@@ -82,7 +99,14 @@ impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
         };
         let turn = self.turns.lock(stream).await;
         let (carrier, writes) = batch.writes(self.label);
-        let outcome = within(carrier, row.bring_up_to_date()).await;
+        let outcome = if self.throttled.contains(stream) {
+            Outcome::throttled(&batch.pending)
+        } else {
+            within(carrier, row.bring_up_to_date()).await
+        };
+        if matches!(outcome.failure, Some((_, ApplyError::Aws(AwsError::Throttled(_))))) {
+            self.throttled.note(stream);
+        }
         drop(turn);
         let error = outcome.failure.as_ref().map(|(_, error)| error);
         writes.into_iter().for_each(|write| write.ended(outcome.reached, outcome.gaps, error));
@@ -158,6 +182,30 @@ impl<W: WriteRows, R: ReadEvents> Handle for Projector<W, R> {
             outcomes[place] = outcome;
         }
         outcomes
+    }
+}
+
+/// Rows that were throttled a moment ago. Batches that wait for the turn of such a row are not to be throttled one after
+/// another: their other rows' messages would wait with them, and so would those that are not received meanwhile.
+#[derive(Clone, Default)]
+struct Throttled(Arc<Mutex<HashMap<StreamId, Instant>>>);
+
+impl Throttled {
+    /// How long such a row is left alone: less than its messages stay hidden.
+    const REST: Duration = Duration::from_millis(400);
+
+    fn contains(&self, stream: &StreamId) -> bool {
+        self.rows().get(stream).is_some_and(|since| since.elapsed() < Self::REST)
+    }
+
+    fn note(&self, stream: &StreamId) {
+        let mut rows = self.rows();
+        rows.retain(|_, since| since.elapsed() < Self::REST);
+        rows.entry(stream.clone()).or_insert_with(Instant::now);
+    }
+
+    fn rows(&self) -> MutexGuard<'_, HashMap<StreamId, Instant>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -237,5 +285,5 @@ impl RowBatch {
 /// The seconds between two times; none where clocks disagree about their order.
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     let micros = u64::try_from(to.unix_micros() - from.unix_micros()).unwrap_or(0);
-    std::time::Duration::from_micros(micros).as_secs_f64()
+    Duration::from_micros(micros).as_secs_f64()
 }

@@ -67,6 +67,7 @@ pub async fn run(
     let settings = Settings {
         messages_at_once: config.messages_at_once,
         max_attempts: config.max_attempts,
+        max_wait: config.max_wait(),
         drain: DRAIN,
         jitter: rand::random,
     };

@@ -13,11 +13,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Condition, Consumer, Projector, Settings, metrics,
-    queue::{QueueAddress, SqsQueue, Unusable},
+    queue::{Queue as _, QueueAddress, SqsQueue, Unusable},
 };
 
 /// Between attempts to learn about a queue.
 const OPENING: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(10) };
+
+/// With fewer deliveries, messages that wait for a newer release or a throttled row are given up early.
+const ENOUGH_RECEIVES: u32 = 1_000;
 
 /// The labels of an application's projections in metrics, logs and traces: the name, or `<name>@<version>` while several
 /// versions are registered, since their counts must not run together.
@@ -109,7 +112,15 @@ async fn open(
                 }
                 sleep(OPENING.after(failures, (settings.jitter)())).await;
             }
-            opened => return opened,
+            opened => {
+                if let Ok(queue) = &opened
+                    && queue.rules().max_receives < ENOUGH_RECEIVES
+                {
+                    let max_receives = queue.rules().max_receives;
+                    tracing::warn!(queue = %address, max_receives, "the queue's maxReceiveCount ends waits early");
+                }
+                return opened;
+            }
         }
     }
 }

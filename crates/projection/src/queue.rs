@@ -28,6 +28,8 @@ pub struct Message {
     pub body: String,
     /// How often it has been received, this time included.
     pub attempts: u32,
+    /// How long before this time it was received first.
+    pub waited: Duration,
 }
 
 /// A queue on SQS: by its URL, or by its name in the account whose credentials are used.

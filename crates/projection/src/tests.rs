@@ -10,4 +10,5 @@ mod redriving;
 mod requests;
 mod telling;
 mod traces;
+mod waiting;
 mod world;

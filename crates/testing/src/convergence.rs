@@ -115,7 +115,13 @@ pub(crate) fn message(event: &Envelope, copy: usize, is_large: bool) -> Message 
     let id = format!("{}-{copy}", event.event_id);
     let body =
         json!({ "version": "0", "source": "test", "detail-type": detail.event_type, "detail": detail });
-    Message { receipt: ReceiptHandle(id.as_str().into()), id, body: body.to_string(), attempts: 1 }
+    Message {
+        receipt: ReceiptHandle(id.as_str().into()),
+        id,
+        body: body.to_string(),
+        attempts: 1,
+        waited: std::time::Duration::ZERO,
+    }
 }
 
 #[cfg(test)]

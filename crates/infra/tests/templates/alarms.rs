@@ -18,10 +18,12 @@ fn every_table_and_queue_of_the_shop_has_its_alarms() {
     let names: BTreeSet<String> = templates.in_order().flat_map(alarm_names).collect();
     let expected = [
         "customer-totals-v1-dead-letters",
+        "customer-totals-v1-held-back",
         "customer-totals-v1-lag",
         "customer-totals-v1-throttled",
         "events-throttled",
         "order-summaries-v1-dead-letters",
+        "order-summaries-v1-held-back",
         "order-summaries-v1-lag",
         "order-summaries-v1-throttled",
         "relay-leases-throttled",
@@ -30,6 +32,7 @@ fn every_table_and_queue_of_the_shop_has_its_alarms() {
         "undelivered",
         "unique-keys-throttled",
         "user-profiles-v1-dead-letters",
+        "user-profiles-v1-held-back",
         "user-profiles-v1-lag",
         "user-profiles-v1-throttled",
     ];

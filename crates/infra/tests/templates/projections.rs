@@ -41,6 +41,7 @@ fn a_projection_has_exactly_its_resources() {
                 ("DeadLetterQueue", "AWS::SQS::Queue"),
                 ("DeadLetterQueuePolicy", "AWS::SQS::QueuePolicy"),
                 ("DeadLettersAlarm", "AWS::CloudWatch::Alarm"),
+                ("HeldBackAlarm", "AWS::CloudWatch::Alarm"),
                 ("LagAlarm", "AWS::CloudWatch::Alarm"),
                 ("Queue", "AWS::SQS::Queue"),
                 ("QueuePolicy", "AWS::SQS::QueuePolicy"),
@@ -108,6 +109,7 @@ fn the_rule_matches_on_source_and_aggregate_type_alone() {
 
         let target = &rule["Targets"][0];
         assert_eq!(text(&target["Arn"]), "${Queue.Arn}");
+        assert_eq!(text(&target["SqsParameters"]["MessageGroupId"]), "$.detail.TenantId");
         assert!(text(&target["DeadLetterConfig"]["Arn"]).ends_with(":${Prefix}-undelivered"));
         assert_eq!(target["RetryPolicy"]["MaximumEventAgeInSeconds"].as_i64(), Some(86_400));
     }

@@ -37,6 +37,7 @@ struct Waiting {
     id: u64,
     body: String,
     attempts: u32,
+    first_received: Option<Instant>,
     visible_at: Instant,
 }
 
@@ -75,7 +76,13 @@ impl MemoryQueue {
         let mut state = self.state();
         state.last_id += 1;
         let id = state.last_id;
-        state.waiting.push(Waiting { id, body: body.into(), attempts: 0, visible_at: Instant::now() });
+        state.waiting.push(Waiting {
+            id,
+            body: body.into(),
+            attempts: 0,
+            first_received: None,
+            visible_at: Instant::now(),
+        });
         self.sent.notify_waiters();
         id.to_string()
     }
@@ -120,23 +127,34 @@ impl State {
         let mut taken = Vec::new();
         let mut dead = Vec::new();
         for message in self.waiting.iter_mut().filter(|message| message.visible_at <= now) {
+            if u32::try_from(taken.len()).is_ok_and(|taken| taken >= MAX_MESSAGES) {
+                break;
+            }
             if message.attempts >= rules.max_receives {
                 dead.push(message.id);
-            } else if u32::try_from(taken.len()).is_ok_and(|taken| taken < MAX_MESSAGES) {
+            } else {
                 message.attempts += 1;
+                message.first_received.get_or_insert(now);
                 message.visible_at = now + rules.visibility;
                 taken.push(message.received());
             }
         }
-        let moved = self.waiting.extract_if(.., |message| dead.contains(&message.id));
-        let letter = |message: Waiting| DeadLetter { message: message.received(), cause: None, since: now };
-        self.dead.extend(moved.map(letter));
+        if !dead.is_empty() {
+            let moved = self.waiting.extract_if(.., |message| dead.contains(&message.id));
+            let letter =
+                |message: Waiting| DeadLetter { message: message.received(), cause: None, since: now };
+            self.dead.extend(moved.map(letter));
+        }
         taken
     }
 
     /// The message of a receipt, if it is the newest one.
-    fn find(&mut self, receipt: &ReceiptHandle) -> Option<usize> {
-        self.waiting.iter().position(|message| message.receipt() == *receipt)
+    fn find(&self, receipt: &ReceiptHandle) -> Option<usize> {
+        let (id, _) = receipt.0.split_once('/')?;
+        let id: u64 = id.parse().ok()?;
+        // Messages are in the order of their ids.
+        let place = self.waiting.binary_search_by_key(&id, |message| message.id).ok()?;
+        (self.waiting[place].receipt() == *receipt).then_some(place)
     }
 }
 
@@ -151,6 +169,7 @@ impl Waiting {
             receipt: self.receipt(),
             body: self.body.clone(),
             attempts: self.attempts,
+            waited: self.first_received.map_or(Duration::ZERO, |first| first.elapsed()),
         }
     }
 }
@@ -196,13 +215,17 @@ impl Queue for MemoryQueue {
     async fn hide(&self, receipts: &[(ReceiptHandle, Duration)]) -> Vec<Result<(), AwsError>> {
         let mut state = self.state();
         state.calls.hide += 1;
+        let mut sooner = false;
         let hide = |(receipt, time): &(ReceiptHandle, Duration)| {
             let place = state.find(receipt).ok_or_else(stale)?;
-            state.waiting[place].visible_at = Instant::now() + *time;
+            let until = Instant::now() + *time;
+            sooner |= std::mem::replace(&mut state.waiting[place].visible_at, until) > until;
             Ok(())
         };
         let results = receipts.iter().map(hide).collect();
-        self.sent.notify_waiters();
+        if sooner {
+            self.sent.notify_waiters();
+        }
         results
     }
 

@@ -13,6 +13,8 @@ use aws_sdk_sqs::{
     },
 };
 use millrace_aws::{Aws, AwsError};
+use millrace_core::Timestamp;
+use millrace_server::clock;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -164,9 +166,11 @@ impl Queue for SqsQueue {
             .wait_time_seconds(whole_seconds(self.wait))
             .visibility_timeout(whole_seconds(self.rules.visibility))
             .message_system_attribute_names(MessageSystemAttributeName::ApproximateReceiveCount)
+            .message_system_attribute_names(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp)
             .send()
             .await?;
-        Ok(reply.messages.unwrap_or_default().into_iter().filter_map(message).collect())
+        let now = clock::now();
+        Ok(reply.messages.unwrap_or_default().into_iter().filter_map(|each| message(each, now)).collect())
     }
 
     async fn delete(&self, receipts: &[ReceiptHandle]) -> Vec<Result<(), AwsError>> {
@@ -245,18 +249,22 @@ fn total<const N: usize>(counts: [u64; N]) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }
 
-/// Reads a message. One without a receipt could not be deleted; SQS sends none.
-fn message(message: aws_sdk_sqs::types::Message) -> Option<Message> {
-    let attempts = message
-        .attributes()
-        .and_then(|attributes| attributes.get(&MessageSystemAttributeName::ApproximateReceiveCount))
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(1);
+/// Reads a message that was received at a time. One without a receipt could not be deleted; SQS sends none.
+fn message(message: aws_sdk_sqs::types::Message, now: Timestamp) -> Option<Message> {
+    let attribute = |name| message.attributes().and_then(|attributes| attributes.get(&name));
+    let attempts = attribute(MessageSystemAttributeName::ApproximateReceiveCount);
+    let first = attribute(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
+    // Not told, or by a clock ahead of this one: it was received just now.
+    let waited = first
+        .and_then(|millis| u64::try_from(now.unix_micros() / 1000).ok()?.checked_sub(millis.parse().ok()?))
+        .map_or(Duration::ZERO, Duration::from_millis);
+    let attempts = attempts.and_then(|count| count.parse().ok()).unwrap_or(1);
     Some(Message {
         receipt: ReceiptHandle(message.receipt_handle?.into()),
         id: message.message_id.unwrap_or_default(),
         body: message.body.unwrap_or_default(),
         attempts,
+        waited,
     })
 }
 

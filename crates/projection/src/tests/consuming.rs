@@ -23,8 +23,13 @@ use crate::{
     queue::{Cause, Depth, MemoryQueue, Message, Queue, ReceiptHandle, Rules, WAIT},
 };
 
-pub(super) const SETTINGS: Settings =
-    Settings { messages_at_once: 100, max_attempts: 5, drain: Duration::from_secs(15), jitter: || 1.0 };
+pub(super) const SETTINGS: Settings = Settings {
+    messages_at_once: 100,
+    max_attempts: 5,
+    max_wait: Duration::from_secs(4 * 24 * 60 * 60),
+    drain: Duration::from_secs(15),
+    jitter: || 1.0,
+};
 
 type Outcomes = Vec<Result<(), MessageError>>;
 
@@ -318,7 +323,8 @@ async fn a_dead_letter_that_cannot_be_sent_is_kept_until_it_can() {
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_panics_takes_no_other_batch_with_it() {
-    let queue = queue_with(1);
+    let queue = MemoryQueue::new(Rules { max_receives: 5, ..RULES });
+    queue.send("0");
     let handler = Script::new(|messages: Vec<Message>| async move {
         assert!(messages.iter().all(|message| message.body != "0"), "the test says so");
         done(&messages)

@@ -192,6 +192,7 @@ async fn bury(queue: &MemoryQueue, letters: &[(&str, &str)]) {
             receipt: ReceiptHandle("r".into()),
             body: (*body).to_owned(),
             attempts: 5,
+            waited: Duration::ZERO,
         };
         let cause = Cause { reason: (*reason).to_owned(), projection: "counter-cards", trace_parent: None };
         queue.dead_letter(&message, &cause).await.unwrap();
@@ -242,8 +243,13 @@ async fn only_so_many_are_sent_and_the_rest_can_be_seen_at_once() {
 async fn only_those_of_a_reason_and_of_the_projection_are_sent() {
     let post = buried(25).await;
     bury(&post.queue, &[("a", "the event type is unknown"), ("b", "the event type is unknown")]).await;
-    let message =
-        Message { id: "m".into(), receipt: ReceiptHandle("r".into()), body: "c".into(), attempts: 5 };
+    let message = Message {
+        id: "m".into(),
+        receipt: ReceiptHandle("r".into()),
+        body: "c".into(),
+        attempts: 5,
+        waited: Duration::ZERO,
+    };
     let cause = Cause { reason: "unknown".to_owned(), projection: "group-totals", trace_parent: None };
     post.queue.dead_letter(&message, &cause).await.unwrap();
     sleep(Duration::from_secs(1)).await;

@@ -97,7 +97,7 @@ async fn a_line_about_an_event_that_fails_names_what_it_came_of_and_nothing_pers
     let log = Log::default();
     let _guard = log.keep();
     let mut event = counter_with(&MemoryStore::default(), 1, 1).await.remove(0).envelope;
-    event.schema_version = 2;
+    event.event_data.as_mut().unwrap().insert("name".to_owned(), 7.into());
     let queue = MemoryQueue::new(RULES);
     queue.send(body(&event));
     let projector = Watched::default().projector(&MemoryStore::default());

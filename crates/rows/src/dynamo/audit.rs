@@ -130,7 +130,8 @@ impl AuditRows for DynamoRows {
 
     async fn replace_sum(&self, sum: &Sum<DynamoRow>) -> Result<bool, AwsError> {
         let found = sum.row.as_ref().and_then(Self::version).unwrap_or_default();
-        let row = Summed { version: found.saturating_add(1), parts: sum.parts, attributes: sum.expected.clone() };
+        let row =
+            Summed { version: found.saturating_add(1), parts: sum.parts, attributes: sum.expected.clone() };
         let mut assignments = self.layout.summed(&sum.key, &row);
         assignments.insert(VERSION.to_owned(), Some(row.version.into()));
         let mut change = Change::new(assignments, 0);
