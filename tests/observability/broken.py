@@ -92,6 +92,13 @@ BROKEN = [
     Broken("a panel beyond the edge", lambda of: panel(of)["gridPos"].update(w=40), "beyond the edge"),
     Broken("a panel that says nothing of itself", lambda of: panel(of).pop("description"), "does not say what it shows"),
     Broken("a panel of no unit", lambda of: panel(of)["fieldConfig"]["defaults"].pop("unit"), "its unit is"),
+    Broken(
+        "an alert about one projection",
+        lambda of: rule(of, "MillraceProjectionLate").update(
+            expr='projector_queue_messages{namespace="millrace", projection="orders"} > 0'
+        ),
+        "is about the projection orders alone",
+    ),
     Broken("a query that is no PromQL", lambda of: panel(of)["targets"][0].update(expr='sum(x{namespace="$namespace"}'), "is no PromQL"),
     Broken("a query of all namespaces", lambda of: panel(of)["targets"][0].update(expr="sum(rate(rpc_total{code=\"Ok\"}[5m]))"), "asks for all namespaces"),
     Broken("a data source of somebody's own", lambda of: panel(of)["datasource"].update(uid="abc"), "data source of its own"),

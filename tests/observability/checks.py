@@ -150,6 +150,15 @@ def run(command: list[str], directory: str) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def every_projection_is_watched(of: Sources) -> Iterator[str]:
+    """Rules and queries keep projections apart by a label and name none, so that they hold for all that are registered."""
+    queries = [(f"alert {rule['alert']}", rule["expr"]) for rule in of.rules()]
+    queries += [(f"panel {title}", expr) for title, expr in sources.dashboard_queries(of.dashboard)]
+    for place, expr in queries:
+        if named := re.search(r'\bprojection\s*[!=]~?\s*"([^"$]*)"', expr):
+            yield f"{place}: is about the projection {named[1]} alone"
+
+
 # --- The dashboard ----------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +235,7 @@ def complaints(of: Sources, promtool: str, programs: Programs) -> Iterator[str]:
     yield from links_lead_somewhere(of)
     yield from log_lines_are_said(of)
     yield from commands_are_known(of, programs)
+    yield from every_projection_is_watched(of)
     yield from dashboard_is_sound(of)
     yield from rules_are_valid(of, promtool)
     yield from queries_parse(of, promtool)
