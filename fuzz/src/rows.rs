@@ -31,8 +31,8 @@ use crate::{
 
 const ID: Uuid = Uuid::from_u128(1);
 
-const USERS: &str = <UserProfile as Projection>::NAME.name;
-const ORDERS: &str = <OrderSummary as Projection>::NAME.name;
+const USERS: &str = UserProfile::NAME.name;
+const ORDERS: &str = OrderSummary::NAME.name;
 const TOTALS: &str = CustomerTotals::NAME.name;
 
 fn acme() -> TenantId {

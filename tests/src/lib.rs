@@ -71,7 +71,7 @@ struct Pages;
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The projection of users.
-pub const USERS: ProjectionName = <UserProfile as Projection>::NAME;
+pub const USERS: ProjectionName = UserProfile::NAME;
 
 /// The projection of orders.
 pub const ORDERS: ProjectionName = OrderSummary::NAME;

@@ -45,7 +45,9 @@ use proc_macro::TokenStream;
 ///
 /// Each field becomes an attribute: `created_at` is `CreatedAt`. Its type can be written to and read from JSON by serde,
 /// an optional one is an `Option`. For each field there is a constant, such as `OrderSummary::CREATED_AT`, by which a
-/// `Patch` sets it; for each list and look-up one such as `OrderSummary::BY_STATUS`, by which queries read it.
+/// `Patch` sets it; for each list and look-up one such as `OrderSummary::BY_STATUS`, by which queries read it. The constants
+/// of fields called `name` and `schema` are `NAME_FIELD` and `SCHEMA_FIELD`: `NAME` is a projection's name, and `SCHEMA` the
+/// row's schema.
 #[proc_macro_derive(Row, attributes(row))]
 pub fn derive_row(input: TokenStream) -> TokenStream {
     let input = syn::parse_macro_input!(input as syn::DeriveInput);

@@ -33,7 +33,8 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let resource = options.resource.as_ref().ok_or_else(|| missing("resource = \"…\""))?;
     let key = options.key.as_ref().ok_or_else(|| missing("key = …"))?;
     let core = options.core.clone().unwrap_or_else(|| parse_quote!(::millrace_core));
-    let (row, id) = (&input.ident, &field(&fields, key)?.ty);
+    let row = &input.ident;
+    let id = &field(&fields, key, "key")?.ty;
     let key_attribute = attribute(key);
     let others: Vec<_> = fields.iter().copied().filter(|field| field.ident.as_ref() != Some(key)).collect();
     let attributes = others.iter().filter_map(|field| field.ident.as_ref()).map(attribute);
@@ -48,6 +49,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let times = indexes.filter_map(|index| index.order_by.as_ref());
     let (writes, reads) = (writes(&core, &others), reads(&core, &others));
     let constants = constants(&core, &fields);
+    distinct_constants(&fields, &options)?;
     let lists_of = indexes_of(&core, &fields, &options.lists, "lists", "List")?;
     let lookups_of = indexes_of(&core, &fields, &options.lookups, "lookups", "Lookup")?;
     Ok(quote! {
@@ -184,9 +186,16 @@ fn named_fields(input: &DeriveInput) -> Result<Vec<&Field>> {
     }
 }
 
-fn field<'a>(fields: &[&'a Field], name: &Ident) -> Result<&'a Field> {
+/// The field of a name, which is asked for by `part`.
+fn field<'a>(fields: &[&'a Field], name: &Ident, part: &str) -> Result<&'a Field> {
     let found = fields.iter().find(|field| field.ident.as_ref() == Some(name));
-    found.copied().ok_or_else(|| Error::new(name.span(), format!("the row has no field `{name}`")))
+    found.copied().ok_or_else(|| {
+        let names = fields.iter().filter_map(|field| field.ident.as_ref()).map(|name| format!("`{name}`"));
+        let names = names.collect::<Vec<_>>().join(", ");
+        let both =
+            format!("`{part} = {name}`, but the row has no field `{name}`: add it, or name one of {names}");
+        Error::new(name.span(), both)
+    })
 }
 
 /// `CreatedAt` for `created_at`.
@@ -199,23 +208,24 @@ fn attribute(field: &Ident) -> String {
     words.collect()
 }
 
-fn indexed(core: &Path, fields: &[&Field], name: &Ident) -> Result<TokenStream> {
-    let (ty, attribute): (&Type, _) = (&field(fields, name)?.ty, attribute(name));
+fn indexed(core: &Path, fields: &[&Field], name: &Ident, part: &str) -> Result<TokenStream> {
+    let (ty, attribute): (&Type, _) = (&field(fields, name, part)?.ty, attribute(name));
     Ok(quote!(#core::row::IndexedAttribute::of::<#ty>(#attribute)))
 }
 
 fn list_schema(core: &Path, fields: &[&Field], list: &Index) -> Result<TokenStream> {
     let Index { name, by, order_by, sharded } = list;
-    let by = indexed(core, fields, by)?;
-    let order_by = order_by.as_ref().map(|order_by| indexed(core, fields, order_by)).transpose()?;
+    let by = indexed(core, fields, by, "by")?;
+    let order_by =
+        order_by.as_ref().map(|order_by| indexed(core, fields, order_by, "order_by")).transpose()?;
     Ok(quote!(#core::row::ListSchema { name: #name, by: #by, order_by: #order_by, sharded: #sharded }))
 }
 
 fn lookup_schema(core: &Path, fields: &[&Field], lookup: &Index) -> Result<TokenStream> {
-    let (name, by) = (&lookup.name, indexed(core, fields, &lookup.by)?);
+    let (name, by) = (&lookup.name, indexed(core, fields, &lookup.by, "by")?);
     let order_by = match &lookup.order_by {
         Some(order_by) => {
-            let order_by = indexed(core, fields, order_by)?;
+            let order_by = indexed(core, fields, order_by, "order_by")?;
             quote!(::core::option::Option::Some(#order_by))
         }
         None => quote!(::core::option::Option::None),
@@ -239,11 +249,45 @@ fn reads(core: &Path, fields: &[&Field]) -> TokenStream {
     reads.collect()
 }
 
+/// The constants that a row has of its traits, and what each is. A constant of the derived code would hide them.
+const OF_TRAITS: [(&str, &str); 2] = [("NAME", "a projection's name"), ("SCHEMA", "the row's schema")];
+
+/// `CREATED_AT` for the field `created_at`, and `NAME_FIELD` for `name`.
+fn field_constant(field: &Ident) -> Ident {
+    let name = field.unraw().to_string().to_uppercase();
+    let is_taken = OF_TRAITS.iter().any(|(taken, _)| *taken == name);
+    if is_taken { format_ident!("{name}_FIELD") } else { format_ident!("{name}") }
+}
+
+/// `BY_STATUS` for the index `by-status`.
+fn index_constant(name: &LitStr) -> Ident {
+    Ident::new(&name.value().replace('-', "_").to_uppercase(), name.span())
+}
+
+/// Refuses two constants of one name.
+fn distinct_constants(fields: &[&Field], options: &Options) -> Result<()> {
+    let of_fields = fields.iter().filter_map(|field| field.ident.as_ref());
+    let of_fields = of_fields.map(|name| (field_constant(name), format!("the field `{name}`")));
+    let of_indexes = options.lists.iter().chain(&options.lookups);
+    let of_indexes =
+        of_indexes.map(|Index { name, .. }| (index_constant(name), format!("the index `{}`", name.value())));
+    let mut seen: Vec<_> =
+        OF_TRAITS.iter().map(|(name, what)| ((*name).to_owned(), (*what).to_owned())).collect();
+    for (constant, what) in of_fields.chain(of_indexes) {
+        let name = constant.to_string();
+        if let Some((_, first)) = seen.iter().find(|(taken, _)| *taken == name) {
+            let both = format!("{first} and {what} would both be the constant `{name}`: rename one of them");
+            return Err(Error::new(constant.span(), both));
+        }
+        seen.push((name, what));
+    }
+    Ok(())
+}
+
 fn constants(core: &Path, fields: &[&Field]) -> TokenStream {
     let constants =
         fields.iter().filter_map(|field| Some((field.ident.as_ref()?, &field.ty))).map(|(name, ty)| {
-            let (constant, attribute) =
-                (format_ident!("{}", name.unraw().to_string().to_uppercase()), attribute(name));
+            let (constant, attribute) = (field_constant(name), attribute(name));
             let doc = format!("The attribute `{attribute}`.");
             quote! {
                 #[doc = #doc]
@@ -263,8 +307,8 @@ fn indexes_of(
 ) -> Result<TokenStream> {
     let (part, index_type) = (format_ident!("{part}"), format_ident!("{index_type}"));
     let constants = indexes.iter().enumerate().map(|(n, Index { name, by, .. })| {
-        let constant = Ident::new(&name.value().replace('-', "_").to_uppercase(), name.span());
-        let (ty, doc) = (&field(fields, by)?.ty, format!("The index `{}`.", name.value()));
+        let constant = index_constant(name);
+        let (ty, doc) = (&field(fields, by, "by")?.ty, format!("The index `{}`.", name.value()));
         Ok(quote! {
             #[doc = #doc]
             pub const #constant: #core::row::#index_type<Self, #ty> =
@@ -324,7 +368,35 @@ mod tests {
                         id: Id,
                     }
                 ),
-                "no field `no`",
+                "`key = no`, but the row has no field `no`: add it, or name one of `id`",
+            ),
+            (
+                parse_quote! {
+                    #[row(resource = "x", key = id, list(name = "by-id", by = id, order_by = at))]
+                    struct Row { id: Id, made_at: Timestamp }
+                },
+                "`order_by = at`, but the row has no field `at`: add it, or name one of `id`, `made_at`",
+            ),
+            (
+                parse_quote! {
+                    #[row(resource = "x", key = id, lookup(name = "by-x", by = x))]
+                    struct Row { id: Id, x: X, by_x: X }
+                },
+                "the field `by_x` and the index `by-x` would both be the constant `BY_X`",
+            ),
+            (
+                parse_quote! {
+                    #[row(resource = "x", key = id, lookup(name = "name", by = id))]
+                    struct Row { id: Id }
+                },
+                "a projection's name and the index `name`",
+            ),
+            (
+                parse_quote! {
+                    #[row(resource = "x", key = id)]
+                    struct Row { id: Id, name: X, name_field: X }
+                },
+                "the field `name` and the field `name_field` would both be the constant `NAME_FIELD`",
             ),
             (
                 parse_quote!(

@@ -38,7 +38,7 @@ impl Projection for UserProfile {
             UserEvent::UserProfileUpdated(UserProfileUpdated { email, name }) => Change::Update(
                 Patch::new()
                     .set_if(Self::EMAIL, email.clone())
-                    .set_if(Self::NAME, name.clone())
+                    .set_if(Self::NAME_FIELD, name.clone())
                     .set(Self::UPDATED_AT, recorded.time),
             ),
         }

@@ -171,7 +171,10 @@ impl Projection for CounterCard {
                 changed_at: at,
             }),
             Event::Renamed { name, owner } => Change::Update(
-                Patch::new().set_if(Self::NAME, name).set_if(Self::OWNER, owner).set(Self::CHANGED_AT, at),
+                Patch::new()
+                    .set_if(Self::NAME_FIELD, name)
+                    .set_if(Self::OWNER, owner)
+                    .set(Self::CHANGED_AT, at),
             ),
             Event::Added { .. } => Change::Keep,
             Event::Moved { group } => {
