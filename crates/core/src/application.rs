@@ -1,6 +1,6 @@
 //! The registration: everything that an application consists of, named once.
 
-use std::collections::BTreeMap;
+use std::{any::type_name, collections::BTreeMap};
 
 use serde_json::{Map, Value};
 
@@ -37,6 +37,8 @@ pub type ReadMessage = fn(&str, u32, &Map<String, Value>) -> Result<EventMessage
 pub struct AggregateSpec {
     /// Its type.
     pub aggregate_type: AggregateType,
+    /// The Rust type that declares it.
+    pub declared_by: &'static str,
     /// The names of its events.
     pub event_types: &'static [&'static str],
     /// The message of a stored event, as it was written.
@@ -80,8 +82,18 @@ pub enum RegistrationError {
         rule: &'static str,
     },
     /// Two aggregates have one type.
-    #[error("two aggregates have the type `{0}`: give one of them another TYPE")]
-    AggregateTwice(AggregateType),
+    #[error(
+        "two aggregates have the type `{aggregate_type}`, `{first}` and `{second}`: register one of them, or give one \
+         another TYPE"
+    )]
+    AggregateTwice {
+        /// The type.
+        aggregate_type: AggregateType,
+        /// The Rust type that was registered first.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
     /// Two aggregates have an event type in common, which a search could not tell apart.
     #[error("`{event_type}` is an event of `{first}` and of `{second}`: rename it in one of them")]
     EventTypeTwice {
@@ -93,8 +105,33 @@ pub enum RegistrationError {
         second: AggregateType,
     },
     /// Two projections have one name and version.
-    #[error("two projections are named `{0}`: give one of them another name, or a new version")]
-    ProjectionTwice(ProjectionName),
+    #[error(
+        "two projections are named `{name}`, `{first}` and `{second}`: register one of them, or give one another name or \
+         a new version"
+    )]
+    ProjectionTwice {
+        /// The name.
+        name: ProjectionName,
+        /// The Rust type that was registered first.
+        first: &'static str,
+        /// The other one.
+        second: &'static str,
+    },
+    /// The names of the application and of a projection are too long for the names of AWS that are made of both.
+    #[error(
+        "the application `{application}` and the projection `{projection}` make the name `{name}`, of which AWS accepts \
+         {MAX_RULE} characters: shorten one of the two names by {excess}"
+    )]
+    TooLong {
+        /// The application.
+        application: &'static str,
+        /// The projection.
+        projection: ProjectionName,
+        /// The name.
+        name: String,
+        /// The number of characters that it has too many.
+        excess: usize,
+    },
     /// A projection takes the events of an aggregate that is not registered.
     #[error(
         "the projection `{projection}` takes events of `{source_type}`, which is not registered: register the aggregate"
@@ -106,17 +143,27 @@ pub enum RegistrationError {
         source_type: AggregateType,
     },
     /// A row has an attribute of a name that its store or an index needs.
-    #[error("the rows of `{projection}` have two attributes `{attribute}`: rename the field")]
+    #[error(
+        "the rows of `{projection}` have two attributes `{attribute}`, {first} and {second}: rename the field or the index"
+    )]
     AttributeTwice {
         /// The projection.
         projection: ProjectionName,
         /// The attribute.
         attribute: String,
+        /// What needs it.
+        first: String,
+        /// What needs it as well.
+        second: String,
     },
     /// There is nothing to run.
     #[error("the application `{0}` has no aggregate: register one")]
     Empty(&'static str),
 }
+
+/// The characters of a rule of EventBridge, which is the shortest of the names that are made of an application's and a
+/// projection's.
+const MAX_RULE: usize = 64;
 
 impl Application {
     /// An application without parts yet. Its name is the default prefix of everything that it has on AWS.
@@ -176,6 +223,7 @@ impl ApplicationBuilder {
     pub fn aggregate<A: Aggregate<Event: EventCodec>>(mut self) -> Self {
         self.aggregates.push(AggregateSpec {
             aggregate_type: A::TYPE,
+            declared_by: type_name::<A>(),
             event_types: A::Event::EVENT_TYPES,
             message: A::Event::message,
             unique_keys: unique_keys::<A>,
@@ -215,7 +263,7 @@ impl ApplicationBuilder {
             return Err(RegistrationError::Empty(name));
         }
         check_aggregates(&aggregates)?;
-        check_projections(&aggregates, &projections)?;
+        check_projections(name, &aggregates, &projections)?;
         Ok(Application { name, aggregates, projections })
     }
 }
@@ -236,16 +284,16 @@ fn unique_keys<A: Aggregate<Event: EventCodec>>(events: &[Envelope]) -> Result<V
 }
 
 fn check_aggregates(aggregates: &[AggregateSpec]) -> Result<(), RegistrationError> {
-    let (mut types, mut events) = (Vec::new(), BTreeMap::new());
-    for AggregateSpec { aggregate_type, event_types, .. } in aggregates {
+    let (mut types, mut events) = (BTreeMap::new(), BTreeMap::new());
+    for AggregateSpec { aggregate_type, declared_by, event_types, .. } in aggregates {
         let is_well_formed = aggregate_type.as_str().parse::<AggregateType>().is_ok();
         if !is_well_formed {
             return Err(bad_name("aggregate", aggregate_type.as_str(), "1 to 32 of a-z and -"));
         }
-        if types.contains(&aggregate_type) {
-            return Err(RegistrationError::AggregateTwice(aggregate_type.clone()));
+        if let Some(first) = types.insert(aggregate_type, *declared_by) {
+            let (aggregate_type, second) = (aggregate_type.clone(), *declared_by);
+            return Err(RegistrationError::AggregateTwice { aggregate_type, first, second });
         }
-        types.push(aggregate_type);
         for event_type in *event_types {
             check_event_type(event_type)?;
             if let Some(first) = events.insert(*event_type, aggregate_type) {
@@ -267,28 +315,44 @@ fn check_event_type(event_type: &str) -> Result<(), RegistrationError> {
 }
 
 fn check_projections(
+    application: &'static str,
     aggregates: &[AggregateSpec],
     projections: &[ProjectionSpec],
 ) -> Result<(), RegistrationError> {
-    let mut names = Vec::new();
-    for ProjectionSpec { name, source, schema, kind, .. } in projections {
-        check_name("projection", name.name, 40, "1 to 40 of a-z, 0-9 and -, beginning with a letter")?;
+    let mut seen = BTreeMap::new();
+    for ProjectionSpec { name, declared_by, source, schema, kind, .. } in projections {
+        check_projection_name(name.name)?;
         if name.version == 0 {
             return Err(bad_name("projection", &name.to_string(), "versions begin at 1"));
         }
-        if names.contains(&name) {
-            return Err(RegistrationError::ProjectionTwice(*name));
+        if let Some(first) = seen.insert(*name, *declared_by) {
+            let (name, second) = (*name, *declared_by);
+            return Err(RegistrationError::ProjectionTwice { name, first, second });
         }
-        names.push(name);
+        let rule = format!("{application}-{}", name.id());
+        if let Some(excess @ 1..) = rule.len().checked_sub(MAX_RULE) {
+            return Err(RegistrationError::TooLong { application, projection: *name, name: rule, excess });
+        }
         if aggregates.iter().all(|aggregate| aggregate.aggregate_type != *source) {
             let (projection, source_type) = (*name, source.clone());
             return Err(RegistrationError::UnknownSource { projection, source_type });
         }
-        if let Some(attribute) = schema.contested_attribute(matches!(kind, ProjectionKind::Aggregating(_))) {
-            return Err(RegistrationError::AttributeTwice { projection: *name, attribute });
+        if let Some((attribute, [first, second])) =
+            schema.contested_attribute(matches!(kind, ProjectionKind::Aggregating(_)))
+        {
+            return Err(RegistrationError::AttributeTwice { projection: *name, attribute, first, second });
         }
     }
     Ok(())
+}
+
+/// The names of a template's outputs have no hyphens: a word that began with a digit could not be told from the one
+/// before.
+fn check_projection_name(name: &str) -> Result<(), RegistrationError> {
+    let rule = "1 to 40 characters: words of a-z and 0-9, each beginning with a letter, with one hyphen between them";
+    check_name("projection", name, 40, rule)?;
+    let is_word = |word: &str| word.starts_with(|first: char| first.is_ascii_lowercase());
+    if name.split('-').all(is_word) { Ok(()) } else { Err(bad_name("projection", name, rule)) }
 }
 
 fn check_name(

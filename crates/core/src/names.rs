@@ -34,7 +34,7 @@ pub fn bus(prefix: &str) -> String {
 
 /// The table of a projection's rows.
 pub fn table(prefix: &str, projection: ProjectionName) -> String {
-    format!("{prefix}-{}-v{}", projection.name, projection.version)
+    format!("{prefix}-{}", projection.id())
 }
 
 /// A projection's queue.

@@ -9,7 +9,7 @@
 //! Each kind is exactly once and proof against any order: a change leads from one version of an aggregate to the next,
 //! and is written under the condition that the row has the version before.
 
-use std::{fmt, sync::Arc};
+use std::{any::type_name, fmt, sync::Arc};
 
 use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
 use uuid::Uuid;
@@ -22,7 +22,7 @@ use crate::{
 /// A projection's name and version, such as `order-summaries@1`. Each version has a table and a queue of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProjectionName {
-    /// The name: 1 to 64 of `a-z`, `0-9` and `-`.
+    /// The name: 1 to 40 characters, words of `a-z` and `0-9` with one hyphen between them.
     pub name: &'static str,
     /// The version, from 1 on.
     pub version: u32,
@@ -32,6 +32,11 @@ impl ProjectionName {
     /// A name at a version.
     pub const fn new(name: &'static str, version: u32) -> Self {
         Self { name, version }
+    }
+
+    /// Both in one name of AWS, such as `order-summaries-v1`.
+    pub fn id(self) -> String {
+        format!("{}-v{}", self.name, self.version)
     }
 }
 
@@ -288,6 +293,8 @@ pub struct Aggregation {
 pub struct ProjectionSpec {
     /// Its name and version.
     pub name: ProjectionName,
+    /// The Rust type that declares it.
+    pub declared_by: &'static str,
     /// The aggregate type whose events it takes.
     pub source: AggregateType,
     /// The schema of its rows.
@@ -303,6 +310,7 @@ impl ProjectionSpec {
     pub(crate) fn blind<P: Projection>() -> Self {
         Self {
             name: P::NAME,
+            declared_by: type_name::<P>(),
             source: <P::Aggregate as Aggregate>::TYPE,
             schema: P::Row::SCHEMA,
             kind: ProjectionKind::Blind,
@@ -313,6 +321,7 @@ impl ProjectionSpec {
     pub(crate) fn fold<P: FoldProjection>() -> Self {
         Self {
             name: P::NAME,
+            declared_by: type_name::<P>(),
             source: <P::Aggregate as Aggregate>::TYPE,
             schema: P::Row::SCHEMA,
             kind: ProjectionKind::Fold,
@@ -323,6 +332,7 @@ impl ProjectionSpec {
     pub(crate) fn aggregating<P: AggregatingProjection>() -> Self {
         Self {
             name: P::NAME,
+            declared_by: type_name::<P>(),
             source: <P::Aggregate as Aggregate>::TYPE,
             schema: P::Row::SCHEMA,
             kind: ProjectionKind::Aggregating(Aggregation { row_of: row_of::<P>, fold: fold_part::<P> }),

@@ -3,7 +3,7 @@
 //! A row type is declared once, by `#[derive(Row)]`. Stores, lists, look-ups, audits and the generated infrastructure
 //! follow from its [`RowSchema`]. Stores know rows as [`Attributes`] alone; typed rows begin and end at the edges.
 
-use std::{collections::BTreeSet, fmt, hash::Hash, marker::PhantomData, str::FromStr};
+use std::{collections::BTreeMap, fmt, hash::Hash, marker::PhantomData, str::FromStr};
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -81,17 +81,31 @@ impl RowSchema {
         self.lookups.iter().find(|lookup| lookup.name == name)
     }
 
-    /// An attribute that is two things at once: a field, part of an index, or the store's own.
-    pub(crate) fn contested_attribute(&self, is_sum: bool) -> Option<String> {
-        let fields = [self.id].into_iter().chain(self.attributes.iter().copied()).map(str::to_owned);
+    /// An attribute that is two things at once, and which two: a field, part of an index, or the store's own.
+    pub(crate) fn contested_attribute(&self, is_sum: bool) -> Option<(String, [String; 2])> {
+        let fields = [self.id].into_iter().chain(self.attributes.iter().copied());
+        let fields = fields.map(|name| (name.to_owned(), format!("the field `{name}`")));
         let of_sums = if is_sum { OF_SUMS.as_slice() } else { &[] };
-        let of_store = OF_STORE.iter().chain(of_sums).map(|name| (*name).to_owned());
-        let hashes = self.lists.iter().map(ListSchema::hash_attribute);
-        let hashes = hashes.chain(self.lookups.iter().map(LookupSchema::hash_attribute));
+        let of_store = OF_STORE
+            .iter()
+            .chain(of_sums)
+            .map(|name| ((*name).to_owned(), "one of the store's own".to_owned()));
+        let lists = self.lists.iter().map(|list| (list.name, list.hash_attribute()));
+        let lookups = self.lookups.iter().map(|lookup| (lookup.name, lookup.hash_attribute()));
+        let hashes = lists.chain(lookups).map(|(index, hash)| (hash, format!("the key of `{index}`")));
         // Lists that are ordered by the same time share its place.
-        let ranges: BTreeSet<_> = self.lists.iter().map(ListSchema::range_attribute).collect();
-        let mut seen = BTreeSet::new();
-        of_store.chain(hashes).chain(ranges).chain(fields).find(|name| !seen.insert(name.clone()))
+        let ranges: BTreeMap<_, _> = self
+            .lists
+            .iter()
+            .map(|list| (list.range_attribute(), format!("the order of `{}`", list.name)))
+            .collect();
+        let mut seen = BTreeMap::new();
+        for (attribute, second) in of_store.chain(hashes).chain(ranges).chain(fields) {
+            if let Some(first) = seen.insert(attribute.clone(), second.clone()) {
+                return Some((attribute, [first, second]));
+            }
+        }
+        None
     }
 }
 

@@ -4,8 +4,8 @@
 
 use millrace_core::{
     Aggregate, AggregateType, AggregatingProjection, Application, Change, DecodeError, Encoded, EventCodec,
-    EventMessage, EvolveError, Projection, ProjectionName, Recorded, RegistrationError, Rejection, Row,
-    Timestamp, uuid_id,
+    EventMessage, EvolveError, Patch, Projection, ProjectionName, Recorded, RegistrationError, Rejection,
+    Row, Timestamp, uuid_id,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -161,6 +161,8 @@ declare!(twin: "twin", "Joined", "counters" @ 1);
 declare!(badly: "Counter#1", "Ended", "x" @ 1);
 declare!(unsayable: "unsayable", "not an event", "x" @ 1);
 declare!(unnamed: "unnamed", "Named", "Projection_1" @ 1);
+declare!(numbered: "numbered", "Numbered", "counters-2nd" @ 1);
+declare!(long: "long", "Lasted", "counters-by-the-longest-of-all-names-xyz" @ 1);
 declare!(unversioned: "unversioned", "Versioned", "counters" @ 0);
 
 #[test]
@@ -186,8 +188,12 @@ fn a_contradiction_is_refused_and_names_both_sides() {
     let table = [
         (
             one().aggregate::<namesake::Counter>(),
-            AggregateTwice(AggregateType::new("counter")),
-            "two aggregates",
+            AggregateTwice {
+                aggregate_type: AggregateType::new("counter"),
+                first: "registration::counter::Counter",
+                second: "registration::namesake::Counter",
+            },
+            "give one another TYPE",
         ),
         (
             one().aggregate::<rival::Counter>(),
@@ -203,8 +209,12 @@ fn a_contradiction_is_refused_and_names_both_sides() {
                 .aggregate::<twin::Counter>()
                 .projection::<counter::Counters>()
                 .projection::<twin::Counters>(),
-            ProjectionTwice(ProjectionName::new("counters", 1)),
-            "counters@1",
+            ProjectionTwice {
+                name: ProjectionName::new("counters", 1),
+                first: "registration::counter::Counters",
+                second: "registration::twin::Counters",
+            },
+            "`counters@1`",
         ),
         (
             one().projection::<second::Counters>(),
@@ -215,6 +225,18 @@ fn a_contradiction_is_refused_and_names_both_sides() {
             "register the aggregate",
         ),
         (Application::new("tally"), Empty("tally"), "no aggregate"),
+        (
+            Application::new("an-application-of-length")
+                .aggregate::<long::Counter>()
+                .projection::<long::Counters>(),
+            TooLong {
+                application: "an-application-of-length",
+                projection: ProjectionName::new("counters-by-the-longest-of-all-names-xyz", 1),
+                name: "an-application-of-length-counters-by-the-longest-of-all-names-xyz-v1".to_owned(),
+                excess: 4,
+            },
+            "shorten one of the two names by 4",
+        ),
     ];
     for (builder, expected, said) in table {
         let error = builder.build().unwrap_err();
@@ -234,6 +256,7 @@ fn a_name_that_aws_would_refuse_is_refused() {
         (one("tally").aggregate::<badly::Counter>(), "aggregate"),
         (one("tally").aggregate::<unsayable::Counter>(), "event"),
         (one("tally").aggregate::<unnamed::Counter>().projection::<unnamed::Counters>(), "projection"),
+        (one("tally").aggregate::<numbered::Counter>().projection::<numbered::Counters>(), "projection"),
         (
             one("tally").aggregate::<unversioned::Counter>().projection::<unversioned::Counters>(),
             "projection",
@@ -247,23 +270,50 @@ fn a_name_that_aws_would_refuse_is_refused() {
     }
 }
 
+/// A row with fields whose constants would hide those of its traits.
+#[derive(Debug, Clone, PartialEq, Row)]
+#[row(resource = "counter", key = counter_id)]
+struct Named {
+    counter_id: CounterId,
+    name: String,
+    schema: String,
+}
+
+impl Projection for Named {
+    const NAME: ProjectionName = ProjectionName::new("named", 1);
+    type Aggregate = counter::Counter;
+    type Row = Self;
+
+    fn apply(_: &Recorded<counter::Counted>) -> Change<Self> {
+        Change::Update(
+            Patch::new().set(Self::NAME_FIELD, String::new()).set(Self::SCHEMA_FIELD, String::new()),
+        )
+    }
+}
+
+#[test]
+fn a_field_called_name_does_not_hide_the_projections_name() {
+    assert_eq!(Named::NAME, ProjectionName::new("named", 1));
+    assert_eq!(Named::SCHEMA.attributes, ["Name", "Schema"]);
+    assert_eq!((Named::NAME_FIELD.name(), Named::SCHEMA_FIELD.name()), ("Name", "Schema"));
+}
+
 #[test]
 fn an_attribute_that_is_two_things_is_refused() {
     let one = || Application::new("tally").aggregate::<counter::Counter>();
     let table = [
-        (one().projection::<Versioned>(), "Version"),
-        (one().projection::<Caused>(), "CausationId"),
-        (one().projection::<Twice>(), "AB"),
-        (one().projection::<Listed>(), "AtPosition"),
-        (one().projection::<Keyed>(), "ByXKey"),
+        (one().projection::<Versioned>(), "Version", "one of the store's own"),
+        (one().projection::<Caused>(), "CausationId", "one of the store's own"),
+        (one().projection::<Twice>(), "AB", "the field `AB`"),
+        (one().projection::<Listed>(), "AtPosition", "the order of `by-x-again`"),
+        (one().projection::<Keyed>(), "ByXKey", "the key of `by-x`"),
         // Only rows that sum up have these of their store.
-        (one().aggregating_projection::<Sound>(), "Parts"),
+        (one().aggregating_projection::<Sound>(), "Parts", "one of the store's own"),
     ];
-    for (builder, expected) in table {
-        match builder.build().unwrap_err() {
-            RegistrationError::AttributeTwice { attribute, .. } => assert_eq!(attribute, expected),
-            error => panic!("{error}"),
-        }
+    for (builder, attribute, first) in table {
+        let said = builder.build().unwrap_err().to_string();
+        let both = format!("two attributes `{attribute}`, {first} and the field `{attribute}`: rename");
+        assert!(said.contains(&both), "{said}");
     }
     one().projection::<Sound>().build().unwrap();
 }
