@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use millrace_command::loader::FIRST_PAGE;
+use millrace_command::snapshots::FIRST_PAGE;
 use millrace_event_store::ReadEvents as _;
 use millrace_tests::{FaultProxy, Traffic};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use millrace_command::{loader::FIRST_PAGE, snapshots};
+use millrace_command::snapshots::{self, FIRST_PAGE};
 use millrace_core::{Aggregate as _, StreamId};
 use millrace_event_store::{
     AppendEvents as _, Commit, DynamoStore, ReadEvents as _, Snapshots as _, StoredEvent,

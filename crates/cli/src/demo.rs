@@ -20,7 +20,7 @@ pub use self::{
     calling::{Asked, accepted, answered, ask, calling, connect, refused},
     screen::Screen,
 };
-use crate::{Running, cli::UpArgs, demo::calling::TIMEOUT, program::Walk, stdout::print, up};
+use crate::{Running, cli::UpArgs, demo::calling::TIMEOUT, running::Walk, stdout::print, up};
 
 const POLL: Duration = Duration::from_millis(20);
 

@@ -47,5 +47,5 @@ mod up;
 
 pub use deployable::Deployable;
 pub use log_line::Addresses;
-pub use program::{Call, Program};
-pub use running::Running;
+pub use program::Program;
+pub use running::{Call, Running};

@@ -4,31 +4,18 @@ use std::{env, ffi::OsString, fmt, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{CommandFactory as _, FromArgMatches as _};
-use futures::future::LocalBoxFuture;
 use millrace_core::{Application, RegistrationError};
 use millrace_local::say;
 
 use crate::{
-    Running, aws,
+    Call, Running, aws,
     cli::{Cli, Command, Passed},
     demo,
     deployable::{Deployable, Mains},
-    infra, up,
+    infra,
+    running::Walk,
+    up,
 };
-
-/// A call that a reader can try by hand.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// The deployable that answers it.
-    pub to: Deployable,
-    /// The method, named `package.Service/Method`.
-    pub method: &'static str,
-    /// The request, as JSON.
-    pub request: String,
-}
-
-/// A walk through the application; see [`Program::demo`].
-pub(crate) type Walk = Box<dyn for<'a> Fn(&'a Running) -> LocalBoxFuture<'a, anyhow::Result<()>>>;
 
 /// An application's program.
 pub struct Program {

@@ -7,10 +7,25 @@ use std::{
 
 use anyhow::Context as _;
 use aws_sdk_dynamodb::types::AttributeValue;
+use futures::future::LocalBoxFuture;
 use millrace_core::{StreamId, names};
 use millrace_local::Account;
 
-use crate::{Addresses, Call, Deployable, aws::quoted};
+use crate::{Addresses, Deployable, aws::quoted};
+
+/// A call that a reader can try by hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The deployable that answers it.
+    pub to: Deployable,
+    /// The method, named `package.Service/Method`.
+    pub method: &'static str,
+    /// The request, as JSON.
+    pub request: String,
+}
+
+/// A walk through the application; see [`Program::demo`].
+pub(crate) type Walk = Box<dyn for<'a> Fn(&'a Running) -> LocalBoxFuture<'a, anyhow::Result<()>>>;
 
 /// An application, up and running, with an AWS of its own or of the caller's.
 #[derive(Debug)]

@@ -6,10 +6,10 @@ use millrace_core::{Aggregate, AggregateState, CommittedEvent, EventCodec, Strea
 use millrace_event_store::{Entry, LoadEvents, Replaces, Snapshots};
 use millrace_server::Failure;
 
-use crate::{snapshots::Snapshotter, state_cache::StateCache};
-
-/// How many of a stream's newest events a load reads first. A stream without more is loaded in one request.
-pub const FIRST_PAGE: u16 = 100;
+use crate::{
+    snapshots::{FIRST_PAGE, Snapshotter},
+    state_cache::StateCache,
+};
 
 /// Brings aggregates' states up to date.
 #[derive(Debug, Clone)]

@@ -8,7 +8,10 @@ use millrace_event_store::{Replaces, Snapshot, Snapshots};
 use millrace_server::Failure;
 use tokio::sync::Semaphore;
 
-use crate::{loader::FIRST_PAGE, meters};
+use crate::meters;
+
+/// How many of a stream's newest events a load reads first. A stream without more is loaded in one request.
+pub const FIRST_PAGE: u16 = 100;
 
 /// After how many events of a stream a snapshot is kept, unless the configuration says otherwise.
 ///

@@ -42,6 +42,7 @@ mod backoff;
 pub mod codec;
 mod envelope;
 pub mod ids;
+mod index_value;
 pub mod names;
 pub mod projection;
 pub mod row;
@@ -56,8 +57,9 @@ pub use backoff::Backoff;
 pub use codec::{DecodeError, Encoded, EventCodec, EventMessage};
 pub use envelope::Envelope;
 pub use ids::{AggregateType, CommandDigest, CommandId, EventId, StreamId, TenantId};
+pub use index_value::IndexValue;
 pub use projection::{AggregatingProjection, Change, FoldProjection, Projection, ProjectionName, Recorded};
-pub use row::{Field, IndexValue, Patch, Row, Versioned};
+pub use row::{Field, Patch, Row, Versioned};
 pub use time::Timestamp;
 
 /// Makes a struct a [`Row`](trait@Row).

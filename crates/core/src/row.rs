@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt, hash::Hash, marker::PhantomData, str::From
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
-use crate::{CommandId, EventId, Invalid, TenantId, Timestamp};
+use crate::{CommandId, EventId, IndexValue, Invalid, TenantId, Timestamp};
 
 /// The attributes of a row, by name, each as JSON. An attribute that is `null` is an attribute that is not there.
 pub type Attributes = Map<String, Value>;
@@ -196,31 +196,6 @@ impl PartialEq for IndexedAttribute {
 }
 
 impl Eq for IndexedAttribute {}
-
-/// A value that rows can be listed or found by.
-pub trait IndexValue: DeserializeOwned {
-    /// The text that stands in an index for the value, the same for values that are to be found together; `None` for a
-    /// value that is in no index.
-    fn index_value(&self) -> Option<String>;
-}
-
-impl IndexValue for String {
-    fn index_value(&self) -> Option<String> {
-        Some(self.clone())
-    }
-}
-
-impl IndexValue for Timestamp {
-    fn index_value(&self) -> Option<String> {
-        Some(self.to_string())
-    }
-}
-
-impl<T: IndexValue> IndexValue for Option<T> {
-    fn index_value(&self) -> Option<String> {
-        self.as_ref().and_then(T::index_value)
-    }
-}
 
 /// A row's key in its table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,11 +1,12 @@
 //! Policies and roles: what each service and each operator's command may do, and no more.
 
 use crate::{
-    InfraError, ProjectionResources, RowWrites, Stack, arn, names, parameters,
+    InfraError, ProjectionResources, RowWrites, Stack, arn,
+    error::SPLIT_APPLICATION,
+    names, parameters,
     parameters::WITH_ROLES,
     policy::{Statement, document, policies},
     template::{Draft, PREFIX, Template, resource, resource_if},
-    templates::SPLIT_APPLICATION,
     yaml::{Yaml, arn_of, list, map, number, only_if, reference, sub, text},
 };
 

@@ -1,11 +1,12 @@
 //! The application stack: what all projections share.
 
 use crate::{
-    InfraError, Stack, alarms, arn, names, parameters,
+    InfraError, Stack, alarms, arn,
+    error::SPLIT_APPLICATION,
+    names, parameters,
     parameters::{WITH_ARCHIVE, value},
     queues, relay,
     template::{Draft, PREFIX, Template, resource, resource_if},
-    templates::SPLIT_APPLICATION,
     yaml::{Yaml, arn_of, map, reference, sub},
 };
 

@@ -16,6 +16,32 @@ const MAX_PATTERN_LENGTH: usize = 2048;
 /// The longest source of events that the templates' parameter `EventSource` allows.
 const MAX_SOURCE_LENGTH: usize = 256;
 
+impl NameKind {
+    /// Checks a name of this kind.
+    ///
+    /// # Errors
+    /// If AWS or the convention would refuse it. `way_out` says what to change.
+    pub fn check(self, name: &str, way_out: &str) -> Result<(), InfraError> {
+        let (accepted, characters) = self.characters(name);
+        let (min, max) = (self.min_length(), self.max_length());
+        if accepted && (min..=max).contains(&name.len()) {
+            return Ok(());
+        }
+        let rule = format!("a name of this kind has {min} to {max} characters, {characters}");
+        Err(InfraError::Name { kind: self, name: name.to_owned(), rule, way_out: way_out.to_owned() })
+    }
+}
+
+impl Stack {
+    /// The longest prefix with which every name is accepted. The templates' parameter `Prefix` allows no longer one.
+    #[must_use]
+    pub fn max_prefix_length(&self) -> usize {
+        let lengths = physical_names(self, "").into_iter();
+        let left = lengths.map(|(kind, name)| kind.max_length().saturating_sub(name.len()));
+        left.min().unwrap_or(names::MAX_PREFIX_LENGTH).min(names::MAX_PREFIX_LENGTH)
+    }
+}
+
 /// Checks everything that does not depend on the prefix of a deployment.
 pub(crate) fn description(stack: &Stack) -> Result<(), InfraError> {
     NameKind::Prefix.check(&stack.application, "Choose another name for the application.")?;

@@ -2,6 +2,10 @@
 
 use crate::names::NameKind;
 
+/// The way out where too many projections share a template.
+pub(crate) const SPLIT_APPLICATION: &str =
+    "Move some projections to an application of their own, with another prefix";
+
 /// The reason why a [`Stack`](crate::Stack) cannot be rendered. Each message ends with the way out.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]

@@ -17,8 +17,6 @@
 
 use std::fmt;
 
-use crate::InfraError;
-
 /// The longest prefix that any application may have. Names of projections may leave less.
 pub const MAX_PREFIX_LENGTH: usize = 40;
 
@@ -186,7 +184,7 @@ impl NameKind {
         }
     }
 
-    fn min_length(self) -> usize {
+    pub(crate) fn min_length(self) -> usize {
         match self {
             Self::Table | Self::Index => 3,
             Self::Prefix
@@ -203,7 +201,7 @@ impl NameKind {
     }
 
     /// Whether the characters of a name are accepted, and the words for them.
-    fn characters(self, name: &str) -> (bool, &'static str) {
+    pub(crate) fn characters(self, name: &str) -> (bool, &'static str) {
         let all = |others: &[u8]| name.bytes().all(|b| b.is_ascii_alphanumeric() || others.contains(&b));
         match self {
             Self::Prefix => (
@@ -227,20 +225,6 @@ impl NameKind {
             Self::Queue => (all(b"_-"), "a-z, A-Z, 0-9, '_' and '-'"),
             Self::Policy | Self::Role => (all(b"+=,.@_-"), "a-z, A-Z, 0-9 and any of +=,.@_-"),
         }
-    }
-
-    /// Checks a name of this kind.
-    ///
-    /// # Errors
-    /// If AWS or the convention would refuse it. `way_out` says what to change.
-    pub fn check(self, name: &str, way_out: &str) -> Result<(), InfraError> {
-        let (accepted, characters) = self.characters(name);
-        let (min, max) = (self.min_length(), self.max_length());
-        if accepted && (min..=max).contains(&name.len()) {
-            return Ok(());
-        }
-        let rule = format!("a name of this kind has {min} to {max} characters, {characters}");
-        Err(InfraError::Name { kind: self, name: name.to_owned(), rule, way_out: way_out.to_owned() })
     }
 }
 

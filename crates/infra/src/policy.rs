@@ -2,8 +2,8 @@
 
 use crate::{
     InfraError, ProjectionResources,
+    error::SPLIT_APPLICATION,
     template::PREFIX,
-    templates::SPLIT_APPLICATION,
     yaml::{Yaml, list, map, sub, text, texts},
 };
 

@@ -35,8 +35,15 @@ pub(crate) fn template(stack: &Stack, projection: &ProjectionResources) -> Resul
     draft.finish(projection.id(), "Give the projection fewer sources and indexes")
 }
 
+impl Stack {
+    /// Everything that receives events through a queue of its own.
+    pub(crate) fn consumers(&self) -> impl Iterator<Item = Consumer<'_>> {
+        self.projections.iter().map(consumer)
+    }
+}
+
 /// A projection as a consumer of events.
-pub(crate) fn consumer(projection: &ProjectionResources) -> Consumer<'_> {
+fn consumer(projection: &ProjectionResources) -> Consumer<'_> {
     let (name, version) = (&projection.name, projection.version);
     Consumer {
         title: format!("the projection {}", projection.id()),

@@ -1,11 +1,6 @@
 //! The description that is rendered.
 
-use crate::{
-    InfraError, Templates, check,
-    consumer::Consumer,
-    names::{self, NameKind},
-    projection::consumer,
-};
+use crate::names::{self, NameKind};
 
 /// An application, as far as its infrastructure depends on it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,39 +73,6 @@ impl Stack {
     pub fn projection(mut self, projection: ProjectionResources) -> Self {
         self.projections.push(projection);
         self
-    }
-
-    /// Renders all templates.
-    ///
-    /// # Errors
-    /// If AWS would refuse a name or a template, if something is declared twice, or if a projection's source is
-    /// unknown.
-    pub fn render(&self) -> Result<Templates, InfraError> {
-        check::description(self)?;
-        Templates::of(self)
-    }
-
-    /// The names of all projections' queues, for KEDA or whatever else scales the projector by their depth.
-    ///
-    /// # Errors
-    /// As [`Stack::render`], and if the prefix is too long for the names.
-    pub fn queues(&self, prefix: &str) -> Result<Vec<String>, InfraError> {
-        check::description(self)?;
-        check::prefix(self, prefix)?;
-        Ok(self.projections.iter().map(|each| names::queue(prefix, &each.name, each.version)).collect())
-    }
-
-    /// Everything that receives events through a queue of its own.
-    pub(crate) fn consumers(&self) -> impl Iterator<Item = Consumer<'_>> {
-        self.projections.iter().map(consumer)
-    }
-
-    /// The longest prefix with which every name is accepted. The templates' parameter `Prefix` allows no longer one.
-    #[must_use]
-    pub fn max_prefix_length(&self) -> usize {
-        let lengths = check::physical_names(self, "").into_iter();
-        let left = lengths.map(|(kind, name)| kind.max_length().saturating_sub(name.len()));
-        left.min().unwrap_or(names::MAX_PREFIX_LENGTH).min(names::MAX_PREFIX_LENGTH)
     }
 }
 

@@ -1,10 +1,6 @@
 //! All templates of an application.
 
-use crate::{InfraError, Stack, Template, access, application, data, projection};
-
-/// The way out where too many projections share a template.
-pub(crate) const SPLIT_APPLICATION: &str =
-    "Move some projections to an application of their own, with another prefix";
+use crate::{InfraError, Stack, Template, access, application, check, data, names, projection};
 
 /// The templates of an application, one for each stack.
 ///
@@ -41,6 +37,28 @@ pub struct Templates {
     pub operator_access: Vec<Template>,
     /// One template for each version of a projection.
     pub projections: Vec<Template>,
+}
+
+impl Stack {
+    /// Renders all templates.
+    ///
+    /// # Errors
+    /// If AWS would refuse a name or a template, if something is declared twice, or if a projection's source is
+    /// unknown.
+    pub fn render(&self) -> Result<Templates, InfraError> {
+        check::description(self)?;
+        Templates::of(self)
+    }
+
+    /// The names of all projections' queues, for KEDA or whatever else scales the projector by their depth.
+    ///
+    /// # Errors
+    /// As [`Stack::render`], and if the prefix is too long for the names.
+    pub fn queues(&self, prefix: &str) -> Result<Vec<String>, InfraError> {
+        check::description(self)?;
+        check::prefix(self, prefix)?;
+        Ok(self.projections.iter().map(|each| names::queue(prefix, &each.name, each.version)).collect())
+    }
 }
 
 impl Templates {

@@ -18,9 +18,9 @@ use serde_json::Value;
 
 use crate::{
     ReadRows, WriteRows,
-    layout::{Assignments, Layout, VERSION, target},
+    layout::{Assignments, Layout, VERSION},
     provenance::{PROVENANCE, assignments},
-    sum::Summed,
+    sum::{Summed, target},
 };
 
 /// Rows that were asked for.

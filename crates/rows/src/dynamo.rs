@@ -10,7 +10,7 @@ mod merge;
 mod parts;
 mod write;
 
-use std::{collections::HashMap, num::NonZeroU16, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -31,30 +31,10 @@ use serde_json::Value;
 #[cfg(any(test, feature = "audit"))]
 pub use self::audit::DynamoRow;
 use crate::{
-    Consistency, ListPage, ListQuery, ReadRows, RowBatch,
+    Consistency, IndexShards, ListPage, ListQuery, ReadRows, RowBatch,
     layout::{ABSENT, KEY, Layout, VERSION},
     provenance::{PROVENANCE, provenance},
 };
-
-/// How many keys of its index a sharded list has. One key for a status would be a partition that every write goes
-/// through.
-///
-/// A reader asks for as many shards as `read` says, so a rollout that changes the number raises `read` before `write`,
-/// and lowers it only once no row is left in the shards that go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IndexShards {
-    /// How many are read.
-    pub read: NonZeroU16,
-    /// Over how many rows are spread that are written.
-    pub write: NonZeroU16,
-}
-
-/// One shard, for reading and writing.
-impl Default for IndexShards {
-    fn default() -> Self {
-        Self { read: NonZeroU16::MIN, write: NonZeroU16::MIN }
-    }
-}
 
 /// The rows of one projection in a table of DynamoDB.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ use millrace_core::{
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::{IndexShards, sum::Summed};
+use crate::sum::Summed;
 
 /// The hash key of every table of rows.
 pub const KEY: &str = "Key";
@@ -41,7 +41,27 @@ pub const TARGET_INDEX: &str = "by-target";
 /// New values of attributes by name; `None` for one that goes.
 pub(crate) type Assignments = BTreeMap<String, Option<Value>>;
 
-/// What a projection's table looks like.
+/// How many keys of its index a sharded list has. One key for a status would be a partition that every write goes
+/// through.
+///
+/// A reader asks for as many shards as `read` says, so a rollout that changes the number raises `read` before `write`,
+/// and lowers it only once no row is left in the shards that go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexShards {
+    /// How many are read.
+    pub read: NonZeroU16,
+    /// Over how many rows are spread that are written.
+    pub write: NonZeroU16,
+}
+
+/// One shard, for reading and writing.
+impl Default for IndexShards {
+    fn default() -> Self {
+        Self { read: NonZeroU16::MIN, write: NonZeroU16::MIN }
+    }
+}
+
+/// The form of a projection's table.
 #[derive(Debug, Clone)]
 pub(crate) struct Layout {
     pub(crate) source: AggregateType,
@@ -163,18 +183,6 @@ fn shard_of(id: &str, shards: NonZeroU16) -> u16 {
     let id = parse_uuid(id).unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, id.as_bytes()));
     // A remainder is smaller than its divisor, so it fits.
     u16::try_from(id.as_u128() % u128::from(shards.get())).unwrap_or(0)
-}
-
-/// The row that a part belongs to; `None` where there is no part.
-pub(crate) fn target(
-    aggregation: &Aggregation,
-    tenant: &TenantId,
-    part: &Attributes,
-) -> Result<Option<RowKey>, ProjectionError> {
-    if part.is_empty() {
-        return Ok(None);
-    }
-    Ok(Some(RowKey { tenant: tenant.clone(), id: (aggregation.row_of)(part)? }))
 }
 
 #[cfg(test)]

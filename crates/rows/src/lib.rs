@@ -39,8 +39,8 @@ use std::future::Future;
 pub use audit::{AuditRows, FoundRows, ListedRow, ListedRows, Sum};
 #[cfg(any(test, feature = "audit"))]
 pub use dynamo::DynamoRow;
-pub use dynamo::{DynamoRows, IndexShards};
-pub use layout::{KEY, TARGET, TARGET_INDEX};
+pub use dynamo::DynamoRows;
+pub use layout::{IndexShards, KEY, TARGET, TARGET_INDEX};
 pub use list::{Filter, ListPage, ListQuery, MAX_EXAMINED, TimeRange};
 #[cfg(any(test, feature = "audit"))]
 pub use memory::MemoryRow;

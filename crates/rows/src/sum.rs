@@ -6,8 +6,6 @@ use millrace_core::{
     row::{Attributes, RowKey},
 };
 
-use crate::layout::target;
-
 /// A row that parts add up to.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Summed {
@@ -83,4 +81,16 @@ impl PartChange {
         let after = if self.to.as_ref() == Some(key) { &self.after } else { &none };
         row.with(aggregation, key, before, after)
     }
+}
+
+/// The row that a part belongs to; `None` where there is no part.
+pub(crate) fn target(
+    aggregation: &Aggregation,
+    tenant: &TenantId,
+    part: &Attributes,
+) -> Result<Option<RowKey>, ProjectionError> {
+    if part.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(RowKey { tenant: tenant.clone(), id: (aggregation.row_of)(part)? }))
 }

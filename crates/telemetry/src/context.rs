@@ -15,6 +15,13 @@ pub fn current() -> Option<TraceParent> {
     CURRENT.try_with(|trace| *trace).ok()
 }
 
+impl TraceParent {
+    /// The span that is worked on in this task; that of a new trace, which is not recorded, outside of any.
+    pub fn current() -> Self {
+        current().unwrap_or_else(Self::unrecorded)
+    }
+}
+
 /// Does work within a span. What it spawns is outside.
 pub fn within<F: Future>(span: TraceParent, work: F) -> TaskLocalFuture<TraceParent, F> {
     CURRENT.scope(span, work)

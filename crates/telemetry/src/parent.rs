@@ -4,8 +4,6 @@ use std::{fmt, str::FromStr};
 
 use uuid::Uuid;
 
-use crate::{context, span};
-
 /// A text is no `traceparent` by W3C Trace Context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be a traceparent by W3C Trace Context")]
@@ -37,10 +35,9 @@ impl TraceParent {
         Self { trace_id: rand::random::<u128>().max(1), span_id: random_id(), flags: 0 }
     }
 
-    /// The start of a new trace, sampled by what is configured for traces that begin here.
-    pub fn new_root() -> Self {
-        let root = Self::unrecorded();
-        if span::samples(root.trace_id) { Self { flags: Self::SAMPLED, ..root } } else { root }
+    /// The same, recorded.
+    pub(crate) fn sampled(self) -> Self {
+        Self { flags: Self::SAMPLED, ..self }
     }
 
     /// A new span within the same trace.
@@ -73,11 +70,6 @@ impl TraceParent {
     /// The span's id: 16 hexadecimal digits.
     pub fn span_id(self) -> String {
         format!("{:016x}", self.span_id)
-    }
-
-    /// The span that is worked on in this task; that of a new trace, which is not recorded, outside of any.
-    pub fn current() -> Self {
-        context::current().unwrap_or_else(Self::unrecorded)
     }
 
     pub(crate) fn ids(self) -> (u128, u64) {

@@ -35,9 +35,14 @@ pub fn is_on() -> bool {
     LISTENER.get().is_some()
 }
 
-/// Whether a trace that begins here is recorded.
-pub(crate) fn samples(trace_id: u128) -> bool {
-    LISTENER.get().is_some_and(|listener| listener.samples(trace_id))
+impl TraceParent {
+    /// The start of a new trace, sampled by what is configured for traces that begin here.
+    pub fn new_root() -> Self {
+        let root = Self::unrecorded();
+        let (trace_id, _) = root.ids();
+        let is_sampled = LISTENER.get().is_some_and(|listener| listener.samples(trace_id));
+        if is_sampled { root.sampled() } else { root }
+    }
 }
 
 /// What a piece of work is to others (OpenTelemetry, "SpanKind").

@@ -12,9 +12,9 @@ use super::{MemoryRows, Part, Table};
 use crate::{
     AuditRows, FoundRows, ListedRow, ListedRows, Sum,
     audit::{Expected, made, refused, sum_of, sums_nothing, values},
-    layout::{Assignments, VERSION, target},
+    layout::{Assignments, VERSION},
     provenance::assignments,
-    sum::{PartChange, Summed},
+    sum::{PartChange, Summed, target},
 };
 
 /// How many keys a page of a scan lists: few, so that most tables do not fit into one.

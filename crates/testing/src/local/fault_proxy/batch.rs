@@ -3,10 +3,22 @@
 use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::faults::Entries;
-
 /// What a call, or a reply, says.
 type Fields = Map<String, Value>;
+
+/// Some entries of a batch: bit `n` stands for the entry at place `n`, counted from 0. Where that is none of them, it is
+/// the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entries(pub u16);
+
+impl Entries {
+    /// The places of these entries in a batch of `size`.
+    pub(super) fn of(self, size: usize) -> Vec<usize> {
+        let among = |place: &usize| *place < 16 && self.0 >> *place & 1 == 1;
+        let places: Vec<_> = (0..size).filter(among).collect();
+        if places.is_empty() && size > 0 { vec![0] } else { places }
+    }
+}
 
 /// A call with entries.
 pub(super) struct Batch {

@@ -7,7 +7,8 @@ use std::{
 
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
-use super::batch;
+pub use super::batch::Entries;
+use super::batch::is_batch;
 
 /// Something that goes wrong with one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,20 +52,6 @@ pub enum Throttling {
     Throttling,
     /// `RequestLimitExceeded`: the account's quota is spent.
     RequestLimitExceeded,
-}
-
-/// Some entries of a batch: bit `n` stands for the entry at place `n`, counted from 0. Where that is none of them, it is
-/// the first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entries(pub u16);
-
-impl Entries {
-    /// The places of these entries in a batch of `size`.
-    pub(super) fn of(self, size: usize) -> Vec<usize> {
-        let among = |place: &usize| *place < 16 && self.0 >> *place & 1 == 1;
-        let places: Vec<_> = (0..size).filter(among).collect();
-        if places.is_empty() && size > 0 { vec![0] } else { places }
-    }
 }
 
 /// Which of two replies the client is given.
@@ -119,7 +106,7 @@ impl Fault {
 impl FaultKind {
     /// What befalls an operation where this would: for one without entries, what comes nearest.
     fn befalling(self, operation: &str) -> Self {
-        if batch::is_batch(operation) {
+        if is_batch(operation) {
             return self;
         }
         let likes =
