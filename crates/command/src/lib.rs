@@ -113,5 +113,5 @@ pub use handler::{CommandHandler, CommandHandlerConfig};
 pub use millrace_event_store::{AppendEvents, Snapshots};
 pub use millrace_server::{Services, Violations, services};
 pub use request::{Reply, reply};
-pub use service::{Commands, NotRegistered, main, run};
+pub use service::{Commands, NotRegistered, NotServed, main, run};
 pub use state_cache::StateCache;

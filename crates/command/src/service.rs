@@ -31,6 +31,9 @@ use crate::{
     meters,
 };
 
+/// A [`CommandHandler`] of whatever aggregate.
+type AnyHandler = Box<dyn Any + Send + Sync>;
+
 /// The handlers of an application's commands: its adapters get theirs here. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct Commands<S = DynamoStore> {
@@ -38,13 +41,21 @@ pub struct Commands<S = DynamoStore> {
     store: S,
     cache_bytes: u64,
     config: CommandHandlerConfig,
-    handlers: Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>>,
+    handlers: Arc<Mutex<HashMap<TypeId, (AggregateType, AnyHandler)>>>,
 }
 
 /// An adapter handles commands on an aggregate that the application did not register.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the command service handles commands on `{0}`, which is not registered: register the aggregate")]
 pub struct NotRegistered(AggregateType);
+
+/// No adapter handles commands on a registered aggregate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the aggregate `{0}` is registered, and no adapter of the command service handles its commands: add its gRPC service to \
+     those that the service's `main` returns"
+)]
+pub struct NotServed(AggregateType);
 
 impl<S: AppendEvents + Snapshots> Commands<S> {
     /// Handlers on a store. Each registered aggregate has the same part of `cache_bytes` for its states.
@@ -62,8 +73,20 @@ impl<S: AppendEvents + Snapshots> Commands<S> {
         }
         // No code under the lock panics half-way through a change.
         let mut handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = handlers.entry(TypeId::of::<A>()).or_insert_with(|| Box::new(self.handler::<A>()));
+        let new = || (A::TYPE, Box::new(self.handler::<A>()) as AnyHandler);
+        let (_, known) = handlers.entry(TypeId::of::<A>()).or_insert_with(new);
         Ok(known.downcast_ref::<CommandHandler<A, S>>().expect("the handler of its own type").clone())
+    }
+
+    /// Fails where no handler of a registered aggregate was asked for: its commands would be unknown to callers.
+    ///
+    /// # Errors
+    /// The first such aggregate.
+    pub fn all_served(&self) -> Result<(), NotServed> {
+        let handlers = self.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_served = |aggregate: &AggregateType| handlers.values().any(|(served, _)| served == aggregate);
+        let mut types = self.app.aggregates().iter().map(|aggregate| &aggregate.aggregate_type);
+        types.find(|each| !is_served(each)).map_or(Ok(()), |each| Err(NotServed(each.clone())))
     }
 
     fn handler<A: Aggregate<Event: EventCodec>>(&self) -> CommandHandler<A, S> {
@@ -104,7 +127,7 @@ where
 /// Serves commands by the adapters' services, and relays events where the configuration says so, until the shutdown.
 ///
 /// # Errors
-/// Where an adapter's aggregate is not registered, or a port cannot be served.
+/// Where an adapter's aggregate is not registered, a registered aggregate has no adapter, or a port cannot be served.
 pub async fn run<R>(
     app: &Application,
     contracts: &'static [u8],
@@ -125,8 +148,10 @@ where
         snapshot_every: config.snapshot_every,
     };
     let commands = Commands::new(app.clone(), store.clone(), config.state_cache_bytes, handling);
+    let services = adapters(&commands)?;
+    commands.all_served()?;
     let served = Served {
-        services: adapters(&commands)?,
+        services,
         scope: COMMANDS_WRITE,
         contracts,
         probe: probe(store),
@@ -188,6 +213,15 @@ mod tests {
             refused.to_string().contains("`other`") && refused.to_string().contains("register"),
             "{refused}"
         );
+    }
+
+    #[test]
+    fn an_aggregate_that_no_adapter_handles_is_refused_by_name() {
+        let commands = commands(&MemoryStore::default());
+        let refused = commands.all_served().unwrap_err().to_string();
+        assert!(refused.contains("`note` is registered, and no adapter"), "{refused}");
+        commands.of::<Note>().unwrap();
+        assert_eq!(commands.all_served(), Ok(()));
     }
 
     #[tokio::test]

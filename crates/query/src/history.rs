@@ -23,7 +23,7 @@ use crate::{
     models::registered,
     paging::{MAX_BYTES, page_size, reached},
     reply::{Reply, accept, reply},
-    service::Shared,
+    shared::Shared,
 };
 use query::{Events, direction};
 use recorded::recorded;

@@ -26,7 +26,7 @@
 //! laid over what the index shows. Lists come in pages with sealed tokens ([`token`]). Rows can be watched ([`watch`]),
 //! and shown as they were, folded from the event store. `HistoryService` comes with every query service ([`history`]).
 //!
-//! A registration alone is a whole query service, with `HistoryService` and no other:
+//! An application without projections has a whole query service already, with `HistoryService` and no other:
 //!
 //! ```no_run
 //! # fn counters() -> Result<millrace_core::Application, millrace_core::RegistrationError> { unimplemented!() }
@@ -49,6 +49,7 @@ mod reply;
 mod rows;
 mod service;
 mod services;
+mod shared;
 mod stores;
 #[cfg(test)]
 mod testing;
@@ -79,7 +80,7 @@ pub use list::Page;
 pub use millrace_server::Services;
 pub use reply::{Messages, Reply, accept, reply};
 pub use rows::{List, Rows};
-pub use service::{NotRegistered, QueryService};
+pub use service::{NotRegistered, NotServed, QueryService};
 
 // For macros that are expanded in other crates.
 #[doc(hidden)]
@@ -148,7 +149,7 @@ pub async fn run(
 /// Serves queries from stores of any kind, until the process is to end.
 ///
 /// # Errors
-/// Where serving fails.
+/// Where a registered projection has no adapter, or serving fails.
 pub async fn serve(
     service: QueryService,
     services: Services,
@@ -157,6 +158,7 @@ pub async fn serve(
     max_concurrent_calls: u32,
     process: Process,
 ) -> anyhow::Result<()> {
+    service.all_served()?;
     models::describe();
     let services = services.and(__compressing!(HistoryServiceServer::new(service.history())));
     let watched = service.clone();

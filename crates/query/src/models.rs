@@ -1,5 +1,7 @@
 //! The read models, and waiting until they have caught up.
 
+use std::sync::atomic::AtomicBool;
+
 use millrace_aws::AwsError;
 use millrace_core::{
     AggregateType, Application, Invalid, Row, StreamId, TenantId, Versioned,
@@ -61,11 +63,13 @@ pub(crate) fn registered(application: &Application, text: &str) -> Result<Aggreg
 pub(crate) struct ReadModel {
     pub(crate) spec: ProjectionSpec,
     pub(crate) rows: Box<dyn AnyRows>,
+    /// Whether an adapter asked for it.
+    pub(crate) is_asked_for: AtomicBool,
 }
 
 impl ReadModel {
     pub(crate) fn new(spec: &ProjectionSpec, rows: impl ReadRows) -> Self {
-        Self { spec: spec.clone(), rows: Box::new(rows) }
+        Self { spec: spec.clone(), rows: Box::new(rows), is_asked_for: AtomicBool::new(false) }
     }
 
     /// Whether each row is an aggregate's own, and has its id and its version.

@@ -24,7 +24,7 @@ use crate::{
     models::{After, ReadModel, typed},
     paging::{page_size, reached},
     reply::{Messages, Reply},
-    service::Shared,
+    shared::Shared,
     times::range,
     watch::Hub,
 };

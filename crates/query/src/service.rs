@@ -1,6 +1,10 @@
 //! All that an application's query service needs, made from its registration.
 
-use std::{fmt, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use futures::future;
 use millrace_aws::AwsError;
@@ -18,7 +22,7 @@ use crate::{
     kinds::AnyProjection,
     models::ReadModel,
     rows::Rows,
-    stores::AnyHistory,
+    shared::Shared,
     token::PageTokens,
     watch::{self, Hub, Watching},
 };
@@ -39,26 +43,18 @@ impl fmt::Debug for QueryService {
     }
 }
 
-/// What every query may need.
-pub(crate) struct Shared {
-    pub(crate) application: Application,
-    /// One for each registered projection, in the order of registration.
-    pub(crate) models: Vec<Arc<ReadModel>>,
-    pub(crate) events: Box<dyn AnyHistory>,
-    pub(crate) tokens: PageTokens,
-}
-
-impl Shared {
-    /// The read model that answers for an aggregate's type where a query is about another: the first one registered.
-    pub(crate) fn model_of(&self, aggregate_type: &AggregateType) -> Option<&ReadModel> {
-        self.models.iter().find(|model| model.spec.source == *aggregate_type).map(|model| &**model)
-    }
-}
-
 /// A projection is read that the application did not register.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the query service reads the projection `{0}`, which is not registered: register it")]
 pub struct NotRegistered(ProjectionName);
+
+/// No adapter reads a registered projection, at any version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the projection `{0}` is registered, and no adapter of the query service reads it: add its gRPC service to those that \
+     the service's `main` returns"
+)]
+pub struct NotServed(ProjectionName);
 
 impl QueryService {
     /// A service over a store of rows for each registered projection, and an event store. What is watched is not read
@@ -90,7 +86,20 @@ impl QueryService {
         let is_it = |model: &ReadModel| model.spec.name == P::NAME;
         let found = self.shared.models.iter().zip(&*self.hubs).find(|(model, _)| is_it(model));
         let (model, hub) = found.ok_or(NotRegistered(P::NAME))?;
+        model.is_asked_for.store(true, Relaxed);
         Ok(Rows::new(Arc::clone(&self.shared), Arc::clone(model), hub.clone(), P::VALIDITY))
+    }
+
+    /// Fails where no rows of a registered projection were asked for: its queries would be unknown to callers. Of several
+    /// versions of a projection, one is enough.
+    ///
+    /// # Errors
+    /// The first such projection.
+    pub fn all_served(&self) -> Result<(), NotServed> {
+        let asked_for = self.shared.models.iter().filter(|model| model.is_asked_for.load(Relaxed));
+        let asked_for: BTreeSet<_> = asked_for.map(|model| model.spec.name.name).collect();
+        let mut names = self.shared.models.iter().map(|model| model.spec.name);
+        names.find(|name| !asked_for.contains(name.name)).map_or(Ok(()), |name| Err(NotServed(name)))
     }
 
     /// Questions about the past.
@@ -144,6 +153,8 @@ mod tests {
             Watching { pace, max: 1, max_per_tenant: 1 },
             CancellationToken::new(),
         );
+        let unread = service.all_served().unwrap_err().to_string();
+        assert!(unread.contains("books@1` is registered, and no adapter"), "{unread}");
         assert!(service.rows::<BookRow, _>().is_ok());
         let said = service.rows::<ShelfRow, _>().unwrap_err().to_string();
         assert!(said.contains("shelves@1") && said.contains("register it"), "{said}");
