@@ -14,6 +14,7 @@ use aws_sdk_dynamodb::types::{BillingMode, KeySchemaElement, StreamViewType, Tab
 use aws_sdk_eventbridge::types::PutEventsRequestEntry;
 use aws_sdk_sqs::types::{Message, QueueAttributeName};
 use millrace_core::names;
+use millrace_infra::Template;
 use millrace_local::{Account, LocalError, Stack, StackOptions, test_account};
 use serde_json::{Value, json};
 
@@ -83,6 +84,32 @@ impl Deployed {
             .send()
             .await;
         received.unwrap().messages.unwrap_or_default().into_iter().next()
+    }
+}
+
+/// Each of these could be forgotten once, without an error.
+#[test]
+fn every_place_of_a_projection_follows_from_the_registration() {
+    let app = application();
+    let infra = millrace_local::description(&app);
+    let templates = infra.render().unwrap();
+    let bodies = |templates: &[Template]| templates.iter().map(Template::body).collect::<String>();
+    let shared = [
+        ("the alarm of a relay that stands still", templates.application.body().to_owned()),
+        ("what services may do", bodies(&templates.service_access)),
+        ("what operators and KEDA may do", bodies(&templates.operator_access)),
+    ];
+    let queues: Vec<_> = app.projections().iter().map(|spec| names::queue("prod", spec.name)).collect();
+    assert_eq!(infra.queues("prod").unwrap(), queues, "deployables and templates have one convention");
+    for (spec, own) in app.projections().iter().zip(&templates.projections) {
+        let id = spec.name.id();
+        assert_eq!(own.file_name(), format!("{id}.yaml"));
+        for (place, text) in &shared {
+            assert!(text.contains(&format!("${{Prefix}}-{id}")), "{place} lacks {id}");
+        }
+        for place in ["-undelivered", "LagAlarm", "DeadLettersAlarm", "ThrottleAlarm"] {
+            assert!(own.body().contains(place), "{id} lacks {place}");
+        }
     }
 }
 
