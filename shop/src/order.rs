@@ -169,7 +169,7 @@ impl Basket {
     }
 }
 
-/// What can be asked of an order.
+/// The commands on an order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderCommand {
     /// Place it. That the user exists is checked before.
@@ -186,7 +186,7 @@ pub enum OrderCommand {
     },
 }
 
-/// What can have happened to an order. Events are a storage format: a change here is a change of every stream.
+/// The events of an order. Events are a storage format: a change here is a change of every stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OrderEvent {
     /// It was placed.
@@ -200,7 +200,7 @@ pub enum OrderEvent {
 pub struct OrderCreated {
     /// The user who placed it.
     pub user_id: UserId,
-    /// What was bought.
+    /// The lines of the order.
     pub basket: Basket,
 }
 

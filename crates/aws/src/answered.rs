@@ -6,7 +6,7 @@ tokio::task_local! {
     static ATTEMPTS: Cell<Attempts>;
 }
 
-/// What is known of the attempts so far.
+/// The answers to the attempts so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempts {
     /// There was none, or the client does not tell.

@@ -1,4 +1,4 @@
-//! What a failed call to AWS means to its caller.
+//! The meaning of a failed call to AWS for its caller.
 
 use std::error::Error;
 

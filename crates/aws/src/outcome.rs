@@ -94,7 +94,7 @@ impl Outcome {
         }
     }
 
-    /// What a transaction was cancelled for (DynamoDB API Reference, TransactionCanceledException).
+    /// The reasons of a cancelled transaction (DynamoDB API Reference, TransactionCanceledException).
     fn of_cancelled(reasons: &[Reason]) -> Self {
         let any = |is: fn(&str) -> bool| reasons.iter().any(|reason| is(&reason.code));
         if any(|code| matches!(code, "ConditionalCheckFailed" | "TransactionConflict")) {

@@ -1,4 +1,4 @@
-//! What those who read whole tables have in common.
+//! Common parts of reads of whole tables.
 
 use std::num::NonZeroU32;
 

@@ -14,7 +14,7 @@ pub(crate) struct Aws {
     pub(crate) account: Account,
     /// The prefix of every name.
     pub(crate) prefix: String,
-    /// What a deployable needs to use it.
+    /// The environment of a deployable that uses it.
     pub(crate) env: BTreeMap<String, String>,
 }
 

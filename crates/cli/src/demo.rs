@@ -1,4 +1,4 @@
-//! What a walk through an application is made of: calls that are checked and shown.
+//! The parts of a walk through an application: calls that are checked and shown.
 //!
 //! A walk opens a [`Screen`] with the application's contracts, and then goes through its steps: it makes [calls](calling)
 //! and shows request and reply, [asks](ask) queries beside what else happens and tells how soon they were answered,

@@ -43,7 +43,7 @@ pub(crate) fn run(application: &Application, args: &InfraArgs) -> anyhow::Result
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a folder and the registration do not agree on.
+/// The differences between a folder and the registration.
 #[derive(Debug, Default)]
 struct Differences<'a> {
     /// Templates that are missing, or have another text.

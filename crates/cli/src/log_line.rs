@@ -1,4 +1,4 @@
-//! What the deployables log, read back.
+//! The deployables' log lines, read back.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -56,7 +56,7 @@ fn addresses(fields: &Map<String, Value>) -> Option<Addresses> {
     Some(Addresses { grpc: field("grpc_addr")?, metrics: field("metrics_addr")? })
 }
 
-/// What a terminal only shows, and does not obey.
+/// A text that a terminal shows and does not obey.
 fn printable(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }

@@ -1,4 +1,4 @@
-//! What an application hands in, and what becomes of it.
+//! The program of an application.
 
 use std::{env, ffi::OsString, fmt, process::ExitCode};
 

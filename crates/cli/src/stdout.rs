@@ -1,4 +1,4 @@
-//! What is meant for standard output.
+//! Texts for standard output.
 
 use std::io::Write;
 

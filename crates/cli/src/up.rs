@@ -50,7 +50,7 @@ pub(crate) async fn with<T>(
     Ok(result)
 }
 
-/// What is up so far.
+/// The processes that are up so far.
 #[derive(Default)]
 struct Parts {
     aws: Option<Aws>,

@@ -1,4 +1,4 @@
-//! What all aggregates share: the trait that one implements, and [`AggregateState`], which folds a stream into its present
+//! The common parts of all aggregates: the trait that one implements, and [`AggregateState`], which folds a stream into its present
 //! state and decides what a command adds to it.
 
 mod remembered;
@@ -72,7 +72,7 @@ pub enum Rejection {
 /// A value that at most one aggregate of a tenant holds at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UniqueKey {
-    /// What the value is, such as `user.email`.
+    /// The kind of value, such as `user.email`.
     pub scope: &'static str,
     /// The value in its normal form. May be personal data: not for logs.
     pub value: String,
@@ -94,7 +94,7 @@ pub struct CommittedEvent<E> {
     pub command_id: CommandId,
     /// The digest of that command's body.
     pub command_digest: CommandDigest,
-    /// What happened.
+    /// The event.
     pub event: E,
 }
 

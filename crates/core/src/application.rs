@@ -74,7 +74,7 @@ pub enum RegistrationError {
     /// A name breaks a rule.
     #[error("the {kind} `{name}` is not well named: {rule}")]
     BadName {
-        /// What has the name.
+        /// The kind of part that has the name.
         kind: &'static str,
         /// The name.
         name: String,
@@ -151,9 +151,9 @@ pub enum RegistrationError {
         projection: ProjectionName,
         /// The attribute.
         attribute: String,
-        /// What needs it.
+        /// The first part of the table that needs it.
         first: String,
-        /// What needs it as well.
+        /// The second one.
         second: String,
     },
     /// There is nothing to run.

@@ -16,13 +16,13 @@ pub struct Envelope {
     pub event_id: EventId,
     /// Whose event it is.
     pub tenant_id: TenantId,
-    /// What kind of aggregate it happened to.
+    /// The type of its aggregate.
     pub aggregate_type: AggregateType,
     /// Which aggregate it happened to.
     pub aggregate_id: Uuid,
     /// Its place in the aggregate's stream: 1, 2, 3 …
     pub version: u64,
-    /// What happened: the name of a message of `millrace.event.v1`.
+    /// The event type: the name of a message of the application's contracts.
     pub event_type: String,
     /// By which schema of that message `event_data` was written.
     pub schema_version: u32,
@@ -36,7 +36,7 @@ pub struct Envelope {
     pub command_id: CommandId,
     /// The wider piece of work that it belongs to.
     pub correlation_id: CommandId,
-    /// What caused it, as an id: the command's, or, for a command that an event caused, that event's.
+    /// The id of its cause: the command's, or, for a command that an event caused, that event's.
     pub causation_id: CommandId,
     /// The W3C trace context of the call that caused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

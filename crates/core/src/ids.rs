@@ -188,7 +188,7 @@ impl fmt::Display for AggregateType {
 pub struct StreamId {
     /// Whose it is.
     pub tenant: TenantId,
-    /// What it is.
+    /// The type of aggregate.
     pub aggregate_type: AggregateType,
     /// Which one.
     pub id: Uuid,
@@ -257,7 +257,7 @@ impl fmt::Display for CommandId {
     }
 }
 
-/// What tells two bodies under one command id apart: 128 bits of a hash of the body. As text, 32 hexadecimal digits.
+/// The digest of a command's body, which tells two bodies under one command id apart: 128 bits of a hash. As text, 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CommandDigest(pub u128);

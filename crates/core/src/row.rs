@@ -18,7 +18,7 @@ pub trait Row: Clone + fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     /// The type of the row's id.
     type Id: RowId;
 
-    /// What stores have to know of it.
+    /// The schema that stores work from.
     const SCHEMA: &'static RowSchema;
 
     /// The row's id, unique within a tenant.
@@ -31,7 +31,7 @@ pub trait Row: Clone + fmt::Debug + PartialEq + Send + Sync + Sized + 'static {
     fn from_attributes(attributes: &Attributes) -> Result<Self, UnusableAttribute>;
 }
 
-/// What can be the id of a row.
+/// A type that can be the id of a row.
 pub trait RowId:
     Clone + Eq + Ord + Hash + fmt::Debug + fmt::Display + FromStr<Err = Invalid> + Send + Sync + 'static
 {
@@ -55,10 +55,10 @@ const OF_STORE: [&str; 7] =
 /// Those of the tables of rows that sum up aggregates.
 const OF_SUMS: [&str; 2] = ["Parts", "Target"];
 
-/// What stores have to know of a type of rows.
+/// A type of rows as stores know it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RowSchema {
-    /// What a row is called where it is missing, such as `order`.
+    /// The name of a row in an error that says it is missing, such as `order`.
     pub resource: &'static str,
     /// The attribute that is the row's id. It is stored as the row's key.
     pub id: &'static str,

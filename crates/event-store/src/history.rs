@@ -68,7 +68,7 @@ impl StoredEvent {
     }
 }
 
-/// What is searched for.
+/// A search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
     /// Whose events.
@@ -110,7 +110,7 @@ pub struct Hit {
     pub item: ScannedItem,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
     /// The events, by [`Moment`] in the direction that was asked for.

@@ -167,7 +167,7 @@ pub trait AppendEvents: LoadEvents {
     fn append(&self, commit: &Commit) -> impl Future<Output = Result<(), AppendError>> + Send;
 }
 
-/// What one command adds: events that follow each other in one stream, and the keys that change hands with them.
+/// The additions of one command: events that follow each other in one stream, and the keys that change hands with them.
 ///
 /// A commit that is not what the fields' comments ask for is refused ([`AwsError::Refused`]) and not sent.
 #[derive(Debug, Clone)]

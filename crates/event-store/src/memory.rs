@@ -29,15 +29,15 @@ struct Contents {
     log: Vec<StoredEvent>,
     /// Where in the log the versions of each stream are.
     streams: HashMap<StreamId, BTreeMap<u64, usize>>,
-    /// Who holds which key.
+    /// The holder of each key.
     holders: HashMap<String, StreamId>,
     snapshots: HashMap<StreamId, Snapshot>,
-    /// What the index by type and time shows.
+    /// The events that the index by type and time shows.
     index: Index,
     requests: u64,
 }
 
-/// What the index by type and time shows of the log.
+/// The part of the log that the index by type and time shows.
 #[derive(Debug, Clone, Copy, Default)]
 enum Index {
     /// All of it.
@@ -93,7 +93,7 @@ impl Contents {
         self.log.get(*self.streams.get(stream)?.get(&version)?)
     }
 
-    /// What the stream has between two versions.
+    /// The events of a stream between two versions.
     fn entries(
         &self,
         stream: &StreamId,

@@ -13,7 +13,7 @@ const MAX_BYTES: usize = 4 << 20;
 /// How many events a shard is asked for that was asked before: it has many events of one time, or large ones.
 const NEXT_LIMIT: usize = 500;
 
-/// What a shard is to be asked for.
+/// The next request to a shard.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wanted<K> {
     /// Which shard, from 0 on.
@@ -24,7 +24,7 @@ pub(crate) struct Wanted<K> {
     pub(crate) limit: usize,
 }
 
-/// What a shard showed.
+/// The events that a shard has shown.
 #[derive(Debug)]
 pub(crate) struct Shown<K> {
     /// Its events, each with its weight in bytes.
@@ -111,7 +111,7 @@ impl<'a, K: Clone> Merge<'a, K> {
         self.first.len() > self.limit || bytes > MAX_BYTES
     }
 
-    /// What was found, once nothing more is wanted.
+    /// The result, once nothing more is wanted.
     pub(crate) fn found(mut self) -> Found {
         let more = self.is_full();
         if more {

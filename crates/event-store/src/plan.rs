@@ -23,7 +23,7 @@ const TRANSACTION_BYTES: usize = 4 * 1024 * 1024;
 /// The attribute that is a unique key.
 pub(crate) const KEY: &str = "Key";
 
-/// What a commit writes.
+/// The items that a commit writes.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The stream.

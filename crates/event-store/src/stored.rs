@@ -20,7 +20,7 @@ pub struct Entry {
     pub version: u64,
     /// Its id.
     pub event_id: EventId,
-    /// What happened: the name of a message of `millrace.event.v1`.
+    /// The event type: the name of a message of the application's contracts.
     pub event_type: String,
     /// By which schema of that message `data` was written.
     pub schema_version: u32,

@@ -14,7 +14,7 @@ const RETRY_SECONDS: u32 = 86_400;
 /// The most that EventBridge accepts.
 const RETRIES: u32 = 185;
 
-/// What receives events from the bus through a queue of its own. Today these are projections.
+/// A receiver of events from the bus with a queue of its own. Today these are projections.
 pub(crate) struct Consumer<'a> {
     /// The words for it in descriptions, such as `the projection order-summaries-v1`.
     pub(crate) title: String,

@@ -25,7 +25,7 @@ pub enum InfraError {
     /// Something is declared twice, so two resources would have one name.
     #[error("the {thing} \"{name}\" is declared twice. {way_out}")]
     Duplicate {
-        /// What is declared twice: an aggregate, a projection, a source or an index.
+        /// The kind of part: an aggregate, a projection, a source or an index.
         thing: &'static str,
         /// Its name.
         name: String,

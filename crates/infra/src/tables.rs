@@ -5,7 +5,7 @@ use crate::{
     yaml::{Yaml, flag, list, map, only_if, reference, sub, text},
 };
 
-/// What becomes of a table when its stack goes.
+/// The fate of a table whose stack is deleted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kept {
     /// It stays, protected from deletion and recoverable to any point in time.

@@ -65,7 +65,7 @@ impl Account {
         }
     }
 
-    /// What every AWS client is made from.
+    /// The configuration of every AWS client.
     pub async fn sdk_config(&self) -> SdkConfig {
         let credentials =
             Credentials::new(&self.access_key_id, &self.secret_access_key, None, None, "millrace-local");

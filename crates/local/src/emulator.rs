@@ -1,6 +1,6 @@
 //! Starting MiniStack, sharing it between processes, and ending it when nobody uses it any more.
 //!
-//! Who uses an emulator holds a shared lock on `users.lock` in its directory; `python/keeper.py` runs the
+//! Each user of an emulator holds a shared lock on `users.lock` in its directory; `python/keeper.py` runs the
 //! emulator, ends it once it can lock that file exclusively, and says how the rest of the protocol works.
 
 use std::{
@@ -58,7 +58,7 @@ pub struct PrivateOptions {
     pub data_dir: Option<PathBuf>,
 }
 
-/// What the keeper is told, as its only argument.
+/// The keeper's settings, its only argument.
 #[derive(Serialize)]
 struct Launch<'a> {
     port: u16,
@@ -70,7 +70,7 @@ struct Launch<'a> {
     scratch: Option<&'a Path>,
 }
 
-/// What the keeper tells once it is up.
+/// The keeper's message once it is up.
 #[derive(Deserialize)]
 struct State {
     port: u16,

@@ -1,4 +1,4 @@
-//! What can go wrong before the local AWS is up, each in a sentence that says what to do.
+//! Errors before the local AWS is up, each in a sentence that says what to do.
 
 use std::{io, path::PathBuf};
 
@@ -86,7 +86,7 @@ pub enum LocalError {
     /// A file or directory under the target directory is not usable.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {
-        /// What was tried.
+        /// The step that failed.
         action: &'static str,
         /// On which file.
         path: PathBuf,

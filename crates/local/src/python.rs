@@ -12,10 +12,10 @@ use crate::{
     progress::say,
 };
 
-/// What is installed, pinned down to the hash of each package.
+/// The packages to install, pinned by their hashes.
 pub(crate) const REQUIREMENTS: &str = include_str!("../python/requirements.txt");
 
-/// What MiniStack asks for.
+/// MiniStack's requirements.
 const OLDEST: (u32, u32) = (3, 10);
 
 /// Returns the environment's interpreter, having installed the emulator if it was not yet.

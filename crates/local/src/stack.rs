@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(25);
 /// As the templates' default.
 const ARCHIVE_RETENTION_DAYS: u32 = 30;
 
-/// What a deployment is made with; the rest is the templates' defaults.
+/// The settings of a deployment; all others have the templates' defaults.
 #[derive(Clone, Debug)]
 pub struct StackOptions {
     /// The prefix of every name: the application's name if left out.
@@ -213,7 +213,7 @@ async fn complete(api: &Api<'_>, stack: &str) -> Result<BTreeMap<String, String>
     }
 }
 
-/// What the failed resources say for themselves.
+/// The reasons that the failed resources give.
 async fn reasons(api: &Api<'_>, name: &[(String, String)]) -> String {
     let events = match api.cloudformation("DescribeStackEvents", name).await {
         Ok(events) => events,

@@ -7,7 +7,7 @@ use syn::{
     meta::ParseNestedMeta, parse_quote, spanned::Spanned as _,
 };
 
-/// What the attributes `#[row(…)]` of a struct say.
+/// The options in a struct's attributes `#[row(…)]`.
 #[derive(Default)]
 struct Options {
     resource: Option<LitStr>,

@@ -13,7 +13,7 @@ pub trait AnyProjection<K> {
     /// Its rows.
     type Row: Row;
 
-    /// What refuses events that do not fit their stream; `None` where a row is of no single stream.
+    /// The check that refuses events that do not fit their stream; `None` where a row is of no single stream.
     #[doc(hidden)]
     const VALIDITY: Option<fn() -> Validity>;
 }

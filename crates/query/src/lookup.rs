@@ -1,4 +1,4 @@
-//! Who holds a value, by an index that may lag.
+//! The rows that have a value, by an index that may lag.
 
 use millrace_aws::AwsError;
 use millrace_core::{

@@ -1,4 +1,4 @@
-//! What all queries share whose answers come in pages.
+//! The common parts of queries whose answers come in pages.
 
 use millrace_core::{Invalid, TenantId};
 use millrace_server::Violations;

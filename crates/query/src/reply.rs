@@ -11,7 +11,7 @@ pub type Reply<M> = Result<Response<M>, Status>;
 /// The messages of a call whose reply goes on.
 pub type Messages<M> = BoxStream<'static, Result<M, Status>>;
 
-/// Who calls, and the message of the request.
+/// The caller, and the message of the request.
 ///
 /// # Errors
 /// Where the request names no tenant that there could be.

@@ -78,7 +78,7 @@ struct Inner {
 
 type AllWatched = HashMap<RowKey, Watched>;
 
-/// What is known of a row that somebody watches.
+/// The known state of a row that somebody watches.
 struct Watched {
     /// The newest state that was read, or why none could be read for long.
     state: watch::Sender<State>,
@@ -331,7 +331,7 @@ impl Drop for Watch {
     }
 }
 
-/// What the caller is told at the end, when it has come.
+/// The error at the end of a watch, when that has come.
 async fn passed(end: Option<EndOfStream>) -> Failure {
     match end {
         Some(end) => {

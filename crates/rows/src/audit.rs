@@ -35,7 +35,7 @@ pub struct FoundRows<R> {
     pub read_units: f64,
 }
 
-/// What a key of a table stands for.
+/// The meaning of a key of a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ListedRow {
     /// The row of a stream, or its part where rows sum up aggregates.
@@ -49,7 +49,7 @@ pub enum ListedRow {
 /// Part of a scan of a table of rows.
 #[derive(Debug, Clone)]
 pub struct ListedRows<C> {
-    /// What it listed.
+    /// The rows that it listed.
     pub listed: Vec<ListedRow>,
     /// Where to go on; `None` at the end. A page without rows need not be the last one.
     pub next: Option<C>,
@@ -64,7 +64,7 @@ pub struct Sum<R> {
     pub key: RowKey,
     /// The row; `None` where there is none, nor a version in its place.
     pub row: Option<R>,
-    /// What its parts add up to; empty where it has none.
+    /// The sum of its parts; empty where it has none.
     pub expected: Attributes,
     /// How many parts it has.
     pub parts: u64,
@@ -94,7 +94,7 @@ impl<R> Sum<R> {
 }
 
 impl ListedRow {
-    /// What a key of a table stands for.
+    /// The meaning of a key of a table.
     pub(crate) fn of(layout: &Layout, key: &str) -> Self {
         if let Ok(stream) = layout.stream(key) {
             return Self::Stream(stream);

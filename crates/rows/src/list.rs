@@ -20,7 +20,7 @@ pub struct ListQuery {
     pub tenant: TenantId,
     /// The value that they share, as the index has it.
     pub value: String,
-    /// What they must have besides.
+    /// The further condition on them.
     pub filter: Option<Filter>,
     /// The times that the list's order is limited to.
     pub times: TimeRange,

@@ -36,7 +36,7 @@ pub struct MemoryRows {
 #[derive(Debug, Default)]
 struct Table {
     rows: Rows,
-    /// What the indexes show while they are held; otherwise they show the rows.
+    /// The rows that the indexes show while they are held; otherwise they show the present ones.
     held: Option<Rows>,
     /// How many parts each row has.
     counts: BTreeMap<RowKey, u64>,

@@ -1,4 +1,4 @@
-//! What a request says of its caller.
+//! The caller of a request.
 
 use millrace_core::TenantId;
 use tokio::time::Instant;
@@ -10,7 +10,7 @@ use crate::{
     identity::{AuthError, authenticator::Identity, tenant::named_tenant},
 };
 
-/// Who calls, in which trace, and until when an answer is of use.
+/// The caller, the trace, and the time until which an answer is of use.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The caller's tenant.
@@ -40,7 +40,7 @@ impl EndOfStream {
         }
     }
 
-    /// What the caller is told then.
+    /// The caller's error in that case.
     pub fn failure(self) -> Failure {
         match self {
             Self::Deadline(_) => Failure::DeadlineExceeded,

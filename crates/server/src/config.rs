@@ -102,7 +102,7 @@ fn is_asked_for(error: &clap::Error) -> bool {
     matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
 }
 
-/// What an error says, without what clap adds for a person who sees it alone.
+/// The text of an error, without clap's additions for a reader who sees nothing else.
 fn told(error: &clap::Error) -> String {
     let text = error.to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);

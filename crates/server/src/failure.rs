@@ -30,7 +30,7 @@ pub enum Failure {
     /// An aggregate or a row does not exist.
     #[error("the {resource_type} does not exist")]
     NotFound {
-        /// What is missing, such as `user`.
+        /// The kind of thing that is missing, such as `user`.
         resource_type: Cow<'static, str>,
         /// Its name. Empty where the name is personal data.
         name: String,
@@ -38,7 +38,7 @@ pub enum Failure {
     /// Another aggregate of the tenant holds a value that only one may hold.
     #[error("the value of {scope} is taken")]
     KeyTaken {
-        /// What the value is, such as `user.email`.
+        /// The kind of value, such as `user.email`.
         scope: &'static str,
     },
     /// The aggregate is at another version than the command may be applied to.
@@ -52,7 +52,7 @@ pub enum Failure {
     Precondition {
         /// The kind of rule, such as `ORDER_STATUS`.
         kind: &'static str,
-        /// What the rule was applied to, such as an order's id.
+        /// The subject of the rule, such as an order's id.
         subject: String,
         /// The reason, in words.
         description: String,
@@ -94,7 +94,7 @@ pub enum Failure {
     /// A call to AWS failed.
     #[error(transparent)]
     Aws(#[from] AwsError),
-    /// What should not happen did. The text goes to the log only.
+    /// A defect. The text goes to the log only.
     #[error("{0}")]
     Internal(String),
 }

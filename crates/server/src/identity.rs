@@ -1,4 +1,4 @@
-//! Who calls, and what they may do.
+//! The caller of a request, and its permissions.
 //!
 //! [`token`] reads a token and verifies it with a key of [`keys`]; [`rules`] decides on its claims; [`jwks_cache`] keeps
 //! the keys up to date with what [`fetch`] reads; the [`authenticator`] combines them, once a call.

@@ -1,4 +1,4 @@
-//! What Millrace's deployables share.
+//! The common parts of Millrace's deployables.
 //!
 //! A deployable is a configuration ([`config`]), a set of gRPC [`Services`], and perhaps a task in the background.
 //! [`process::main`] gives it telemetry and signals; [`serve::serve`] gives it a port, health, reflection, metrics and

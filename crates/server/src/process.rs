@@ -32,11 +32,11 @@ pub trait Commanded: Parser + Send + 'static {
     fn log_format(&self) -> Option<LogFormat>;
 }
 
-/// What a deployable's work is given.
+/// The surroundings of a deployable's work.
 pub struct Process {
     /// Cancelled when the process is to end.
     pub shutdown: CancellationToken,
-    /// What the metrics endpoint shows.
+    /// The recorder behind the metrics endpoint.
     pub metrics: Option<PrometheusHandle>,
 }
 
@@ -100,7 +100,7 @@ pub enum Ended {
 /// Why an operator's command did not do all that it was to do.
 #[derive(Debug)]
 pub enum Unfinished {
-    /// What it was told, or found, cannot be worked with: exit code 2.
+    /// The configuration or the environment is unusable: exit code 2.
     Misconfigured(anyhow::Error),
     /// It failed, or was told to end: exit code 3.
     Incomplete(anyhow::Error),

@@ -7,7 +7,7 @@ use tonic_reflection::{
 
 use crate::{Services, bounded, identity::rules::Need};
 
-/// Who sees the contracts by reflection.
+/// The callers who see the contracts by reflection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum Reflection {
     /// Everybody.
@@ -33,7 +33,7 @@ impl Reflection {
         }
     }
 
-    /// What a call of reflection asks of its caller.
+    /// The permission that a call of reflection needs.
     pub(crate) fn need(self) -> Need {
         match self {
             Self::Open => Need::Nothing,

@@ -1,5 +1,5 @@
-//! What secures a deployable's gRPC port: TLS, and authentication. Without any settings the port is open, which is for
-//! one's own machine.
+//! The security of a deployable's gRPC port: TLS, and authentication. Without any settings the port is open: for
+//! development on one machine only.
 
 mod settings;
 #[cfg(test)]

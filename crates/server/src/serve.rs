@@ -65,7 +65,7 @@ impl Listeners {
     }
 }
 
-/// What a deployable serves.
+/// The services of a deployable.
 pub struct Served {
     /// Its gRPC services. Health and reflection are added to them.
     pub services: Services,
@@ -77,7 +77,7 @@ pub struct Served {
     pub probe: Probe,
     /// How many calls run at a time.
     pub max_concurrent_calls: u32,
-    /// What the metrics port shows.
+    /// The recorder behind the metrics port.
     pub metrics: Option<PrometheusHandle>,
 }
 
@@ -151,7 +151,7 @@ fn all_contracts(application: &'static [u8]) -> Vec<&'static [u8]> {
     own.into_iter().chain(reflection::CONTRACTS).collect()
 }
 
-/// What the calls of each service ask of their caller.
+/// The permission that the calls of each service need.
 fn needs(
     services: &[&'static str],
     scope: &'static str,

@@ -38,7 +38,7 @@ pub(crate) const STREAMED: &str = "rpc_stream_seconds";
 /// Bounds of the histogram of whole streams, in seconds: a watch may last for hours.
 const STREAM_SECONDS: [f64; 9] = [0.1, 1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14_400.0, 86_400.0];
 
-/// What `RUST_LOG` asks to be logged; `info` where it is unset.
+/// The filter of `RUST_LOG`; `info` where it is unset.
 pub(crate) fn filter() -> Result<EnvFilter, String> {
     match std::env::var(EnvFilter::DEFAULT_ENV) {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(text).map_err(|error| error.to_string()),
@@ -167,7 +167,7 @@ where
     }
 }
 
-/// What tests need to read what was logged.
+/// Access to log lines, for tests.
 #[cfg(test)]
 pub(crate) mod testing {
     use std::{

@@ -43,7 +43,7 @@ pub(crate) enum TlsError {
     Empty {
         /// Which file.
         path: PathBuf,
-        /// What should be in it.
+        /// The expected content.
         what: &'static str,
     },
     /// The certificate and the key are no pair, or of a kind that is not known.
@@ -54,7 +54,7 @@ pub(crate) enum TlsError {
     Authorities(#[from] VerifierBuilderError),
 }
 
-/// What the files held.
+/// The content of the files.
 #[derive(Clone, PartialEq, Eq)]
 struct Contents {
     chain: Vec<u8>,
@@ -162,7 +162,7 @@ impl Tls {
         shutdown.run_until_cancelled(keep).await;
     }
 
-    /// What the files hold now, or why they cannot be read.
+    /// The present content of the files, or the reason that they cannot be read.
     async fn look(&self) -> Result<Contents, String> {
         let files = self.files.clone();
         let read = tokio::task::spawn_blocking(move || files.read()).await;

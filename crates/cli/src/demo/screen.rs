@@ -1,4 +1,4 @@
-//! What a walk shows, and how.
+//! The output of a walk.
 
 use std::{env, io::IsTerminal, time::Duration};
 

@@ -136,7 +136,7 @@ impl DynamoStore {
     }
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 fn outcome(
     places: &[cancelled::Place],
     sent: Result<TransactWriteItemsOutput, SdkError<TransactWriteItemsError>>,

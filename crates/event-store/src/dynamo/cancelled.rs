@@ -1,4 +1,4 @@
-//! What the reasons of a cancelled transaction mean.
+//! The meaning of the reasons of a cancelled transaction.
 
 use aws_sdk_dynamodb::types::CancellationReason;
 use millrace_aws::AwsError;
@@ -9,7 +9,7 @@ use crate::{
     plan::{Direction, Plan},
 };
 
-/// What stands at a place of a transaction.
+/// The kind of item at a place of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     FirstEvent,
@@ -18,7 +18,7 @@ pub(super) enum Place {
     Release(&'static str),
 }
 
-/// What stands at each place, in the order in which the transaction is sent.
+/// The kind of item at each place, in the order in which the transaction is sent.
 pub(super) fn places(plan: &Plan) -> impl Iterator<Item = Place> {
     let events = (0..plan.events.len()).map(|n| if n == 0 { Place::FirstEvent } else { Place::LaterEvent });
     events.chain(plan.keys.iter().map(|key| match key.direction {
@@ -27,7 +27,7 @@ pub(super) fn places(plan: &Plan) -> impl Iterator<Item = Place> {
     }))
 }
 
-/// What one reason comes to (DynamoDB API Reference, TransactionCanceledException). Ordered: the least counts.
+/// The meaning of one reason (DynamoDB API Reference, TransactionCanceledException). Ordered: the least counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Cause {
     Condition,

@@ -16,7 +16,7 @@ use crate::{
 };
 
 const STATE_SCHEMA: &str = "StateSchema";
-/// What tells that the state is the one that was written, and not damaged since.
+/// The checksum of the state: a damaged state does not have it.
 const CHECKSUM: &str = "Checksum";
 /// The state is JSON text and not a map: nobody asks for a part of it, numbers come back exactly as they were, and it
 /// may stand deeper than DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most

@@ -72,7 +72,7 @@ impl Contents {
     }
 }
 
-/// What an event weighs as an item.
+/// The size of an event as an item.
 fn weight(event: &StoredEvent) -> usize {
     let empty = Map::new();
     let item: HashMap<String, AttributeValue> =

@@ -1,4 +1,4 @@
-//! What is asked about the past, in the store's terms.
+//! Questions about the past, in the store's terms.
 
 use std::ops::RangeInclusive;
 

@@ -8,7 +8,7 @@ use millrace_proto::{
 };
 use prost_types::Any;
 
-/// What stands at a place of a stream.
+/// The event at a place of a stream.
 pub(crate) fn recorded(application: &Application, stream: &StreamId, item: &ScannedItem) -> RecordedEvent {
     match item {
         ScannedItem::Event(event) => whole(application, event),
@@ -22,7 +22,7 @@ pub(crate) fn recorded(application: &Application, stream: &StreamId, item: &Scan
     }
 }
 
-/// What was found for a search.
+/// The result of a search.
 pub(crate) fn found(application: &Application, event_type: &str, hit: &Hit) -> RecordedEvent {
     let event = recorded(application, &hit.moment.stream, &hit.item);
     match hit.item {

@@ -1,4 +1,4 @@
-//! What an audit asks of a table.
+//! An audit's requests to a table.
 
 use std::{collections::HashMap, error::Error};
 
@@ -158,7 +158,7 @@ impl AuditRows for DynamoRows {
     }
 }
 
-/// What becomes of an item.
+/// The change of an item.
 enum Changed {
     /// It is replaced by this.
     Put(Item),

@@ -15,7 +15,7 @@ use crate::{
     provenance,
 };
 
-/// What an update changes in an item, and on which condition.
+/// The change that an update makes in an item, and its condition.
 #[derive(Debug)]
 pub(super) struct Change {
     pub(super) update: String,

@@ -24,7 +24,7 @@ pub(super) fn share(limit: u16, shards: u16) -> u16 {
     limit.div_ceil(shards).saturating_add(deviations).saturating_add(2).min(limit)
 }
 
-/// What keeps a page of a list from being complete.
+/// The reason that a page of a list is not complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Gap {
     /// The key that has to be read further.
@@ -48,7 +48,7 @@ pub(super) struct Merge {
     ends: BTreeMap<usize, Position>,
 }
 
-/// What a key of an index showed.
+/// The rows that a key of an index showed.
 #[derive(Debug, Default)]
 pub(super) struct Shown {
     /// Rows with their places, newest first.
@@ -76,7 +76,7 @@ impl Merge {
         };
     }
 
-    /// What is to be read further; `None` where that would not make the page any longer.
+    /// The next read; `None` where that would not make the page any longer.
     pub(super) fn gap(&self) -> Option<Gap> {
         let (key, below) = self.ends.iter().max_by_key(|(_, end)| *end)?;
         let certain = u16::try_from(self.certain(Some(below))).unwrap_or(u16::MAX);

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{WriteError, WriteOutcome, WriteRows, layout::Assignments};
 
-/// What became of a conditional update.
+/// The outcome of a conditional update.
 pub(super) enum Updated {
     Done,
     /// The condition does not hold for the item, which has this version; 0 where there is none.

@@ -1,4 +1,4 @@
-//! What an audit asks of rows in memory.
+//! An audit's requests to rows in memory.
 
 use millrace_aws::{AwsError, Segment};
 use millrace_core::{

@@ -11,7 +11,7 @@ use crate::identity::rules::Need;
 /// The path that logs and metrics give to a call without a contract.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// What a call is answered with.
+/// The form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// One message.
@@ -25,9 +25,9 @@ pub(super) enum Answer {
 pub(super) struct Method {
     /// Its path, such as `/grpc.health.v1.Health/Check`.
     pub(super) path: String,
-    /// What it is answered with.
+    /// The form of its answer.
     pub(super) answer: Answer,
-    /// What it asks of its caller.
+    /// The permission that a caller needs.
     pub(super) need: Need,
 }
 

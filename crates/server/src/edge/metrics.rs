@@ -223,7 +223,7 @@ mod tests {
         ))))
     }
 
-    /// What is counted of a call: its codes and how many of each, and how many first and whole durations.
+    /// The counts of a call: its codes and how many of each, and how many first and whole durations.
     async fn counted<F: Future<Output = ()>>(
         path: &str,
         call: impl FnOnce(Running) -> F,

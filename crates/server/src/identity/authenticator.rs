@@ -19,7 +19,7 @@ use crate::{Failure, Permit, TenantLimiter, clock};
 /// Authenticates callers by their tokens.
 #[derive(Debug)]
 pub(crate) struct Authenticator {
-    /// What is asked of a token's claims.
+    /// The requirements on a token's claims.
     pub(crate) rules: Rules,
     /// The algorithms that tokens may be signed by.
     pub(crate) algorithms: Vec<Algorithm>,

@@ -56,7 +56,7 @@ pub(crate) enum FetchError {
     /// No answer within [`TIMEOUT`].
     #[error("the keys did not come in time")]
     TooLate,
-    /// What came is no set of keys.
+    /// The answer is no set of keys.
     #[error(transparent)]
     Bad(#[from] BadKeys),
     /// TLS cannot be set up.

@@ -38,7 +38,7 @@ pub(crate) struct KeySet(Vec<Arc<Key>>);
 pub(crate) struct Key {
     id: Option<String>,
     algorithm: Option<Algorithm>,
-    /// What it verifies with.
+    /// The key that verifies.
     pub(crate) decoding: DecodingKey,
 }
 

@@ -10,7 +10,7 @@ use super::auth_error::AuthError;
 /// The claims of a token.
 pub(crate) type Claims = Map<String, Value>;
 
-/// What a call asks of its caller.
+/// The permission that a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     /// Nothing: the call is open to all.
@@ -21,7 +21,7 @@ pub(crate) enum Need {
     Scope(&'static str),
 }
 
-/// What is asked of a token's claims.
+/// The requirements on a token's claims.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
     /// The one issuer whose tokens count (`iss`).
