@@ -26,7 +26,7 @@
 //! laid over what the index shows. Lists come in pages with sealed tokens ([`token`]). Rows can be watched ([`watch`]),
 //! and shown as they were, folded from the event store. `HistoryService` comes with every query service ([`history`]).
 //!
-//! An application without projections has a whole query service already, with `HistoryService` and no other:
+//! A registration alone is a whole query service, with `HistoryService` and no other:
 //!
 //! ```no_run
 //! # fn counters() -> Result<millrace_core::Application, millrace_core::RegistrationError> { unimplemented!() }
@@ -149,7 +149,7 @@ pub async fn run(
 /// Serves queries from stores of any kind, until the process is to end.
 ///
 /// # Errors
-/// Where a registered projection has no adapter, or serving fails.
+/// Where serving fails.
 pub async fn serve(
     service: QueryService,
     services: Services,
@@ -158,7 +158,9 @@ pub async fn serve(
     max_concurrent_calls: u32,
     process: Process,
 ) -> anyhow::Result<()> {
-    service.all_served()?;
+    if let Err(unread) = service.all_served() {
+        tracing::warn!(%unread, "a registered projection cannot be queried");
+    }
     models::describe();
     let services = services.and(__compressing!(HistoryServiceServer::new(service.history())));
     let watched = service.clone();

@@ -51,8 +51,8 @@ pub struct NotRegistered(ProjectionName);
 /// No adapter reads a registered projection, at any version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the projection `{0}` is registered, and no adapter of the query service reads it: add its gRPC service to those that \
-     the service's `main` returns"
+    "no adapter of the query service reads the registered projection `{0}`: add its gRPC service to those that the \
+     service's `main` returns"
 )]
 pub struct NotServed(ProjectionName);
 
@@ -154,7 +154,10 @@ mod tests {
             CancellationToken::new(),
         );
         let unread = service.all_served().unwrap_err().to_string();
-        assert!(unread.contains("books@1` is registered, and no adapter"), "{unread}");
+        assert!(
+            unread.contains("no adapter of the query service reads the registered projection `books@1`"),
+            "{unread}"
+        );
         assert!(service.rows::<BookRow, _>().is_ok());
         let said = service.rows::<ShelfRow, _>().unwrap_err().to_string();
         assert!(said.contains("shelves@1") && said.contains("register it"), "{said}");
