@@ -53,3 +53,19 @@ pub fn time_from_proto(time: Option<Timestamp>) -> Result<millrace_core::Timesta
         time.seconds.checked_mul(1_000_000).and_then(|s| s.checked_add(i64::from(time.nanos) / 1_000));
     micros.map(millrace_core::Timestamp::from_unix_micros).ok_or(Invalid("is out of range"))
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_core::Timestamp as Time;
+
+    use super::*;
+
+    #[test]
+    fn a_time_survives_its_message() {
+        for (micros, seconds, nanos) in [(0, 0, 0), (1_999_999, 1, 999_999_000), (7_000_001, 7, 1_000)] {
+            let (time, message) = (Time::from_unix_micros(micros), Timestamp { seconds, nanos });
+            assert_eq!(time_to_proto(time), message);
+            assert_eq!(time_from_proto(Some(message)), Ok(time));
+        }
+    }
+}

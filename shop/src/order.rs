@@ -390,9 +390,19 @@ mod tests {
     fn a_basket_has_items_of_one_currency() {
         assert!(Basket::new(vec![]).is_err());
         assert!(Basket::new(vec![item(1, 1, 0, "USD"); 101]).is_err());
-        assert!(Basket::new(vec![item(1, 1, 0, "USD"), item(1, 1, 0, "EUR")]).is_err());
+        let mixed = Basket::new(vec![item(1, 1, 0, "USD"), item(1, 1, 0, "EUR")]);
+        assert_eq!(mixed, Err(Invalid("all prices must be in one currency")));
         assert!(Basket::new(vec![item(10_000, OrderItem::MAX_UNITS, 999_999_999, "USD"); 100]).is_ok());
         assert!(Basket::new(vec![item(2, i64::MAX, 0, "USD")]).is_err());
+    }
+
+    #[test]
+    fn a_stored_basket_has_the_total_of_its_items() {
+        let basket = Basket::new(vec![item(2, 3, 0, "USD")]).unwrap();
+        let mut stored = serde_json::to_value(&basket).unwrap();
+        assert_eq!(serde_json::from_value::<Basket>(stored.clone()).unwrap(), basket);
+        stored["Total"] = serde_json::to_value(Money::zero(basket.total().currency())).unwrap();
+        assert!(serde_json::from_value::<Basket>(stored).is_err());
     }
 
     #[test]

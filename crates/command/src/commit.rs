@@ -84,3 +84,17 @@ pub(crate) fn prepare<A: Aggregate<Event: EventCodec>>(
 fn nth_event_id(first: EventId, n: usize) -> EventId {
     if n == 0 { first } else { EventId(Uuid::new_v5(&first.0, &n.to_be_bytes())) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn every_event_of_a_command_has_an_id_of_its_own() {
+        let first = EventId(Uuid::now_v7());
+        let ids: HashSet<_> = (0..100).map(|n| nth_event_id(first, n)).collect();
+        assert!(ids.len() == 100 && ids.contains(&first));
+    }
+}

@@ -225,6 +225,12 @@ mod tests {
         CommandHandler::new(store.clone(), StateCache::new(1 << 20), CONFIG)
     }
 
+    #[test]
+    fn requests_of_one_body_and_two_kinds_have_two_digests() {
+        let body = OpenRequest { text: "one".into(), command_id: None, correlation_id: None };
+        assert_ne!(digest("Open", &body), digest("Write", &body));
+    }
+
     async fn open(
         handler: &CommandHandler<Note, MemoryStore>,
         tenant: &'static str,

@@ -503,7 +503,9 @@ mod tests {
         let decide = |id: &str, expected| {
             state.decide(&id.parse().unwrap(), CommandDigest(1), Some(expected), &1, noon())
         };
-        assert_eq!(decide("b", 2), Err(DecideError::VersionConflict { current: 1 }));
+        for other in [0, 2] {
+            assert_eq!(decide("b", other), Err(DecideError::VersionConflict { current: 1 }));
+        }
         assert_eq!(decide("b", 1), Ok(Decision::Append(vec![1])));
         assert!(matches!(decide("a", 9), Ok(Decision::Replay(_))));
     }

@@ -29,7 +29,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pause_doubles_within_its_bounds(failures in 0..u32::MAX, jitter in 0.0..=1.0_f64) {
+        fn a_pause_doubles_within_its_bounds(failures in prop_oneof![0..10_u32, any::<u32>()], jitter in 0.0..=1.0_f64) {
             let backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
             let full = Duration::from_secs(1_u64.checked_shl(failures.max(1) - 1).unwrap_or(60).clamp(1, 60));
             let pause = backoff.after(failures, jitter);

@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_command_id_is_counted_in_characters() {
         assert!("é".repeat(128).parse::<CommandId>().is_ok());
-        for text in ["", "a\n", &"é".repeat(129)] {
+        for text in ["", "a\n", "a\0", "a\u{85}", &"é".repeat(129)] {
             assert!(text.parse::<CommandId>().is_err(), "{text}");
         }
     }

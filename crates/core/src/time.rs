@@ -75,6 +75,13 @@ mod tests {
     }
 
     #[test]
+    fn a_time_is_held_within_the_years_1970_to_9999() {
+        for (micros, held) in [(i64::MIN, 0), (-1, 0), (i64::MAX, LAST_SECOND * 1_000_000)] {
+            assert_eq!(Timestamp::from_unix_micros(micros).unix_micros(), held);
+        }
+    }
+
+    #[test]
     fn a_text_that_is_no_time_is_refused() {
         for text in ["", "yesterday", "2026-11-23", "2026-13-01T00:00:00Z"] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");

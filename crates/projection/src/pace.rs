@@ -130,3 +130,29 @@ impl Pace {
         self.stop.run_until_cancelled(sleep_until(moment)).await.ok_or(Halt::Told)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_given_up_after_as_many_failures_as_its_kind_deserves() {
+        let pace = Pace::new(CancellationToken::new(), None, || 1.0);
+        for (error, most) in [
+            (AwsError::Throttled(String::new()), THROTTLED),
+            (AwsError::Unreachable(String::new()), UNREACHABLE),
+            (AwsError::Refused(String::new()), 1),
+            (AwsError::InvalidResponse(String::new()), 1),
+        ] {
+            let calls = Cell::new(0);
+            let failing = || async {
+                calls.set(calls.get() + 1);
+                Err::<(), _>(error.clone())
+            };
+            assert!(matches!(pace.call("failing", failing).await, Err(Halt::Aws(..))));
+            assert_eq!(calls.get(), most, "{error}");
+        }
+    }
+}

@@ -395,8 +395,9 @@ async fn merged_updates_leave_the_row_that_single_ones_leave<S: AuditRows>(desk:
     assert_eq!(at_once.version, singly.version);
     assert_eq!(Ticket { ticket_id: singly.row.ticket_id, ..at_once.row }, singly.row);
 
-    // Those that find a row merge as well.
+    // Those that find a row merge as well, and none without the one between them.
     let events = [retitled("C", 5), labelled("blue", 6)].map(|event| course.next(&desk.spec, &event));
+    assert!(merged.merge(events[1].clone()).is_none());
     let merged = events.into_iter().reduce(|one, other| one.merge(other).expect("they follow each other"));
     desk.apply(&merged.expect("there are events")).await;
     let row = desk.row::<Ticket>(&course.key()).await.expect("a row after its write");

@@ -187,7 +187,30 @@ fn shard_of(id: &str, shards: NonZeroU16) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::contract::app::spec;
+
+    #[test]
+    fn the_tenant_begins_every_key_and_what_a_row_has_not_is_removed() {
+        let key: RowKey = "acme#00000000-0000-0000-0000-000000000007".parse().unwrap();
+        let Value::Object(row) =
+            json!({"Owner": "Ada", "Status": "OPEN", "Title": "A", "OpenedAt": "2026-11-23T12:00:00Z"})
+        else {
+            unreachable!()
+        };
+        let all = Layout::new(&spec("tickets"), IndexShards::default()).put(&key, &row);
+        for (name, value) in [
+            ("ByOwnerKey", Some("acme#Ada")),
+            ("ByStatusKey", Some("acme#OPEN#0")),
+            ("ByTitleKey", Some("acme#a")),
+            ("ByLabelKey", None),
+            ("Label", None),
+        ] {
+            assert_eq!(all.get(name), Some(&value.map(Value::from)), "{name}");
+        }
+    }
 
     #[test]
     fn a_row_keeps_its_shard() {

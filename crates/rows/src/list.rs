@@ -163,6 +163,8 @@ mod tests {
                 bounds.from.is_none_or(|from| from <= text) && bounds.to.as_ref().is_none_or(|to| text < *to)
             });
             prop_assert_eq!(within, held);
+            let of_another = ListQuery { tenant: "acme".parse().unwrap(), ..list };
+            prop_assert!(!of_another.holds(&row(&position)));
         }
 
         #[test]

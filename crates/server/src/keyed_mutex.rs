@@ -109,6 +109,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_comes_after_one_who_waited_waits_for_it() {
+        let mutex = KeyedMutex::default();
+        let first = mutex.lock(&1).await;
+        let waiting = tokio::spawn({
+            let mutex = mutex.clone();
+            async move { mutex.lock(&1).await }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        let _second = waiting.await.unwrap();
+        assert!(timeout(Duration::from_millis(1), mutex.lock(&1)).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_cancelled_wait_holds_up_nobody() {
         let mutex = KeyedMutex::default();
         let first = mutex.lock(&1).await;

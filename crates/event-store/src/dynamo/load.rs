@@ -69,3 +69,17 @@ async fn read(stream: &StreamId, query: QueryFluentBuilder) -> Result<Vec<Entry>
     let entry = |item| entry_from_item(item).map_err(|error| no_event(stream, item, &error));
     output.items().iter().map(entry).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_lies_between_its_ends() {
+        let ranges =
+            [(0, 3, Some((1, 2))), (4, 6, Some((5, 5))), (4, 5, None), (0, 0, None), (u64::MAX, 0, None)];
+        for (after, before, between) in ranges {
+            assert_eq!(range(after, before), between, "{after} {before}");
+        }
+    }
+}

@@ -72,3 +72,21 @@ fn verdict(entry: &PutEventsResultEntry) -> Result<(), Rejection> {
         _ => Rejection::Failed(AwsError::Refused(code_only)),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_accepted_where_it_has_an_id_and_no_error() {
+        let of = |id: Option<&str>, code: Option<&str>| {
+            let entry = PutEventsResultEntry::builder().set_event_id(id.map(str::to_owned));
+            verdict(&entry.set_error_code(code.map(str::to_owned)).build())
+        };
+        assert!(of(Some("1"), None).is_ok());
+        assert!(matches!(of(None, None), Err(Rejection::Failed(AwsError::InvalidResponse(_)))));
+        let throttled = of(None, Some("ThrottlingException"));
+        assert!(matches!(throttled, Err(Rejection::Failed(AwsError::Throttled(_)))));
+        assert!(matches!(of(None, Some("MalformedDetail")), Err(Rejection::Content(_))));
+    }
+}

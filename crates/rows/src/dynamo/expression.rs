@@ -89,3 +89,15 @@ pub(super) fn changed(mut assignments: Assignments, item: Option<&Item>) -> Assi
     });
     assignments
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_made_to_the_version_that_it_starts_from_and_no_other() {
+        let of = |from| Change::new(Assignments::new(), from);
+        assert_eq!(of(0).condition, "attribute_not_exists(#key)");
+        assert_eq!((of(3).condition.as_str(), &of(3).values[":from"]), ("#version = :from", &number(3)));
+    }
+}
