@@ -97,3 +97,32 @@ impl Drop for Wish<'_> {
         self.refills.look().since.remove(&self.shard);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refill_serves_those_that_waited_for_it_from_the_earliest_time_and_nobody_else() {
+        let (refills, stop) = (Refills::default(), CancellationToken::new());
+        // From when the wish's own refill read, if it came to one.
+        let wish = async |shard: &str, since| {
+            let (mut read, since) = (None, Timestamp::from_unix_micros(since));
+            let work = async |since: Timestamp| {
+                read = Some(since.unix_micros());
+                yield_now().await;
+                Ok(())
+            };
+            refills
+                .wish(&shard.into(), since, || Timestamp::from_unix_micros(100), &stop, work)
+                .await
+                .unwrap();
+            read
+        };
+        assert_eq!(wish("a", 5).await, Some(5));
+        assert_eq!(wish("a", 7).await, Some(7));
+        assert_eq!(tokio::join!(wish("a", 9), wish("b", 5), wish("c", 3)), (Some(9), Some(3), None));
+    }
+}
