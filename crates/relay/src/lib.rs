@@ -8,14 +8,16 @@
 //!
 //! The stream keeps a day. If it has dropped what was not yet relayed (an outage of more than a day, a shard or a stream
 //! that vanished, a local emulator that restarted) the relay says so in its log and in `relay_trimmed_total`, and
-//! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). Two things it
+//! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). A refill is written
+//! into the table of leases before the shard goes on; its segments have leases and checkpoints of their own, which replicas
+//! share as they share shards. So it goes on beside what is new, and where it was after a crash. Two things the relay
 //! cannot know: what happened more than a day, less some minutes, before the first relay of all was started, and what was
 //! written while the table had no stream.
 //!
-//! What is not an event is counted, logged once, and passed over, since it must not hold up the events behind it. It
-//! stays in the table, where an audit finds it. An entry that the bus does not accept is sent again without end, and
-//! holds up its own shard alone; one whose content the bus refuses, or that is too large, goes without its data, which
-//! the consumer then reads from the store.
+//! What cannot be read as an event is counted, logged, and handed on as it is: a newer consumer may understand it, and the
+//! dead letters of others tell of it. An entry that the bus does not accept is sent again without end, and holds up its
+//! own shard alone; one whose content the bus refuses, or that is too large, goes without its data, which the consumer
+//! then reads from the store.
 //!
 //! # Metrics
 //! `relay_published_total`, `relay_entries_failed_total`, `relay_lag_seconds`, `relay_behind_seconds`,
@@ -91,7 +93,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::{
-    leases::{Lease, Replica},
+    leases::{Lease, Replica, segment_of},
     meters::Called,
     plan::{Claim, Plan, Sightings, View},
     publisher::Publisher,
@@ -153,7 +155,7 @@ struct Workers {
 /// How the reading of a shard came to its end.
 enum Ended {
     /// The shard ended, its lease was lost, or it was told to.
-    AsItShould,
+    AsItShould(ShardId),
     /// By a defect.
     Panicked,
 }
@@ -201,14 +203,17 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
                 biased;
                 () = shutdown.cancelled() => {}
                 ended = self.workers.ended() => match ended {
-                    Ended::AsItShould => {
-                        // A finished shard has children; they are to follow at once.
-                        self.listing = None;
+                    Ended::AsItShould(shard) => {
+                        // A finished shard has children; they are to follow at once, as is the next segment.
+                        if segment_of(&shard).is_none() {
+                            self.listing = None;
+                        }
                         sleep(BREATH).await;
                     }
                     // It is free to be taken, and would end so again.
                     Ended::Panicked => shutdown.run_until_cancelled(sleep(balance_interval)).await.unwrap_or_default(),
                 },
+                () = self.ports.refills.asked.notified() => {}
                 () = sleep(balance_interval) => {}
             }
         }
@@ -237,7 +242,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             },
             () = cut => {}
         }
-        meters::leases_held(self.workers.readers.len());
+        let shards = self.workers.readers.keys().filter(|shard| segment_of(shard).is_none());
+        meters::leases_held(shards.count());
         // Who cannot see the leases, or cannot take one, has none after a while, and would otherwise seem to have nothing
         // left to do.
         let behind = self.workers.behind((self.ports.clock)());
@@ -265,6 +271,9 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         }
         for lease in plan.forgotten {
             self.ports.leases.forget(&lease).await?;
+        }
+        for refill in plan.ended {
+            self.ports.leases.end_refill(&refill).await?;
         }
         for replica in plan.vanished {
             self.ports.leases.withdraw(&replica.owner).await?;
@@ -376,18 +385,22 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 impl Workers {
     /// Waits until the next shard is no longer read; for ever if there is none.
     async fn ended(&mut self) -> Ended {
-        let (id, ended) = match self.tasks.join_next_with_id().await {
+        let (id, panicked) = match self.tasks.join_next_with_id().await {
             None => return std::future::pending().await,
-            Some(Ok((id, ()))) => (id, Ended::AsItShould),
+            Some(Ok((id, ()))) => (id, false),
             Some(Err(failure)) => {
                 error!(%failure, "the reading of a shard was cut off");
-                (failure.id(), Ended::Panicked)
+                (failure.id(), true)
             }
         };
-        if let Some(shard) = self.shards.remove(&id) {
-            self.readers.remove(&shard);
+        let shard = self.shards.remove(&id);
+        if let Some(shard) = &shard {
+            self.readers.remove(shard);
         }
-        ended
+        match shard {
+            Some(shard) if !panicked => Ended::AsItShould(shard),
+            Some(_) | None => Ended::Panicked,
+        }
     }
 
     fn stop(&self, shard: &ShardId) {

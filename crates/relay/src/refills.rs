@@ -1,99 +1,78 @@
-//! Whose turn it is to refill from the table.
+//! Asking for a refill from the table.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
+use millrace_aws::AwsError;
 use millrace_core::Timestamp;
-use tokio::sync::Mutex as Turn;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Mutex, Notify};
+use tracing::warn;
 
 use super::{
-    stream::ShardId,
-    time::{Stopped, unless_stopped},
+    leases::{LeaseTable, Leases, RefillJob},
+    meters,
+    time::since,
 };
 
-/// The refills of a process: one at a time, since each reads the whole table, and one for all who wait for theirs.
+/// The refills that this process knows of.
 ///
-/// After an outage of more than a day every shard of the stream wants one.
+/// After an outage of more than a day every shard of the stream wants one. One for all is written down in the table of
+/// leases; its segments are then taken and done as shards are, by all replicas, beside what is new in the stream.
 #[derive(Clone, Default)]
 pub(super) struct Refills {
-    /// The last refill that was done. Who holds it may do the next one.
-    last: Arc<Turn<Option<Done>>>,
-    wishes: Arc<Mutex<Wishes>>,
+    known: Arc<Mutex<Vec<RefillJob>>>,
+    /// Tells that there is one more to be done.
+    pub(super) asked: Arc<Notify>,
 }
 
-#[derive(Default)]
-struct Wishes {
-    /// From when on each shard wants the table's events.
-    since: HashMap<ShardId, Timestamp>,
-    /// Counts wishes and refills, to tell which came first.
-    count: u64,
-}
-
-/// What a refill covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
-    /// When it began.
-    pub(super) begun: Timestamp,
-    /// It published every event of this time and later that was stored when it began.
+/// What a shard wants of a refill.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    /// From when on it wants the table's events.
     pub(super) since: Timestamp,
-    /// Its place among wishes and refills.
-    count: u64,
+    pub(super) now: Timestamp,
+    /// What the stream has lost is at least as old. So a refill will do that began since: what was stored after its
+    /// beginning is still in the stream.
+    pub(super) trust: Duration,
+    pub(super) segments: NonZeroU32,
+}
+
+impl Wish {
+    fn is_served_by(&self, refill: &RefillJob) -> bool {
+        refill.since <= self.since && since(refill.begun, self.now) <= self.trust
+    }
 }
 
 impl Refills {
-    /// Gets a shard the table's events since a time, by the refill that `work` does from the time that it is given on, or
-    /// by another's that began later than this call and reached back as far. What was refilled is handed back.
-    pub(super) async fn wish(
+    /// The refill that serves a wish. It is in the table of leases, so it will be done whatever becomes of this process.
+    ///
+    /// Where there is none, one is written down; `others` is from when on it should begin for all shards' sake.
+    pub(super) async fn wish<L: Leases>(
         &self,
-        shard: &ShardId,
-        since: Timestamp,
-        now: impl Fn() -> Timestamp,
-        stop: &CancellationToken,
-        work: impl AsyncFnOnce(Timestamp) -> Result<(), Stopped>,
-    ) -> Result<Done, Stopped> {
-        let wish = self.enter(shard, since);
-        let mut last = unless_stopped(self.last.lock(), stop).await?;
-        if let Some(done) = last.as_ref().filter(|done| wish.count < done.count && done.since <= since) {
-            return Ok(*done);
+        leases: &L,
+        wish: Wish,
+        others: impl Fn(&LeaseTable) -> Option<Timestamp>,
+    ) -> Result<RefillJob, AwsError> {
+        // One asks, and the others find what it got.
+        let mut known = self.known.lock().await;
+        if let Some(refill) = known.iter().find(|refill| wish.is_served_by(refill)) {
+            return Ok(*refill);
         }
-        let done = self.begin(now());
-        work(done.since).await?;
-        Ok(*last.insert(done))
-    }
-
-    fn enter(&self, shard: &ShardId, since: Timestamp) -> Wish<'_> {
-        let mut wishes = self.look();
-        wishes.count += 1;
-        wishes.since.insert(shard.clone(), since);
-        Wish { refills: self, shard: shard.clone(), count: wishes.count }
-    }
-
-    /// A refill that serves all who wait.
-    fn begin(&self, now: Timestamp) -> Done {
-        let mut wishes = self.look();
-        wishes.count += 1;
-        let since = wishes.since.values().min().copied().unwrap_or(now);
-        Done { begun: now, since, count: wishes.count }
-    }
-
-    fn look(&self) -> MutexGuard<'_, Wishes> {
-        // Nothing in here panics halfway through a change.
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A wish; it ends when it is dropped.
-struct Wish<'a> {
-    refills: &'a Refills,
-    shard: ShardId,
-    count: u64,
-}
-
-impl Drop for Wish<'_> {
-    fn drop(&mut self) {
-        self.refills.look().since.remove(&self.shard);
+        loop {
+            let table = leases.list().await?;
+            known.clone_from(&table.refills);
+            if let Some(refill) = known.iter().find(|refill| wish.is_served_by(refill)) {
+                return Ok(*refill);
+            }
+            let number = known.iter().map(|refill| refill.number).max().unwrap_or_default().saturating_add(1);
+            let since = others(&table).map_or(wish.since, |others| others.min(wish.since));
+            let refill = RefillJob { number, since, begun: wish.now, segments: wish.segments };
+            if leases.begin_refill(&refill).await? {
+                meters::refill();
+                warn!(number, %since, "refilling from the table");
+                known.push(refill);
+                self.asked.notify_one();
+                return Ok(refill);
+            }
+        }
     }
 }

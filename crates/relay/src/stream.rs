@@ -3,10 +3,14 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use millrace_aws::AwsError;
-use millrace_core::Envelope;
+use millrace_core::{AggregateType, Envelope, StreamId};
+use serde_json::{Map, Value};
 
 /// How long DynamoDB keeps a stream's records (Developer Guide, "Change data capture for DynamoDB Streams").
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The most records that one read brings (DynamoDB API Reference, `GetRecords`).
+pub const FULL_PAGE: usize = 1_000;
 
 /// A shard's name, unique over all streams whose leases share a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,7 +39,13 @@ impl fmt::Display for ShardId {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sequence(pub String);
 
-/// Part of the stream. Records of one aggregate are in one shard, and, after a split, in that shard's children.
+/// Part of the stream.
+///
+/// As a rule the records of one aggregate are in one shard, and then in that shard's children; so reading children after
+/// their parents keeps the order of an aggregate's events. DynamoDB promises that order for the changes of one *item*
+/// alone (Developer Guide, "Change data capture for DynamoDB Streams"), and each event is an item of its own. A table
+/// without a local secondary index may have the items of one hash key in several partitions, and so in several shards
+/// that are not each other's ancestors. Nothing is lost then, since every shard is relayed by itself; only order is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     /// Its name.
@@ -69,8 +79,23 @@ pub enum Content {
     Event(Box<Envelope>),
     /// No new event: an item was removed or changed, which Millrace itself never does.
     Skip,
-    /// Something that is not an event. Why, in words that hold none of its data.
-    Undecodable(String),
+    /// Something that this release cannot read as an event.
+    Undecodable(Box<Undecoded>),
+}
+
+/// An item that could not be read as an event, as far as it could be read.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Undecoded {
+    /// Why it is none, in words that hold none of its data.
+    pub reason: String,
+    /// The stream that its key names.
+    pub stream: Option<StreamId>,
+    /// The type of aggregate that its key names, or else its attribute: by this the bus knows who wants it.
+    pub aggregate_type: Option<AggregateType>,
+    /// The version that its key names.
+    pub version: Option<u64>,
+    /// The item in DynamoDB's JSON.
+    pub item: Option<Map<String, Value>>,
 }
 
 /// What a read brought.

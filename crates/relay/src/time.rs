@@ -8,7 +8,6 @@ use std::{
 
 use millrace_core::{Backoff, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio_util::sync::CancellationToken;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -16,27 +15,6 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// The work was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stopped;
-
-/// Waits, unless told to stop.
-pub(super) async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), Stopped> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(Stopped),
-        () = tokio::time::sleep(duration) => Ok(()),
-    }
-}
-
-/// Lets a result through, unless told to stop before it comes.
-pub(super) async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
-    stop: &CancellationToken,
-) -> Result<T, Stopped> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(Stopped),
-        value = work => Ok(value),
-    }
-}
 
 /// The pauses of one place that fails again and again.
 #[derive(Debug)]
@@ -61,10 +39,10 @@ impl Pauses {
         self.failures = 0;
     }
 
-    /// Waits after one more failure.
-    pub(super) async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
+    /// How long to wait after one more failure.
+    pub(super) fn next(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        pause(self.backoff.after(self.failures, self.jitter.random()), stop).await
+        self.backoff.after(self.failures, self.jitter.random())
     }
 }
 

@@ -121,6 +121,7 @@ fn every_shard_has_a_date_from_its_first_sight_on() {
         ],
         complete_at: Some(at(-3)),
         replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
+        ..LeaseTable::default()
     };
     let shards = [shard("p", None), shard("c", Some("p")), shard("g", Some("c"))];
     let plan = plan("a", &shards, &table, &HashSet::from([ShardId::from("p")]));

@@ -8,19 +8,19 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use millrace_core::Envelope;
-use serde_json::{Map, Value};
-use tokio::time::sleep;
+use millrace_core::{AggregateType, Envelope};
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, sleep};
 
 use super::{
-    buses::{ChoosyBus, bad_content, throttled},
+    buses::{ChoosyBus, Distant, bad_content, throttled},
     world::{World, eventually},
 };
 use crate::{
     EventBus,
-    bus::{Entry, Rejection},
+    bus::{Entry, Rejection, UNDECODABLE},
     leases::Checkpoint,
-    stream::{Content, Position},
+    stream::{Content, Position, Undecoded},
 };
 
 fn envelope(entry: &Entry) -> Envelope {
@@ -133,12 +133,9 @@ async fn the_checkpoint_waits_for_the_bus_and_a_crash_loses_nothing() {
     assert!(matches!(before.checkpoint, Checkpoint::At(Position::After(_))));
 
     open.store(false, Ordering::SeqCst);
-    let later = world.store_firsts([2, 12, 3]);
+    let later = world.store_firsts([12, 2, 3]);
     sleep(Duration::from_secs(60)).await;
-    assert!(
-        world.has_published(&[later[0], later[2]]),
-        "what the bus accepts is not held back within a call"
-    );
+    assert!(world.has_published(&later[1..]), "what the bus accepts is not held back within a call");
     assert_eq!(world.lease(&shard).await.progress, before);
     relay.crash().await;
 
@@ -241,18 +238,99 @@ async fn an_entry_whose_content_is_refused_goes_without_its_data_and_spoils_no_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_an_event_is_passed_over() {
+async fn what_cannot_be_decoded_is_handed_on_as_it_is_and_holds_nothing_up() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
     let world = World::new();
     let shard = world.stream.open_shards().remove(0);
-    world.stream.push(0, Content::Undecodable("Version is missing".to_owned()));
+    let item = |size: usize| Undecoded {
+        reason: "Version is missing".to_owned(),
+        stream: Some(world.event(7, 3).stream()),
+        aggregate_type: Some(AggregateType::new("user")),
+        version: Some(3),
+        item: Some(Map::from_iter([("EventType".to_owned(), json!({ "S": "x".repeat(size) }))])),
+    };
+    for undecoded in [item(1), item(300_000), Undecoded::default()] {
+        world.stream.push(0, Content::Undecodable(Box::new(undecoded)));
+    }
     world.stream.push(0, Content::Skip);
     let ids = world.store_firsts([1]);
     world.stream.push(0, Content::Skip);
     let relay = world.start("a");
-    world.until_published(&ids).await;
+    eventually("all is on the bus", || world.bus.entries().len() == 4).await;
+    assert!(world.has_published(&ids));
+    let handed_on: Vec<Value> = (world.bus.entries().iter())
+        .filter(|entry| entry.detail_type == UNDECODABLE && entry.source == "millrace")
+        .map(|entry| serde_json::from_str(&entry.detail).unwrap())
+        .collect();
+    let known = json!({
+        "TenantId": "default", "AggregateType": "user", "AggregateId": "00000000-0000-0000-0000-000000000007",
+        "Version": 3, "Undecodable": "Version is missing",
+    });
+    let mut whole = known.clone();
+    whole["Item"] = json!({ "EventType": { "S": "x" } });
+    assert_eq!(handed_on.len(), 3);
+    for expected in [whole, known, json!({ "Undecodable": "" })] {
+        assert!(handed_on.contains(&expected), "{expected} is not in {handed_on:?}");
+    }
+    for entry in handed_on {
+        assert!(serde_json::from_value::<Envelope>(entry).is_err(), "nobody takes it for an event");
+    }
+    assert!(recorder.handle().render().contains("relay_undecodable_total 3"));
     relay.stop().await;
     let last = world.stream.records(&shard).pop().unwrap();
     assert_eq!(world.lease(&shard).await.progress.checkpoint, Checkpoint::At(Position::After(last.sequence)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_of_a_shard_goes_by_at_five_thousand_events_a_second_in_order() {
+    const EVENTS: usize = 20_000;
+    let world = World::new();
+    for version in 1..=20 {
+        world.store_of_each(0..1_000, version);
+    }
+    let begun = Instant::now();
+    let bus = Distant::new(&world.bus, Duration::from_millis(20));
+    let _relay = world.start_with(World::config("a"), bus);
+    while world.bus.entries().len() < EVENTS {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let rate = EVENTS as f64 / begun.elapsed().as_secs_f64();
+    assert!(rate >= 5_000.0, "{rate:.0} events a second");
+    let mut newest: HashMap<_, u64> = HashMap::new();
+    for event in world.bus.events() {
+        let before = newest.insert(event.aggregate_id, event.version).unwrap_or_default();
+        assert_eq!(event.version, before + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_accepted_behind_a_refused_event_is_passed_only_with_it() {
+    let world = World::new();
+    let shard = world.stream.open_shards().remove(0);
+    let open = Arc::new(AtomicBool::new(false));
+    let gate = open.clone();
+    let bus = ChoosyBus::by_entry(&world.bus, move |entry| {
+        let passes = gate.load(Ordering::SeqCst) || envelope(entry).aggregate_id.as_u128() != 5;
+        if passes { Ok(()) } else { Err(throttled()) }
+    });
+    let _relay = world.start_with(World::config("a"), bus);
+    let stuck = world.store_firsts([5]);
+    // They come while the first is tried again and again, and do not wait for it.
+    for round in 0..20 {
+        let others = world.store_firsts(100 + 10 * round..110 + 10 * round);
+        sleep(Duration::from_secs(2)).await;
+        assert!(world.has_published(&others), "round {round}");
+    }
+    assert!(!world.has_published(&stuck));
+    let checkpoint = world.lease(&shard).await.progress.checkpoint;
+    assert_eq!(checkpoint, Checkpoint::At(Position::TrimHorizon), "nothing is passed");
+    open.store(true, Ordering::SeqCst);
+    world.until_published(&stuck).await;
+    sleep(Duration::from_secs(5)).await;
+    let last = world.stream.records(&shard).pop().unwrap();
+    assert_eq!(world.lease(&shard).await.progress.checkpoint, Checkpoint::At(Position::After(last.sequence)));
+    assert_eq!(world.most_repeats(), 1);
 }
 
 #[tokio::test(start_paused = true)]
