@@ -8,8 +8,9 @@ use millrace_server::Failure;
 
 use crate::{snapshots::Snapshotter, state_cache::StateCache};
 
-/// How many of a stream's newest events a load reads first. A stream without more is loaded in one request.
-pub const FIRST_PAGE: u16 = 100;
+/// How many of a stream's newest events a load reads first. A stream without more is loaded in one request. Events are
+/// charged whole: these are 4 read units if they are of 550 bytes.
+pub const FIRST_PAGE: u16 = 24;
 
 /// Brings aggregates' states up to date.
 #[derive(Debug, Clone)]
@@ -118,6 +119,12 @@ where
             }
         }
         while state.version() + 1 < first {
+            if !bridged {
+                // A load may be longer than its caller waits. The next one begins where this one has come to.
+                let progress = Arc::new(state);
+                self.snapshots.keep(stream, &progress, replaces);
+                state = Arc::unwrap_or_clone(progress);
+            }
             bridged = false;
             let between = self.store.between(stream, state.version(), first).await?;
             if between.is_empty() {
@@ -147,4 +154,93 @@ pub(crate) fn fold<A: Aggregate<Event: EventCodec>>(
         let recorded: CommittedEvent<A::Event> = entry.recorded().map_err(|error| broken(&error))?;
         state.apply(&recorded).map_err(|error| broken(&error))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
+
+    use millrace_aws::AwsError;
+    use millrace_core::{CommandDigest, EventId, TenantId, Timestamp};
+    use millrace_event_store::{MemoryStore, Snapshot};
+    use serde_json::Map;
+    use tokio::time::{sleep, timeout};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{snapshots, testing::Other};
+
+    const LENGTH: u64 = 1_000_000;
+
+    /// A stream that is told and not kept, of whose events each request brings 2,000 after 20 ms.
+    #[derive(Clone, Default)]
+    struct Long {
+        snapshots: MemoryStore,
+        loaded: Arc<AtomicU64>,
+    }
+
+    impl Long {
+        async fn told(&self, versions: impl Iterator<Item = u64> + Send) -> Result<Vec<Entry>, AwsError> {
+            sleep(Duration::from_millis(20)).await;
+            let entry = |version: u64| Entry {
+                version,
+                event_id: EventId(Uuid::from_u128(version.into())),
+                event_type: "Written".to_owned(),
+                schema_version: 1,
+                data: Map::from_iter([("text".to_owned(), "".into())]),
+                command_id: version.to_string().parse().unwrap(),
+                command_digest: CommandDigest(1),
+                at: Timestamp::from_unix_micros(0),
+            };
+            let entries: Vec<_> = versions.map(entry).collect();
+            self.loaded.fetch_add(entries.len().try_into().unwrap(), Ordering::SeqCst);
+            Ok(entries)
+        }
+    }
+
+    impl LoadEvents for Long {
+        async fn newest(&self, _: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+            self.told((after + 1).max(LENGTH + 1 - u64::from(limit))..=LENGTH).await
+        }
+
+        async fn between(&self, _: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+            self.told((after + 1..before).take(2_000)).await
+        }
+    }
+
+    impl Snapshots for Long {
+        async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+            self.snapshots.snapshot(stream, schema).await
+        }
+
+        async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
+            self.snapshots.put_snapshot(snapshot, replaces).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_of_a_million_events_finishes_over_several_tries() {
+        let store = Long::default();
+        let stream =
+            StreamId { tenant: TenantId::default(), aggregate_type: Other::TYPE, id: Uuid::from_u128(1) };
+        let mut tries = 1;
+        let state = loop {
+            // Each try has a cold cache, as of a replica of its own, and a second.
+            let snapshots = Snapshotter::new(store.clone(), snapshots::EVERY);
+            let loader = Loader::<Other, _>::new(store.clone(), StateCache::new(0), snapshots);
+            match timeout(Duration::from_secs(1), loader.refresh(&stream, Arc::default())).await {
+                Ok(loaded) => break loaded.unwrap().state,
+                Err(_) => tries += 1,
+            }
+            assert!(tries < 20, "no progress");
+        };
+        assert_eq!(state.version(), LENGTH);
+        assert!(tries > 5, "{tries}");
+        // At most a page of a try is read twice.
+        let loaded = store.loaded.load(Ordering::SeqCst);
+        assert!(loaded < LENGTH + tries * 2_100, "{loaded}");
+    }
 }
