@@ -167,46 +167,15 @@ where
     }
 }
 
-/// Access to log lines, for tests.
-#[cfg(test)]
-pub(crate) mod testing {
-    use std::{
-        io,
-        sync::{Arc, Mutex},
-    };
-
-    /// Keeps what is written into it, for all its clones.
-    #[derive(Clone, Default)]
-    pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl Written {
-        /// All that was written.
-        pub(crate) fn text(&self) -> String {
-            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-        }
-    }
-
-    impl io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use millrace_telemetry::{TraceParent, enter};
+    use millrace_telemetry::{TraceParent, enter, testing::LogLines};
 
-    use super::{testing::Written, *};
+    use super::*;
 
     #[test]
     fn what_the_sdk_says_of_its_requests_is_never_logged() {
-        let written = Written::default();
+        let written = LogLines::begin();
         let writer = written.clone();
         let filter = EnvFilter::new("trace,[rpc]=trace,aws_smithy_runtime::client=trace,aws_sigv4=trace");
         let lines = fmt::layer().with_writer(move || writer.clone());
@@ -225,7 +194,7 @@ mod tests {
     }
 
     fn written(format: LogFormat, say: impl FnOnce()) -> String {
-        let written = Written::default();
+        let written = LogLines::begin();
         let writer = written.clone();
         let layer = fmt::layer().with_writer(move || writer.clone());
         let lines = tracing_subscriber::registry();

@@ -1,15 +1,12 @@
 //! What rows and log lines say of an event: what it came of, and nothing that is personal.
 
-use std::{
-    io,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::time::Duration;
 
 use millrace_aws::AwsError;
 use millrace_core::Envelope;
 use millrace_event_store::MemoryStore;
 use millrace_rows::ReadRows as _;
+use millrace_telemetry::testing::LogLines;
 use serde_json::{Value, json};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -21,39 +18,19 @@ use super::{
 };
 use crate::{Consumer, Handle as _, queue::MemoryQueue};
 
-/// What was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+/// The log of this thread, for as long as the guard lives.
+fn log() -> (LogLines, tracing::subscriber::DefaultGuard) {
+    let log = LogLines::begin();
+    let writer = log.clone();
+    let lines = tracing_subscriber::fmt().json().flatten_event(true).with_max_level(Level::DEBUG);
+    (log, tracing::subscriber::set_default(lines.with_writer(move || writer.clone()).finish()))
 }
 
-impl Log {
-    /// The lines of this thread's log from now on, for as long as the guard lives.
-    fn keep(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        let lines = tracing_subscriber::fmt().json().flatten_event(true).with_max_level(Level::DEBUG);
-        tracing::subscriber::set_default(lines.with_writer(move || log.clone()).finish())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// The lines that say this.
-    fn lines(&self, said: &str) -> Vec<Value> {
-        let lines = self.text();
-        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        lines.filter(|line| line["message"] == said).collect()
-    }
+/// The lines with this message.
+fn lines_with(log: &LogLines, message: &str) -> Vec<Value> {
+    let text = log.text();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    lines.filter(|line| line["message"] == message).collect()
 }
 
 #[track_caller]
@@ -73,8 +50,7 @@ fn assert_names(line: &Value, event: &Envelope) {
 
 #[tokio::test]
 async fn a_line_about_an_event_in_its_row_names_what_it_came_of_and_nothing_personal() {
-    let log = Log::default();
-    let _guard = log.keep();
+    let (log, _guard) = log();
     let store = MemoryStore::default();
     let history = counter_with(&store, 1, 3).await;
     let projector = Watched::default().projector(&store);
@@ -82,7 +58,7 @@ async fn a_line_about_an_event_in_its_row_names_what_it_came_of_and_nothing_pers
     projector.handle(&messages).await;
     projector.handle(&messages[1..]).await;
 
-    let lines = log.lines("the row has the event");
+    let lines = lines_with(&log, "the row has the event");
     let written: Vec<_> = lines.iter().map(|line| line["written"].clone()).collect();
     assert_eq!(written, [true, true, false]);
     for (line, event) in lines.iter().zip([&history[0], &history[2], &history[2]]) {
@@ -94,8 +70,7 @@ async fn a_line_about_an_event_in_its_row_names_what_it_came_of_and_nothing_pers
 
 #[tokio::test(start_paused = true)]
 async fn a_line_about_an_event_that_fails_names_what_it_came_of_and_nothing_personal() {
-    let log = Log::default();
-    let _guard = log.keep();
+    let (log, _guard) = log();
     let mut event = counter_with(&MemoryStore::default(), 1, 1).await.remove(0).envelope;
     event.event_data.as_mut().unwrap().insert("name".to_owned(), 7.into());
     let queue = MemoryQueue::new(RULES);
@@ -109,8 +84,8 @@ async fn a_line_about_an_event_that_fails_names_what_it_came_of_and_nothing_pers
     stop.cancel();
     running.await.unwrap();
 
-    let attempts = log.lines("a message was not applied");
-    let end = log.lines("a message is given up, and is a dead letter now");
+    let attempts = lines_with(&log, "a message was not applied");
+    let end = lines_with(&log, "a message is given up, and is a dead letter now");
     assert_eq!((attempts.len(), end.len()), (4, 1));
     assert_eq!((&attempts[0]["level"], &end[0]["level"]), (&json!("DEBUG"), &json!("ERROR")));
     attempts.iter().chain(&end).for_each(|line| assert_names(line, &event));
@@ -120,8 +95,7 @@ async fn a_line_about_an_event_that_fails_names_what_it_came_of_and_nothing_pers
 #[tokio::test(start_paused = true)]
 async fn an_outage_is_worth_a_line_once_it_has_lasted_a_minute() {
     for (outage, lines) in [(50, 0), (90, 1), (900, 2)] {
-        let log = Log::default();
-        let _guard = log.keep();
+        let (log, _guard) = log();
         let store = MemoryStore::default();
         let rows = Watched::default();
         let history = counter_with(&store, 1, 1).await;
@@ -141,7 +115,7 @@ async fn an_outage_is_worth_a_line_once_it_has_lasted_a_minute() {
         let said = log.text();
         let loud = said.lines().filter(|line| !line.contains("\"level\":\"DEBUG\"")).count();
         assert_eq!(loud, lines, "{said}");
-        assert_eq!(log.lines("messages are held up").len(), lines);
+        assert_eq!(lines_with(&log, "messages are held up").len(), lines);
     }
 }
 

@@ -1,18 +1,16 @@
 //! What logs and metrics say of authenticator.
 
 use metrics_exporter_prometheus::PrometheusBuilder;
+use millrace_telemetry::testing::LogLines;
 use serde_json::json;
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _};
 
 use super::support::*;
-use crate::{
-    identity::fetch::Source,
-    telemetry::{self, testing::Written},
-};
+use crate::{identity::fetch::Source, telemetry};
 
 #[tokio::test]
 async fn neither_logs_nor_metrics_hold_tokens_or_who_they_are_about() {
-    let written = Written::default();
+    let written = LogLines::begin();
     let writer = written.clone();
     let lines = tracing_subscriber::registry()
         .with(EnvFilter::new("trace"))
