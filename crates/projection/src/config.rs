@@ -156,7 +156,7 @@ impl TableSettings {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let rows = by_projection(app, overrides, |name| names::table(prefix, name));
+        let rows = by_projection(app, overrides, |name| names::table(prefix, &name.id()));
         let events = self.event_store_table.clone().unwrap_or_else(|| names::events(prefix));
         Ok(Tables { events, rows, shards: IndexShards { read, write } })
     }
@@ -175,7 +175,7 @@ impl QueueSettings {
         let urls =
             names::overrides(app, &self.queue_urls).map_err(|problems| -> Vec<String> { wrong(problems) })?;
         let urls = urls.into_iter().map(|(name, url)| (name, QueueAddress::Url(url))).collect();
-        Ok(by_projection(app, urls, |name| QueueAddress::Name(names::queue(prefix, name))))
+        Ok(by_projection(app, urls, |name| QueueAddress::Name(names::queue(prefix, &name.id()))))
     }
 }
 

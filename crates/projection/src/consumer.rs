@@ -482,13 +482,14 @@ impl Drop for HeldUp<'_> {
     }
 }
 
-/// How many receives are to run at a time after one brought so many messages.
+/// How many receives are to run at a time after one brought so many messages. Only a full batch says that more wait: receives
+/// that share the messages of a slow queue would each cost a request for few of them.
 fn receives(now: usize, brought: usize) -> usize {
     match brought {
         0 => 1,
-        1..3 => now.saturating_sub(1).max(1),
-        3..5 => now,
-        5.. => (now + 1).min(RECEIVES),
+        1..5 => now.saturating_sub(1).max(1),
+        5..10 => now,
+        10.. => (now + 1).min(RECEIVES),
     }
 }
 
