@@ -1,7 +1,11 @@
 //! The names that an application's parts have on AWS, by convention from a prefix.
 //!
 //! A deployable needs no configuration but the prefix, and not even that where it is the application's name. Where a part
-//! is named otherwise, an [`Override`] says so for one projection.
+//! is named otherwise, an [`Override`] says so for one projection. Templates call the same functions with the placeholder
+//! `${Prefix}`.
+//!
+//! Choose prefixes so that none continues another with a hyphen: `shop` with the projection `eu-orders` and `shop-eu`
+//! with the projection `orders` would both have a queue `shop-eu-orders-v1`.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -32,19 +36,19 @@ pub fn bus(prefix: &str) -> String {
     format!("{prefix}-events")
 }
 
-/// The table of a projection's rows.
-pub fn table(prefix: &str, projection: ProjectionName) -> String {
-    format!("{prefix}-{}", projection.id())
+/// The table of the rows of a projection, given by its [id](ProjectionName::id).
+pub fn table(prefix: &str, id: &str) -> String {
+    format!("{prefix}-{id}")
 }
 
 /// A projection's queue.
-pub fn queue(prefix: &str, projection: ProjectionName) -> String {
-    table(prefix, projection)
+pub fn queue(prefix: &str, id: &str) -> String {
+    format!("{prefix}-{id}")
 }
 
 /// The dead letters of a projection's queue.
-pub fn dead_letter_queue(prefix: &str, projection: ProjectionName) -> String {
-    format!("{}-dead-letters", queue(prefix, projection))
+pub fn dead_letter_queue(prefix: &str, id: &str) -> String {
+    format!("{}-dead-letters", queue(prefix, id))
 }
 
 /// Reads a prefix: 1 to 40 of `a-z`, `0-9` and `-`, beginning with a letter.
@@ -127,7 +131,7 @@ mod tests {
             ["p-events", "p-unique-keys", "p-snapshots", "p-relay-leases", "p-events"]
         );
         assert_eq!(
-            [table("p", ORDERS), queue("p", ORDERS), dead_letter_queue("p", ORDERS)],
+            [table, queue, dead_letter_queue].map(|named| named("p", &ORDERS.id())),
             ["p-order-summaries-v2", "p-order-summaries-v2", "p-order-summaries-v2-dead-letters"]
         );
     }

@@ -36,7 +36,12 @@ impl ProjectionName {
 
     /// Both in one name of AWS, such as `order-summaries-v1`.
     pub fn id(self) -> String {
-        format!("{}-v{}", self.name, self.version)
+        Self::id_of(self.name, self.version)
+    }
+
+    /// The id of a projection that is not registered here.
+    pub fn id_of(name: &str, version: u32) -> String {
+        format!("{name}-v{version}")
     }
 }
 

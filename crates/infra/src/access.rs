@@ -137,7 +137,7 @@ fn role(name: &str, description: &str, policy: &str) -> Yaml {
 }
 
 fn command_service() -> Program {
-    let events = names::event_store_table(PREFIX);
+    let events = names::events(PREFIX);
     let table = |name: String| [arn::table(&name)];
     let fixed = vec![
         Statement::new("AppendAndLoad", &["dynamodb:PutItem", "dynamodb:Query"], table(events.clone())),
@@ -150,19 +150,19 @@ fn command_service() -> Program {
         Statement::new(
             "ClaimAndRelease",
             &["dynamodb:DeleteItem", "dynamodb:PutItem"],
-            table(names::unique_key_table(PREFIX)),
+            table(names::unique_keys(PREFIX)),
         ),
         Statement::new(
             "Snapshots",
             &["dynamodb:GetItem", "dynamodb:PutItem"],
-            table(names::snapshot_table(PREFIX)),
+            table(names::snapshots(PREFIX)),
         ),
         Statement::new(
             "Leases",
             &["dynamodb:DeleteItem", "dynamodb:PutItem", "dynamodb:Scan", "dynamodb:UpdateItem"],
-            table(names::relay_lease_table(PREFIX)),
+            table(names::relay_leases(PREFIX)),
         ),
-        Statement::new("Publish", &["events:PutEvents"], [arn::event_bus(&names::event_bus(PREFIX))]),
+        Statement::new("Publish", &["events:PutEvents"], [arn::event_bus(&names::bus(PREFIX))]),
     ];
     Program {
         name: "command-service",
@@ -174,7 +174,7 @@ fn command_service() -> Program {
 }
 
 fn projector() -> Program {
-    let events = [arn::table(&names::event_store_table(PREFIX))];
+    let events = [arn::table(&names::events(PREFIX))];
     Program {
         name: "projector",
         description: "Projections. Reads single streams of the event store.",
@@ -206,7 +206,7 @@ fn projector() -> Program {
 }
 
 fn query_service() -> Program {
-    let events = names::event_store_table(PREFIX);
+    let events = names::events(PREFIX);
     let history = [arn::table(&events), arn::index(&events, names::EVENT_TYPE_INDEX)];
     Program {
         name: "query-service",
@@ -214,7 +214,7 @@ fn query_service() -> Program {
         has_role: true,
         fixed: vec![Statement::new("ReadThePast", &["dynamodb:Query"], history)],
         each: |projection| {
-            let table = names::read_model_table(PREFIX, &projection.name, projection.version);
+            let table = names::table(PREFIX, &projection.id());
             let lists = projection.indexes.iter().filter(|index| !index.keys_only);
             let indexes = lists.map(|index| arn::index(&table, &index.name));
             vec![
@@ -230,7 +230,7 @@ fn query_service() -> Program {
 }
 
 fn audit() -> Program {
-    let events = [arn::table(&names::event_store_table(PREFIX))];
+    let events = [arn::table(&names::events(PREFIX))];
     let read = &["dynamodb:BatchGetItem", "dynamodb:DescribeTable", "dynamodb:Query", "dynamodb:Scan"];
     Program {
         name: "audit",
@@ -302,7 +302,7 @@ fn queue_depth() -> Program {
 }
 
 fn table_of(projection: &ProjectionResources) -> String {
-    arn::table(&names::read_model_table(PREFIX, &projection.name, projection.version))
+    arn::table(&names::table(PREFIX, &projection.id()))
 }
 
 /// The table of a projection that reads a row before it writes it.
@@ -322,14 +322,14 @@ fn of_parts(projection: &ProjectionResources, resource: String) -> Option<String
 }
 
 fn part_index_of(projection: &ProjectionResources) -> String {
-    let table = names::read_model_table(PREFIX, &projection.name, projection.version);
+    let table = names::table(PREFIX, &projection.id());
     arn::index(&table, names::PART_INDEX)
 }
 
 fn queue_of(projection: &ProjectionResources) -> String {
-    arn::queue(&names::queue(PREFIX, &projection.name, projection.version))
+    arn::queue(&names::queue(PREFIX, &projection.id()))
 }
 
 fn dead_letters_of(projection: &ProjectionResources) -> String {
-    arn::queue(&names::dead_letter_queue(PREFIX, &projection.name, projection.version))
+    arn::queue(&names::dead_letter_queue(PREFIX, &projection.id()))
 }

@@ -20,7 +20,7 @@ pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
     let relay_alarms = relay::stopped(stack);
     draft.settings(parameters::alarms(!relay_alarms.is_empty()));
 
-    let bus = resource("AWS::Events::EventBus", [("Name", sub(names::event_bus(PREFIX)))]);
+    let bus = resource("AWS::Events::EventBus", [("Name", sub(names::bus(PREFIX)))]);
     draft.resource("EventBus", bus);
     draft.resource("EventArchive", archive());
     draft.resource("UndeliveredQueue", queues::letters(&names::undelivered_queue(PREFIX)));
@@ -57,7 +57,7 @@ fn archive() -> Yaml {
 
 /// Every rule of the bus may send what it could not deliver, so a new projection changes nothing here.
 fn undelivered_policy() -> Yaml {
-    let rules = sub(arn::rules(&names::event_bus(PREFIX)));
+    let rules = sub(arn::rules(&names::bus(PREFIX)));
     let condition = map([("ArnLike", map([("aws:SourceArn", rules)]))]);
     queues::policy_for_rules("UndeliveredQueue", "OnlyTheRulesSend", condition)
 }

@@ -80,12 +80,12 @@ pub(crate) fn prefix(stack: &Stack, prefix: &str) -> Result<(), InfraError> {
 /// The kinds and names of all resources whose names have a rule.
 pub(crate) fn physical_names(stack: &Stack, prefix: &str) -> Vec<(NameKind, String)> {
     let fixed = [
-        (NameKind::Table, names::event_store_table(prefix)),
-        (NameKind::Table, names::unique_key_table(prefix)),
-        (NameKind::Table, names::snapshot_table(prefix)),
-        (NameKind::Table, names::relay_lease_table(prefix)),
+        (NameKind::Table, names::events(prefix)),
+        (NameKind::Table, names::unique_keys(prefix)),
+        (NameKind::Table, names::snapshots(prefix)),
+        (NameKind::Table, names::relay_leases(prefix)),
         (NameKind::Queue, names::undelivered_queue(prefix)),
-        (NameKind::Bus, names::event_bus(prefix)),
+        (NameKind::Bus, names::bus(prefix)),
         (NameKind::Archive, names::archive(prefix)),
     ];
     let programs = access::PROGRAMS.into_iter().flat_map(|program| {

@@ -64,7 +64,7 @@ impl Consumer<'_> {
             [
                 ("Name", sub(&self.rule)),
                 ("Description", text(format!("Events to {}.", self.title))),
-                ("EventBusName", sub(names::event_bus(PREFIX))),
+                ("EventBusName", sub(names::bus(PREFIX))),
                 ("EventPattern", pattern),
                 ("State", text("ENABLED")),
                 ("Targets", list([target])),

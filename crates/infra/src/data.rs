@@ -23,10 +23,10 @@ pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
     draft.settings(parameters::alarms(true));
 
     let [events, unique_keys, snapshots, leases] = [
-        names::event_store_table(PREFIX),
-        names::unique_key_table(PREFIX),
-        names::snapshot_table(PREFIX),
-        names::relay_lease_table(PREFIX),
+        names::events(PREFIX),
+        names::unique_keys(PREFIX),
+        names::snapshots(PREFIX),
+        names::relay_leases(PREFIX),
     ];
     draft.resource("EventStoreTable", event_store(&events));
     draft.resource("UniqueKeyTable", keyed_table(Kept::Retained, &unique_keys, "Key"));

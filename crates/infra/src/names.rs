@@ -1,21 +1,19 @@
-//! Names by convention.
-//!
-//! A prefix yields the name of every resource, so the templates, the services and the operator's commands agree without
-//! being configured. The templates call these functions with the placeholder `${Prefix}`, and the services with the
-//! prefix itself.
-//!
-//! Choose prefixes so that none continues another with a hyphen: `shop` with the projection `eu-orders` and `shop-eu`
-//! with the projection `orders` would both have a queue `shop-eu-orders-v1`.
+//! Names by convention: those of [`millrace_core::names`], which the services use for their defaults, and those that only
+//! the templates have.
 //!
 //! ```
 //! use millrace_infra::names;
 //!
-//! assert_eq!(names::event_store_table("shop"), "shop-events");
-//! assert_eq!(names::queue("shop", "order-summaries", 1), "shop-order-summaries-v1");
-//! assert_eq!(names::queue_url_output("order-summaries", 1), "OrderSummariesV1QueueUrl");
+//! assert_eq!(names::events("shop"), "shop-events");
+//! assert_eq!(names::queue("shop", "order-summaries-v1"), "shop-order-summaries-v1");
+//! assert_eq!(names::queue_url_output("order-summaries-v1"), "OrderSummariesV1QueueUrl");
 //! ```
 
 use std::fmt;
+
+pub use millrace_core::names::{
+    bus, dead_letter_queue, events, queue, relay_leases, snapshots, table, unique_keys,
+};
 
 /// The longest prefix that any application may have. Names of projections may leave less.
 pub const MAX_PREFIX_LENGTH: usize = 40;
@@ -32,64 +30,16 @@ pub const PART_INDEX: &str = "by-target";
 /// The attribute that is the hash key of [`PART_INDEX`].
 pub const PART_TARGET: &str = "Target";
 
-/// The table of events.
-#[must_use]
-pub fn event_store_table(prefix: &str) -> String {
-    format!("{prefix}-events")
-}
-
-/// The table of unique keys.
-#[must_use]
-pub fn unique_key_table(prefix: &str) -> String {
-    format!("{prefix}-unique-keys")
-}
-
-/// The table of snapshots.
-#[must_use]
-pub fn snapshot_table(prefix: &str) -> String {
-    format!("{prefix}-snapshots")
-}
-
-/// The table of the relays' leases.
-#[must_use]
-pub fn relay_lease_table(prefix: &str) -> String {
-    format!("{prefix}-relay-leases")
-}
-
-/// A read model's table.
-#[must_use]
-pub fn read_model_table(prefix: &str, projection: &str, version: u32) -> String {
-    format!("{prefix}-{}", projection_id(projection, version))
-}
-
-/// A projection's queue.
-#[must_use]
-pub fn queue(prefix: &str, projection: &str, version: u32) -> String {
-    format!("{prefix}-{}", projection_id(projection, version))
-}
-
-/// The dead letters of a projection's queue.
-#[must_use]
-pub fn dead_letter_queue(prefix: &str, projection: &str, version: u32) -> String {
-    format!("{}-dead-letters", queue(prefix, projection, version))
-}
-
 /// The rule that leads events to a projection's queue.
 #[must_use]
-pub fn rule(prefix: &str, projection: &str, version: u32) -> String {
-    format!("{prefix}-{}", projection_id(projection, version))
+pub fn rule(prefix: &str, id: &str) -> String {
+    format!("{prefix}-{id}")
 }
 
 /// The queue of events that a rule could not deliver.
 #[must_use]
 pub fn undelivered_queue(prefix: &str) -> String {
     format!("{prefix}-undelivered")
-}
-
-/// The event bus.
-#[must_use]
-pub fn event_bus(prefix: &str) -> String {
-    format!("{prefix}-events")
 }
 
 /// The archive of the event bus.
@@ -104,28 +54,22 @@ pub fn access(prefix: &str, program: &str) -> String {
     format!("{prefix}-{program}")
 }
 
-/// A projection with its version, such as `order-summaries-v1`.
-#[must_use]
-pub fn projection_id(projection: &str, version: u32) -> String {
-    format!("{projection}-v{version}")
-}
-
 /// The output that names a read model's table, such as `OrderSummariesV1Table`.
 #[must_use]
-pub fn table_output(projection: &str, version: u32) -> String {
-    format!("{}Table", pascal_case(&projection_id(projection, version)))
+pub fn table_output(id: &str) -> String {
+    format!("{}Table", pascal_case(id))
 }
 
 /// The output with the URL of a projection's queue, such as `OrderSummariesV1QueueUrl`.
 #[must_use]
-pub fn queue_url_output(projection: &str, version: u32) -> String {
-    format!("{}QueueUrl", pascal_case(&projection_id(projection, version)))
+pub fn queue_url_output(id: &str) -> String {
+    format!("{}QueueUrl", pascal_case(id))
 }
 
 /// The output with the URL of a projection's dead letters, such as `OrderSummariesV1DeadLetterQueueUrl`.
 #[must_use]
-pub fn dead_letter_queue_url_output(projection: &str, version: u32) -> String {
-    format!("{}DeadLetterQueueUrl", pascal_case(&projection_id(projection, version)))
+pub fn dead_letter_queue_url_output(id: &str) -> String {
+    format!("{}DeadLetterQueueUrl", pascal_case(id))
 }
 
 /// `query-service` becomes `QueryService`.

@@ -21,17 +21,17 @@ pub(crate) fn template(stack: &Stack, projection: &ProjectionResources) -> Resul
     draft.settings(parameters::alarms(true));
     draft.settings(parameters::max_lag());
 
-    let (name, version) = (&projection.name, projection.version);
-    let table_name = names::read_model_table(PREFIX, name, version);
+    let id = &projection.id();
+    let table_name = names::table(PREFIX, id);
     draft.resource("Table", read_model(projection, &table_name));
     consumer(projection).add(&mut draft);
     let indexes: Vec<_> =
         projection.indexes.iter().map(|index| WatchedIndex { name: &index.name, condition: None }).collect();
     draft.resources(throttling("", "Table", &table_name, &indexes));
 
-    draft.output(names::table_output(name, version), reference("Table"));
-    draft.output(names::queue_url_output(name, version), reference("Queue"));
-    draft.output(names::dead_letter_queue_url_output(name, version), reference("DeadLetterQueue"));
+    draft.output(names::table_output(id), reference("Table"));
+    draft.output(names::queue_url_output(id), reference("Queue"));
+    draft.output(names::dead_letter_queue_url_output(id), reference("DeadLetterQueue"));
     draft.finish(projection.id(), "Give the projection fewer sources and indexes")
 }
 
@@ -44,12 +44,12 @@ impl Stack {
 
 /// A projection as a consumer of events.
 fn consumer(projection: &ProjectionResources) -> Consumer<'_> {
-    let (name, version) = (&projection.name, projection.version);
+    let id = &projection.id();
     Consumer {
-        title: format!("the projection {}", projection.id()),
-        queue: names::queue(PREFIX, name, version),
-        dead_letters: names::dead_letter_queue(PREFIX, name, version),
-        rule: names::rule(PREFIX, name, version),
+        title: format!("the projection {id}"),
+        queue: names::queue(PREFIX, id),
+        dead_letters: names::dead_letter_queue(PREFIX, id),
+        rule: names::rule(PREFIX, id),
         sources: &projection.sources,
     }
 }

@@ -57,7 +57,7 @@ fn silent(name: String, queues: &[String], notifies: bool) -> Yaml {
         "stored",
         ("AWS/DynamoDB", "ConsumedWriteCapacityUnits"),
         PERIOD,
-        [dimension("TableName", sub(names::event_store_table(PREFIX)))],
+        [dimension("TableName", sub(names::events(PREFIX)))],
     );
     let sent = queues.iter().enumerate().map(|(place, queue)| {
         let of_queue = [dimension("QueueName", sub(queue))];

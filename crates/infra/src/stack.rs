@@ -1,5 +1,7 @@
 //! The description that is rendered.
 
+use millrace_core::ProjectionName;
+
 use crate::names::{self, NameKind};
 
 /// An application, as far as its infrastructure depends on it.
@@ -111,17 +113,17 @@ impl ProjectionResources {
     /// Name and version in one, such as `order-summaries-v1`.
     #[must_use]
     pub fn id(&self) -> String {
-        names::projection_id(&self.name, self.version)
+        ProjectionName::id_of(&self.name, self.version)
     }
 
     /// The kinds and names of its resources.
     pub(crate) fn physical_names(&self, prefix: &str) -> Vec<(NameKind, String)> {
-        let (name, version) = (&self.name, self.version);
+        let id = &self.id();
         vec![
-            (NameKind::Table, names::read_model_table(prefix, name, version)),
-            (NameKind::Queue, names::queue(prefix, name, version)),
-            (NameKind::Queue, names::dead_letter_queue(prefix, name, version)),
-            (NameKind::Rule, names::rule(prefix, name, version)),
+            (NameKind::Table, names::table(prefix, id)),
+            (NameKind::Queue, names::queue(prefix, id)),
+            (NameKind::Queue, names::dead_letter_queue(prefix, id)),
+            (NameKind::Rule, names::rule(prefix, id)),
         ]
     }
 }

@@ -57,7 +57,7 @@ impl Stack {
     pub fn queues(&self, prefix: &str) -> Result<Vec<String>, InfraError> {
         check::description(self)?;
         check::prefix(self, prefix)?;
-        Ok(self.projections.iter().map(|each| names::queue(prefix, &each.name, each.version)).collect())
+        Ok(self.projections.iter().map(|each| names::queue(prefix, &each.id())).collect())
     }
 }
 

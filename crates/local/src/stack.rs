@@ -232,7 +232,7 @@ async fn reasons(api: &Api<'_>, name: &[(String, String)]) -> String {
 
 /// Adds the archive, which the template cannot create where CloudFormation lacks it.
 async fn create_archive(api: &Api<'_>, prefix: &str) -> Result<(), LocalError> {
-    let bus = json!({ "Name": names::event_bus(prefix) });
+    let bus = json!({ "Name": names::bus(prefix) });
     let bus = api.events("DescribeEventBus", &bus).await.map_err(|error| error.of("DescribeEventBus"))?;
     let archive = json!({
         "ArchiveName": names::archive(prefix),

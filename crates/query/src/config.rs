@@ -106,7 +106,7 @@ impl Config {
     ) -> Result<BTreeMap<ProjectionName, String>, Vec<String>> {
         let mut tables = names::overrides(application, &self.rows_tables)?;
         for spec in application.projections() {
-            let conventional = || names::table(self.prefix(application), spec.name);
+            let conventional = || names::table(self.prefix(application), &spec.name.id());
             tables.entry(spec.name).or_insert_with(conventional);
         }
         Ok(tables)

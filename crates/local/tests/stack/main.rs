@@ -99,7 +99,7 @@ fn every_place_of_a_projection_follows_from_the_registration() {
         ("what services may do", bodies(&templates.service_access)),
         ("what operators and KEDA may do", bodies(&templates.operator_access)),
     ];
-    let queues: Vec<_> = app.projections().iter().map(|spec| names::queue("prod", spec.name)).collect();
+    let queues: Vec<_> = app.projections().iter().map(|spec| names::queue("prod", &spec.name.id())).collect();
     assert_eq!(infra.queues("prod").unwrap(), queues, "deployables and templates have one convention");
     for (spec, own) in app.projections().iter().zip(&templates.projections) {
         let id = spec.name.id();
@@ -329,9 +329,9 @@ async fn the_prefix_is_all_that_the_deployables_need() {
         ("UniqueKeyTable", names::unique_keys(prefix)),
         ("SnapshotTable", names::snapshots(prefix)),
         ("RelayLeaseTable", names::relay_leases(prefix)),
-        ("SentLettersV2Table", names::table(prefix, letters)),
-        ("SentLettersV2QueueUrl", names::queue(prefix, letters)),
-        ("SentLettersV2DeadLetterQueueUrl", names::dead_letter_queue(prefix, letters)),
+        ("SentLettersV2Table", names::table(prefix, &letters.id())),
+        ("SentLettersV2QueueUrl", names::queue(prefix, &letters.id())),
+        ("SentLettersV2DeadLetterQueueUrl", names::dead_letter_queue(prefix, &letters.id())),
     ] {
         let deployed = deployed.stack.output(output).unwrap();
         assert_eq!(deployed.rsplit('/').next(), Some(name.as_str()), "{output}");

@@ -87,17 +87,17 @@ impl AwsStack {
 
     /// The table of a projection's rows.
     pub fn rows(&self, projection: ProjectionName) -> String {
-        names::table(self.stack.prefix(), projection)
+        names::table(self.stack.prefix(), &projection.id())
     }
 
     /// The URL of a projection's queue.
     pub fn queue(&self, projection: ProjectionName) -> String {
-        self.queue_url(&names::queue(self.stack.prefix(), projection))
+        self.queue_url(&names::queue(self.stack.prefix(), &projection.id()))
     }
 
     /// The URL of the queue that has a projection's dead letters.
     pub fn dead_letters(&self, projection: ProjectionName) -> String {
-        self.queue_url(&names::dead_letter_queue(self.stack.prefix(), projection))
+        self.queue_url(&names::dead_letter_queue(self.stack.prefix(), &projection.id()))
     }
 
     /// The URL of the queue that has what the bus could not deliver.
