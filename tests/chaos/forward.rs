@@ -84,7 +84,7 @@ async fn deliver(stack: &AwsStack, oracle: &Oracle, seed: u64) -> usize {
     sent.buffer_unordered(4).fold(0, async |all, some| all + some).await
 }
 
-/// What the bus makes of an event.
+/// The message that the bus makes of an event.
 fn message(event: &Envelope) -> String {
     json!({
         "version": "0", "id": event.event_id, "source": "millrace", "account": "0",

@@ -22,7 +22,7 @@ async fn no_acknowledged_command_is_lost_and_all_rows_come_right_whoever_is_kill
     }
     stage.say("all are up");
 
-    // More than elsewhere, since many of them wait for one who does not answer.
+    // More than elsewhere, since many of them wait for a process that does not answer.
     let load = stage.load(32);
     let watch = Watch::begin(&stack, Duration::from_millis(500));
     let time = Duration::from_secs(stage.pick(60, 14));

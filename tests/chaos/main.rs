@@ -6,9 +6,9 @@
 //! MILLRACE_CHAOS=long cargo test -p millrace-tests --test chaos -- --nocapture
 //! ```
 //!
-//! All chance is in a seed, which each test prints, and which `MILLRACE_CHAOS_SEED` gives again: who is struck when and
-//! how, which request meets which fault, what each client wants. What processes make of it depends on their timing, so a
-//! seed brings a failure back as a rule, and not always.
+//! All chance is in a seed, which each test prints, and which `MILLRACE_CHAOS_SEED` gives again: the replicas struck,
+//! when and how, the request that meets each fault, the wishes of each client. Processes' timing is not in the seed, so
+//! it brings a failure back as a rule, and not always.
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
 

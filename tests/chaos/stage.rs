@@ -1,4 +1,4 @@
-//! What every test begins with: its turn, its length, its seed.
+//! The frame of every test: its turn, its length, its seed.
 
 use std::{
     env,
@@ -26,7 +26,7 @@ pub(crate) struct Stage {
     pub(crate) name: &'static str,
     /// Whether it is to run in full length.
     pub(crate) long: bool,
-    /// What all chance is drawn from.
+    /// The seed of all chance.
     pub(crate) seed: u64,
     begun: Instant,
     _turn: MutexGuard<'static, ()>,
@@ -50,7 +50,7 @@ impl Stage {
         stage
     }
 
-    /// What is right for the length of the test.
+    /// The value for the length of the test.
     pub(crate) fn pick<T>(&self, long: T, short: T) -> T {
         if self.long { long } else { short }
     }
@@ -90,7 +90,7 @@ impl Stage {
     }
 }
 
-/// Runs a load on a fleet for a while, and something else meanwhile. What clients have begun by then is seen through.
+/// Runs a load on a fleet for a while, and something else meanwhile. Commands begun by then are seen through.
 pub(crate) async fn run_for<T>(
     load: &Arc<Load>,
     fleet: &Arc<Fleet>,
@@ -112,7 +112,7 @@ pub(crate) async fn run_for<T>(
     }
 }
 
-/// What became of commands, in a line.
+/// The fates of commands, in a line.
 pub(crate) fn summary(commands: &[TrackedCommand], load: &Load) -> String {
     let count = |is: fn(&Fate) -> bool| commands.iter().filter(|tracked| is(&tracked.fate)).count();
     let attempts: u32 = commands.iter().map(|tracked| tracked.attempts).sum();

@@ -1,4 +1,5 @@
-//! A stream that has lost what nobody had read: the local AWS, which keeps its data over a restart, but not its stream.
+//! A stream that has lost events nobody had read: the local AWS, which keeps its data over a restart, but not its
+//! stream.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -107,8 +108,8 @@ async fn what_a_stream_has_lost_comes_from_the_table_whether_its_relays_were_dow
     aws.emulator.stop().await.unwrap();
 }
 
-/// How often relays have found that a stream had dropped what they had not read, and how many events they have published
-/// from the table.
+/// How often relays have found that a stream had dropped unread events, and how many events they have published from
+/// the table.
 fn lost_and_found(relays: &Fleet) -> (f64, f64) {
     (relays.noted("relay_trimmed_total"), relays.noted("relay_refilled_total"))
 }

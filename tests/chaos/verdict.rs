@@ -15,8 +15,8 @@ use tokio::time::{Instant, sleep};
 /// How long all may take to come right: a relay's lease has to expire, a message that was taken along to be seen again.
 const CONVERGENCE: Duration = PATIENCE.saturating_mul(2);
 
-/// Fails unless the event store is as clients were told, and the read models come to be the fold of it. Returns what the
-/// event store holds.
+/// Fails unless the event store is as clients were told, and the read models come to be the fold of it. Returns the
+/// event store's content.
 pub(crate) async fn judge(stack: &AwsStack, commands: &[TrackedCommand]) -> Oracle {
     let oracle = at_rest(stack).await;
     check_commands(&oracle, commands).unwrap();
@@ -27,7 +27,7 @@ pub(crate) async fn judge(stack: &AwsStack, commands: &[TrackedCommand]) -> Orac
     oracle
 }
 
-/// What the event store holds once nothing more is added: a command may be on its way when its client gives it up.
+/// The event store's content once nothing more is added: a command may be on its way when its client gives it up.
 async fn at_rest(stack: &AwsStack) -> Oracle {
     let mut before = read_oracle(stack).await.unwrap();
     let end = Instant::now() + PATIENCE;
@@ -42,7 +42,7 @@ async fn at_rest(stack: &AwsStack) -> Oracle {
     }
 }
 
-/// Waits until the rows of every projection are what they should be, attribute by attribute, and the queues are empty. No
+/// Waits until the rows of every projection are as expected, attribute by attribute, and the queues are empty. No
 /// message was given up.
 pub(crate) async fn converge(stack: &AwsStack, oracle: &Oracle) {
     let expected = oracle.items(stack.index_shards()).unwrap();
@@ -82,7 +82,7 @@ fn dead_letters(stack: &AwsStack) -> Vec<String> {
     projections.map(|projection| stack.dead_letters(projection.name)).chain([stack.undelivered()]).collect()
 }
 
-/// What dead letters say of themselves: one without a reason was moved by the queue itself.
+/// The attributes and bodies of dead letters: one without a reason was moved by the queue itself.
 async fn said(stack: &AwsStack) -> String {
     let queues = Queues::of(stack).await;
     let mut said = String::new();

@@ -1,4 +1,4 @@
-//! Somebody who looks at every row all the time.
+//! A reader that looks at every row all the time.
 
 use std::{sync::Arc, time::Duration};
 

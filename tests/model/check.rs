@@ -1,4 +1,4 @@
-//! What tests ask of a model.
+//! Assertions of tests on models.
 
 use std::fmt::Debug;
 

@@ -12,20 +12,20 @@ use crate::{
     model::{Law, Model, Move, Moves},
 };
 
-/// What a walk through a model found.
+/// The result of a walk through a model.
 pub(crate) struct Findings<M: Model> {
     pub(crate) states: usize,
     pub(crate) moves: usize,
-    /// StateCache after which nothing but trouble can happen.
+    /// States after which nothing but trouble can happen.
     pub(crate) at_rest: usize,
     /// Steps to the farthest state.
     pub(crate) depth: usize,
     pub(crate) took: Duration,
     /// Laws that do not hold, each with a shortest way to break it.
     pub(crate) broken: Vec<(&'static str, Trace<M>)>,
-    /// What should be possible and never happened.
+    /// Laws of the kind [`Law::Sometimes`] that no move met.
     pub(crate) unmet: Vec<&'static str>,
-    /// Whether all that was visited comes to rest once there is no more trouble, whatever happens first.
+    /// Whether every visited state can come to rest once there is no more trouble.
     pub(crate) comes_to_rest: bool,
 }
 

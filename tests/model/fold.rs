@@ -2,8 +2,8 @@
 
 use std::hash::Hasher;
 
-/// Folds numbers into one, each by a turn and a multiplication. The standard hash is safe from those who choose what is
-/// hashed, which nobody does here, and takes half of the time of an exploration that is not optimised.
+/// Folds numbers into one, each by a turn and a multiplication. The standard hash is safe from hostile input, which
+/// there is none of here, and takes half of the time of an exploration that is not optimised.
 #[derive(Default)]
 pub(crate) struct Fold(u64);
 

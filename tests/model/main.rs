@@ -1,6 +1,5 @@
-//! Models of how an event comes from the event store to its row: small worlds, in which every order of calls, failures and
-//! deaths is tried. They are models of what the code does, and name the functions that they stand for; change both
-//! together.
+//! Models of how an event comes from the event store to its row: small worlds, in which every order of calls, failures
+//! and deaths is tried. They are models of the code, and name the functions that they stand for; change both together.
 //!
 //! ```text
 //! cargo test -p millrace-tests --test model -- --nocapture              prints sizes and counter-examples

@@ -1,4 +1,4 @@
-//! What a model is.
+//! Models: states, moves, laws.
 
 use std::{fmt::Display, hash::Hash};
 
@@ -12,19 +12,18 @@ pub(crate) trait Model: Sized {
     /// The world before anything has happened.
     fn initial(&self) -> Self::State;
 
-    /// Adds what can happen next.
+    /// Adds the moves that are possible in a state.
     fn moves(&self, moves: &mut Moves<Self>);
 
     /// One state for all that differ from this one in nothing that matters, such as names.
     fn representative(&self, state: &Self::State) -> Self::State;
 
-    /// What must be true, and what must be possible.
+    /// The model's laws.
     fn laws(&self) -> Vec<Law<Self>>;
 }
 
 /// Something that can happen next.
 pub(crate) struct Move<M: Model> {
-    /// What it is.
     pub(crate) step: M::Step,
     /// The state that it leads to.
     pub(crate) after: M::State,
@@ -56,7 +55,7 @@ impl<M: Model> Moves<M> {
     }
 }
 
-/// What is said of a model.
+/// A statement about a model.
 pub(crate) enum Law<M: Model> {
     /// Every move is so, made in a state.
     Always(&'static str, fn(&M, &M::State, &Move<M>) -> bool),

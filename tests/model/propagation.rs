@@ -3,7 +3,7 @@
 //! A move is a call to the world with its reply. One that fails without effect is no move, since it is made again; one
 //! that takes effect while its reply is lost is a move of its own. A process may die between any two. How often things go
 //! wrong is bounded by [`Propagation::trouble`], or, where that is `None`, by nothing: fences and expiries are kept as
-//! what they decide ("is the newest", "counts as expired"), so there are finitely many states all the same.
+//! the decisions they lead to ("is the newest", "counts as expired"), so there are finitely many states all the same.
 //!
 //! Left out, since `retention.rs` has it: records that the stream drops, and refills. Left out altogether: which of
 //! several free leases a replica prefers (here it may want any); several rows in one batch (each is handled by itself);
@@ -42,23 +42,23 @@ pub(crate) struct Propagation {
     pub(crate) relays: usize,
     /// Without projectors, nothing is looked at beyond the bus.
     pub(crate) projectors: usize,
-    /// How often anything goes wrong, of whatever kind. `None`: any number of times.
+    /// How often anything of any kind goes wrong. `None`: any number of times.
     pub(crate) trouble: Option<u8>,
     pub(crate) guards: Guards,
 }
 
-/// What the code does so that nothing is lost. Each can be left out.
+/// The code's guards against loss. Each can be left out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guards {
     /// A lease is written on the condition that its fence is still the writer's: `Leases::keep`, `Leases::release`.
     pub(crate) fencing: bool,
-    /// A shard is read after its parent's end: `View::readable` in `relay/plan.rs`.
+    /// A shard is read after its parent's end: `View::readable` in the relay's `plan.rs`.
     pub(crate) parents_first: bool,
-    /// Progress moves when the bus has accepted what was read: `Reader::relay` in `relay/shard.rs`.
+    /// Progress moves when the bus has accepted the records read: `Reader::relay` in the relay's `shard.rs`.
     pub(crate) acceptance_first: bool,
     /// A row is written on the condition that it is where the change starts: `WriteRows::write`.
     pub(crate) row_condition: bool,
-    /// What a batch lacks comes from the event store: `Row::fetch` in the projector's `apply.rs`.
+    /// A batch's missing events come from the event store: `RowUpdater::fetch` in the projector's `apply.rs`.
     pub(crate) healing: bool,
     /// A message is deleted after its row was written: `Consumer::settle_all`.
     pub(crate) write_first: bool,
@@ -79,7 +79,7 @@ impl Guards {
 pub(crate) struct State {
     relays: [Relay; PROCESSES],
     leases: [Lease; SHARDS],
-    /// What the bus has accepted.
+    /// The events that the bus has accepted.
     accepted: Events,
     /// Whether the bus has ever refused an entry, or its reply was lost.
     bus_failed: bool,
@@ -101,7 +101,7 @@ impl State {
 }
 
 impl Propagation {
-    /// What the bus does with entries: `EventBus::put`.
+    /// The bus accepts entries: `EventBus::put`.
     fn accept(&self, state: &mut State, events: Events) {
         state.accepted = state.accepted.and(events);
         if self.projectors > 0 {
@@ -110,7 +110,7 @@ impl Propagation {
     }
 }
 
-/// Adds something that goes wrong, if more may go wrong. What only follows from such a thing is not counted.
+/// Adds something that goes wrong, if more may go wrong. Mere consequences of such a thing are not counted.
 fn trouble(moves: &mut Moves, step: Step, change: impl FnOnce(&mut State)) {
     if moves.from.trouble != Some(0) {
         moves.trouble(step, |state| {

@@ -1,10 +1,10 @@
-//! What the stream forgets: trimmed records, shards that vanish, first leases, refills, and processes that sleep.
+//! The stream's losses: trimmed records, shards that vanish, first leases, refills, and processes that sleep.
 //!
-//! Time goes by in half days; a record is dropped when it is a day old. Any time may pass between any two moves, which is
-//! what a machine that sleeps, a bus that refuses and a parent that is slow come to. How often processes die and cursors
+//! Time goes by in half days; a record is dropped when it is a day old. Any time may pass between any two moves, which
+//! covers a machine that sleeps, a bus that refuses and a parent that is slow. How often processes die and cursors
 //! expire is not bounded; time, shards and events are.
 //!
-//! A shard has one reader here, the one whose fence is the newest: others only add to what the bus has accepted, and cannot
+//! A shard has one reader here, the one whose fence is the newest: others only add to the accepted events, and cannot
 //! write the lease, which `propagation.rs` shows. A call that fails without effect is no move. Left out are margins and
 //! differences between clocks; shards that continue none that was known, which are only dated further back
 //! (`View::continues`); and refills that shards share: each began after all of them had wished for it (`Refills`).
@@ -29,8 +29,8 @@ type Moves = model::Moves<Retention>;
 /// A time, in half days.
 type Time = i8;
 
-/// How long the stream keeps a record (`RETENTION`), and how old the time of an unread shard may get before it is in doubt
-/// what it has lost (`RelayConfig::trust_horizon`, which is shorter, but not by half a day).
+/// How long the stream keeps a record (`RETENTION`), and how old the time of an unread shard may get before its losses
+/// are in doubt (`RelayConfig::trust_horizon`, which is shorter, but not by half a day).
 const DAY: Time = 2;
 
 const MAX_SHARDS: usize = 2;
@@ -46,14 +46,14 @@ pub(crate) struct Retention {
     pub(crate) events: usize,
     /// How many replicas look for new shards.
     pub(crate) listers: usize,
-    /// What may not be lost, where no relay was there before.
+    /// The events that may not be lost, where no relay was there before.
     pub(crate) owed: Owed,
     /// When time ends.
     pub(crate) end: Time,
     pub(crate) guards: Guards,
 }
 
-/// What was there before the model begins.
+/// The state before the model begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Before {
     /// No relay, ever.
@@ -67,27 +67,28 @@ pub(crate) enum Before {
 /// The events that the first relay of all owes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Owed {
-    /// What is stored after it has written anything to the lease table.
+    /// Events stored after it has written anything to the lease table.
     SinceFirstNote,
-    /// What the stream still held then, too.
+    /// Events that the stream still held then, too.
     SinceADayBefore,
 }
 
-/// What the code does so that nothing is lost. Each can be left out.
+/// The code's guards against loss. Each can be left out.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Guards {
-    /// When the reader asks whether the trim horizon is in doubt: `Reader::horizon_is_doubtful` in `relay/shard.rs`.
+    /// When the reader asks whether the trim horizon is in doubt: `Reader::horizon_is_doubtful` in the relay's
+    /// `shard.rs`.
     pub(crate) doubt: Doubt,
     /// After a refill, the horizon is as good as it was when the refill began: `Reader::refill`.
     pub(crate) dates_refill_by_its_beginning: bool,
     /// A shard that is first seen is dated by the last listing for which all shards had leases (`LeaseTable::complete_at`),
-    /// not by the last sign of life of any relay: `View::first_lease` in `relay/plan.rs`.
+    /// not by the last sign of life of any relay: `View::first_lease` in the relay's `plan.rs`.
     pub(crate) dates_by_listing: bool,
     /// A listing is noted as such once all that it lists is leased: `plan::complete_at`.
     pub(crate) notes_what_is_leased: bool,
-    /// And with the time when it was made, not with that of the note: `Relay::listing` in `relay.rs`.
+    /// And with the time when it was made, not with that of the note: `Relay::listing`.
     pub(crate) notes_time_of_listing: bool,
-    /// What is noted where nothing was before: `plan::complete_at`.
+    /// The first note in an empty table: `plan::complete_at`.
     pub(crate) first_note: FirstNote,
 }
 
@@ -110,7 +111,7 @@ pub(crate) enum FirstNote {
     Listing,
     /// The time before it read the table. Others may have noted something since then.
     Reading,
-    /// Nearly a day before that: for so long the stream may have held what it holds. So the code does
+    /// Nearly a day before that: the stream may have held its records for so long. So the code does
     /// (`RelayConfig::age_of_first`).
     NearlyADayBeforeReading,
 }
@@ -131,7 +132,7 @@ impl Guards {
 pub(crate) struct State {
     now: Time,
     stream: Stream,
-    /// What the bus has accepted, and what no relay can know of.
+    /// The events that the bus has accepted, and those that no relay can know of.
     accepted: [bool; MAX_EVENTS],
     leases: [Option<Progress>; MAX_SHARDS],
     readers: [Option<Reader>; MAX_SHARDS],

@@ -1,4 +1,4 @@
-//! That the explorer finds what it should, on a world of one number.
+//! The explorer's own tests, on a world of one number.
 
 use std::fmt;
 

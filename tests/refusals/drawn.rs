@@ -18,7 +18,7 @@ use tonic::Code;
 
 use crate::dynamo::{Dynamo, sdk_config};
 
-/// Carries a plan out, and judges what came of it.
+/// Carries a plan out, and judges the result.
 async fn check(plan: &Plan, cast: Arc<Cast>, config: &SdkConfig) -> anyhow::Result<Vec<Call>> {
     let dynamo = Dynamo::default();
     let store = dynamo.store(config, !plan.seed.is_multiple_of(4));
@@ -50,7 +50,7 @@ fn whatever_the_network_does_what_was_refused_is_not_done() {
         ..Config::default()
     };
     let ran = TestRunner::new(told).run(&any_plan(size), |plan| {
-        // One thread, and a clock that leaps: a case is what its plan says.
+        // One thread, and a clock that leaps: a case depends on its plan alone.
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build()?;
         let checked = runtime.block_on(async {
             let checked = timeout(Duration::from_secs(7_200), check(&plan, cast.clone(), &config));

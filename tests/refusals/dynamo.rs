@@ -35,7 +35,7 @@ use uuid::Uuid;
 const EVENTS: &str = "events";
 const KEYS: &str = "keys";
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Fate {
     /// How long it is on its way. Its client may have gone before it arrives.
@@ -47,17 +47,17 @@ pub(crate) struct Fate {
     pub(crate) reasons: Reasons,
 }
 
-/// What DynamoDB does about a request that has arrived.
+/// DynamoDB's treatment of a request that has arrived.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) enum Does {
-    /// What is asked.
+    /// The request's work.
     #[default]
     Work,
     /// Nothing, and says that calls come too fast.
     Throttle,
     /// Nothing, and says that it is out of order.
     Fail,
-    /// What is asked, and says that it is out of order.
+    /// The request's work, and says that it is out of order.
     WorkAndFail,
     /// Nothing, and says that another transaction is at work on the items.
     Contend,
@@ -65,7 +65,7 @@ pub(crate) enum Does {
     Mismatch,
 }
 
-/// What comes back.
+/// The reply to a request.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) enum Reply {
     /// The reply.
@@ -104,7 +104,7 @@ pub(crate) struct Dynamo(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     events: BTreeMap<(String, u64), Value>,
-    /// Who holds which key.
+    /// The holder of each key.
     keys: HashMap<String, String>,
     /// Transactions that are under way, and those that are done, by token.
     tokens: HashMap<String, Token>,
@@ -112,9 +112,9 @@ struct State {
     locked: HashSet<String>,
     /// How many requests have not come to their end.
     under_way: usize,
-    /// What becomes of the next writes in whose request a text stands.
+    /// The fates of the next writes whose request contains a text.
     next: VecDeque<(String, Fate)>,
-    /// By what the fate of the others is drawn.
+    /// The fates of all other requests are drawn from this.
     chance: Option<StdRng>,
 }
 
@@ -123,7 +123,7 @@ enum Token {
     Done(Value),
 }
 
-/// What a request is answered with.
+/// The HTTP answer to a request.
 struct Answer {
     status: u16,
     body: Value,
@@ -151,7 +151,7 @@ impl Dynamo {
         DynamoStore::new(Client::from_conf(config.build()), tables, None)
     }
 
-    /// The next writes in whose request this text stands have these fates.
+    /// The next writes whose request contains this text have these fates.
     pub(crate) fn next(&self, about: &str, fates: impl IntoIterator<Item = Fate>) {
         self.look().next.extend(fates.into_iter().map(|fate| (about.to_owned(), fate)));
     }
@@ -469,7 +469,7 @@ impl fmt::Debug for Dynamo {
     }
 }
 
-/// What an SDK is told besides where to send its requests.
+/// The SDK's settings, but for the endpoint of the store.
 pub(crate) async fn sdk_config() -> SdkConfig {
     aws_config::defaults(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))
@@ -499,13 +499,13 @@ fn explained(failed: Vec<Option<Value>>, reasons: Reasons) -> Vec<Value> {
     explained
 }
 
-/// What an action is, and what it says.
+/// The kind of an action, and its body.
 fn the(action: &Value) -> (&str, &Value) {
     let action = action.as_object().and_then(|action| action.iter().next()).expect("an action");
     (action.0, action.1)
 }
 
-/// What tells the item of an action from others.
+/// The key of an action's item.
 fn name_of(action: &Value) -> String {
     let (_, action) = the(action);
     if action["TableName"] == EVENTS {

@@ -59,11 +59,11 @@ fn users(store: &DynamoStore) -> Users<DynamoStore> {
     Users(CommandHandler::new(store.clone(), StateCache::new(1 << 20), config))
 }
 
-/// What a call was answered: the version, and whether it is a replay.
+/// The answer to a call: the version, and whether it is a replay.
 type Answered = Result<(u64, bool), Status>;
 
-/// Asks for an address, as a new user's or as one's who is there. The call's number is its correlation id, so that its
-/// event tells whose it is.
+/// Asks for an address, for a new user or for one who is there. The call's number is its correlation id, so that its
+/// event names the call.
 async fn ask(users: &Users<DynamoStore>, user_id: Option<&str>, email: &str, call: u32) -> Answered {
     let (command_id, correlation_id) = (Some("subject".to_owned()), Some(format!("call-{call}")));
     Ok(match user_id {
@@ -115,7 +115,7 @@ fn is_stored(dynamo: &Dynamo, call: u32) -> bool {
 struct Case {
     /// Whether it creates a user.
     creates: bool,
-    /// What becomes of its attempts.
+    /// The fates of its attempts.
     fates: Vec<Fate>,
     /// After how long the holder lets the address go; at 0 before all begins.
     let_go: Option<Duration>,

@@ -1,4 +1,4 @@
-//! The course of a simulation: what a seed lets happen, and what must be true during and after it.
+//! The course of a simulation: the events that a seed lets happen, and the conditions during and after it.
 
 use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     world::World,
 };
 
-/// What has to have happened often enough for a run of many seeds to mean something.
+/// Happenings that a run of many seeds must have had often enough to mean something.
 pub(crate) const WANTED: [&str; 20] = [
     "a crash at a call",
     "a delivery that is dropped",
@@ -48,7 +48,7 @@ const STEPS: u32 = 14;
 /// How long everything may take to come right once nothing goes wrong any more.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// What came of a simulation.
+/// The result of a simulation.
 pub(crate) struct Ended {
     pub(crate) happened: BTreeMap<&'static str, u64>,
     pub(crate) steps: Vec<String>,
@@ -112,7 +112,7 @@ impl Course {
 
     async fn step(&mut self) {
         sleep(Duration::from_millis(self.trouble.below(3_000))).await;
-        // What the stream loses before the first relay of all has a lease, no relay can know of.
+        // No relay can know of records that the stream loses before the first relay of all has a lease.
         let known = !self.world.leases.list().await.unwrap().leases.is_empty();
         match self.trouble.below(24) {
             0..=8 => self.events().await,
@@ -226,7 +226,7 @@ impl Course {
             sleep(Duration::from_secs(1)).await;
         }
         self.world.watch_dead_letters();
-        // What was sent before the calm has arrived by now.
+        // Calls sent before the calm have arrived by now.
         sleep(LONGEST_DELAY).await;
         while let Some(process) = self.take(None) {
             let (name, took) = (process.life.name.clone(), process.terminate().await);

@@ -1,5 +1,5 @@
 //! Relays and projectors in a world of memory: their own code, from the stream to the rows, under a clock that leaps and
-//! a schedule of faults that a seed decides. Whatever happens, every event reaches its row, and no row goes back.
+//! a schedule of faults that a seed decides. Every event reaches its row in any course of events, and no row goes back.
 //!
 //! ```text
 //! cargo test -p millrace-tests --test simulation                                    1,000 seeds

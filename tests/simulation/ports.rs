@@ -28,7 +28,7 @@ pub(crate) struct Ports {
     pub(crate) world: World,
 }
 
-/// Makes a call of a part of the world, with copies of what it is asked, since it may take effect later or twice.
+/// Makes a call of a part of the world, with copies of its arguments, since it may take effect later or twice.
 macro_rules! call {
     ($ports:expr, $name:literal, |$world:ident $(, $argument:ident)*| $effect:expr) => {{
         let $world = $ports.world.clone();

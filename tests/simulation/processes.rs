@@ -19,7 +19,7 @@ use crate::{
     world::{World, clock},
 };
 
-/// How long the simulated relays trust the stream to keep what they have not read.
+/// How long the simulated relays trust the stream to keep unread records.
 pub(crate) const TRUST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What may happen to a call.
+//! The troubles that a call may meet.
 
 use std::{
     collections::BTreeMap,
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 /// After so long a call that was sent has taken effect, or never will.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
-/// What befalls a call, each so many of a thousand times. For the rest it is only delayed.
+/// The fates of calls, each so many of a thousand times. Other calls are only delayed.
 const FATES: [(Fate, u32); 8] = [
     (Fate::Throttled, 25),
     (Fate::Unreachable, 15),
@@ -47,7 +47,7 @@ enum Fate {
     CrashAfter,
 }
 
-/// All chance of a simulation, and what came of it. Clones share it.
+/// All chance of a simulation, and a tally of it. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Trouble(Arc<Mutex<State>>);
 
@@ -128,7 +128,7 @@ impl Trouble {
     }
 }
 
-/// The life of a process: what it calls the world by.
+/// The life of a process, through which it calls the world.
 #[derive(Clone)]
 pub(crate) struct Life {
     pub(crate) name: Arc<str>,
@@ -161,7 +161,7 @@ impl Life {
         }
     }
 
-    /// Dies: whoever waits for this waits for ever, and the process is dropped around it.
+    /// Dies: a caller that waits for this waits for ever, and the process is dropped around it.
     async fn die(&self, call: &str) {
         self.trouble.note("a crash at a call");
         self.trouble.step(&format!("{} dies at {call}", self.name));
@@ -212,7 +212,7 @@ impl Life {
             Some(Fate::Late) => {
                 let late = self.trouble.below(LONGEST_DELAY.as_secs() * 1_000);
                 self.trouble.note("a late effect");
-                // The request is on its way, whatever becomes of its process.
+                // The request is on its way, even if its process dies.
                 tokio::spawn(async move {
                     sleep(Duration::from_millis(late)).await;
                     let _ = effect().await;

@@ -1,4 +1,4 @@
-//! What outlives every process: the tables, the stream, the bus, the queues, and a watch over the rows.
+//! The parts that outlive every process: the tables, the stream, the bus, the queues, and a watch over the rows.
 
 use std::{
     cell::Cell,
@@ -64,7 +64,7 @@ pub(crate) struct World {
     facts: Arc<Mutex<Facts>>,
 }
 
-/// A registered projection with what it has.
+/// A registered projection with its rows and its queue.
 #[derive(Clone)]
 pub(crate) struct Projected {
     pub(crate) spec: ProjectionSpec,
@@ -76,12 +76,12 @@ pub(crate) struct Projected {
 struct Facts {
     /// How many events each stream has.
     stored: BTreeMap<StreamId, u64>,
-    /// What the bus has accepted.
+    /// The events that the bus has accepted.
     accepted: BTreeSet<EventId>,
     /// Up to which version each stream was seen in each projection.
     applied: BTreeMap<(ProjectionName, StreamId), u64>,
     poison: BTreeSet<String>,
-    /// What must not be.
+    /// Broken promises.
     violations: Vec<String>,
 }
 
@@ -117,7 +117,7 @@ impl World {
         self.projections.iter().filter(move |projection| projection.spec.source == *aggregate_type)
     }
 
-    /// What was found wrong so far.
+    /// The violations so far.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.facts.lock().unwrap().violations.clone()
     }
@@ -171,7 +171,7 @@ impl World {
         self.trouble.note("a poison message");
     }
 
-    /// What the bus does with an entry: it refuses, or accepts and delivers, some time, perhaps more than once, and, as
+    /// The bus's treatment of an entry: it refuses, or accepts and delivers, some time, perhaps more than once, and, as
     /// long as the aggregate has newer events, perhaps not at all.
     pub(crate) fn publish(&self, entry: &Entry) -> Result<(), Rejection> {
         let is_calm = self.trouble.is_calm();
@@ -231,7 +231,7 @@ impl World {
         }
     }
 
-    /// Objects to a write by which a projection went back, or shows what history did not have.
+    /// Objects to a write by which a projection went back, or shows a state that history did not have.
     pub(crate) async fn watch_write(&self, projection: &Projected, stream: &StreamId) {
         let name = projection.spec.name;
         let applied = projection.rows.applied_version(stream).await.unwrap();
@@ -244,7 +244,7 @@ impl World {
         }
     }
 
-    /// How a projection's rows of some streams differ from what these were at the versions that the rows have.
+    /// How a projection's rows of some streams differ from the streams' states at the versions that the rows have.
     async fn differences(&self, projection: &Projected, which: impl Fn(&StreamId) -> bool) -> Vec<String> {
         let (name, source) = (projection.spec.name, &projection.spec.source);
         let streams: Vec<StreamId> = self.facts.lock().unwrap().stored.keys().cloned().collect();
@@ -264,7 +264,7 @@ impl World {
         differences(&expected, &found)
     }
 
-    /// What is still missing, in words.
+    /// The parts still missing, in words.
     pub(crate) async fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for event in self.store.all() {
@@ -314,7 +314,7 @@ impl World {
     }
 }
 
-/// What a queue gets of an entry's detail.
+/// The message that a queue gets of an entry's detail.
 fn on_the_bus(detail: &str) -> String {
     format!("{{\"version\":\"0\",\"source\":\"millrace\",\"detail\":{detail}}}")
 }

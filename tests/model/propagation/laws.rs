@@ -1,4 +1,4 @@
-//! What must be true of propagation, and what must be possible.
+//! The laws of propagation: facts that always hold, and moves that must be possible.
 
 use super::{
     Law, Move, Propagation, State,

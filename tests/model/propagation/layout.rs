@@ -48,7 +48,7 @@ impl Shards {
         }
     }
 
-    /// Whose event it is.
+    /// The number of the event's aggregate.
     pub(crate) fn aggregate(self, event: usize) -> usize {
         usize::from(!self.history(0).contains(&event))
     }

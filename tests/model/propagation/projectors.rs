@@ -1,4 +1,4 @@
-//! What projectors and their queue do: `projector/src`.
+//! Projectors and their queue: `crates/projection/src`.
 
 use super::{
     Moves, Propagation, State,
@@ -10,11 +10,11 @@ use super::{
 /// A batch of one row's messages, being worked on: `Consumer::work`. Of several in one process each is one of these.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Projector {
-    /// What is to be brought into the row.
+    /// The events to be brought into the row.
     pub(super) brought: Events,
-    /// What is to be deleted.
+    /// The events whose messages are to be deleted.
     done: Events,
-    /// The version that the row is thought to have: `Row::bring_up_to_date`.
+    /// The version that the row is thought to have: `RowUpdater::bring_up_to_date`.
     version: usize,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Projector {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Row {
     pub(super) version: usize,
-    /// The events that made it what it is.
+    /// The events folded into it.
     pub(super) made_of: Events,
 }
 
@@ -68,7 +68,7 @@ fn receive(model: &Propagation, projector: usize, moves: &mut Moves) {
     }
 }
 
-/// The process dies, or its messages' time is up: they come again. What SQS counts, and gives up in the end, is left out.
+/// The process dies, or its messages' time is up: they come again. SQS's count, and its giving up, are left out.
 fn die(model: &Propagation, projector: usize, moves: &mut Moves) {
     trouble(moves, Step::Die { projector }, |state| {
         let Projector { brought, done, .. } = state.projectors[projector];
@@ -79,7 +79,8 @@ fn die(model: &Propagation, projector: usize, moves: &mut Moves) {
     });
 }
 
-/// `Consumer::delete`, which tries three times; what is left comes again. Then what could not be brought is tried again.
+/// `Consumer::delete`, which tries three times; messages not deleted come again. Then the events that could not be
+/// brought are tried again.
 fn delete(model: &Propagation, projector: usize, moves: &mut Moves) {
     let Projector { brought, done, .. } = moves.from.projectors[projector];
     moves.work(Step::Delete { projector }, |state| state.projectors[projector] = model.begin(brought));
@@ -101,7 +102,7 @@ impl Propagation {
     }
 }
 
-/// `Row::bring_up_to_date`.
+/// `RowUpdater::bring_up_to_date`.
 struct Bringing<'a> {
     model: &'a Propagation,
     projector: usize,
@@ -117,7 +118,7 @@ impl<'a> Bringing<'a> {
         Self { model, projector, batch, aggregate, newest }
     }
 
-    /// `Row::build`, and `WriteRows::write` on the condition that the row is where the change starts.
+    /// `RowUpdater::build`, and `WriteRows::write` on the condition that the row is where the change starts.
     fn write(&self, moves: &mut Moves) {
         let &Self { model, projector, batch, aggregate, newest } = self;
         let row = moves.from.rows[aggregate];
@@ -138,7 +139,7 @@ impl<'a> Bringing<'a> {
                 self.apply(state, end);
                 state.projectors[projector] = model.begin(batch.brought);
             });
-            // The event store cannot be read. What comes before the gap is written, the rest is kept.
+            // The event store cannot be read. Events before the gap are written, the rest is kept.
             if batch.version < gap && gap < end {
                 trouble(moves, step(gap, true), |state| self.apply(state, gap));
             }
@@ -167,7 +168,7 @@ impl<'a> Bringing<'a> {
         self.done(state, to);
     }
 
-    /// What the row has can be deleted, the rest is brought again: `Letter::settled`.
+    /// Messages of events in the row can be deleted, the rest is brought again: `InFlightMessage::settle`.
     fn done(&self, state: &mut State, version: usize) {
         let brought = self.batch.brought;
         let rest = brought.without(self.model.shards.between(self.aggregate, 0, version));

@@ -1,4 +1,4 @@
-//! What relays do: `command-service/src/relay`.
+//! Relays: `crates/relay/src`.
 
 use super::{
     Moves, Propagation, State,
@@ -11,7 +11,7 @@ use super::{
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub(super) struct Relay {
     claim: Option<Claim>,
-    /// What it reads: `Workers`.
+    /// The shards it reads: `Workers`.
     workers: [Option<Worker>; SHARDS],
 }
 
@@ -32,7 +32,7 @@ struct Worker {
     progress: usize,
     /// How many it has read.
     read: usize,
-    /// What of them the bus has yet to accept, as far as it knows: the queue of `Publisher::drain`.
+    /// The records that the bus has yet to accept, as far as it knows: the queue of `Publisher::drain`.
     unsent: Events,
 }
 
@@ -59,7 +59,7 @@ impl State {
         self.relays[relay].workers[shard].is_some_and(|worker| worker.is_replaced)
     }
 
-    /// The fence, the owner or the expiry of a lease changes: who saw it before has not seen it as it is.
+    /// The fence, the owner or the expiry of a lease changes: relays that saw it before have not seen it as it is.
     fn touch(&mut self, shard: usize) {
         for claim in self.relays.iter_mut().filter_map(|relay| relay.claim.as_mut()) {
             claim.is_as_seen &= claim.shard != shard;
@@ -69,7 +69,7 @@ impl State {
     /// A relay no longer reads a shard.
     fn leave(&mut self, relay: usize, shard: usize) {
         self.relays[relay].workers[shard] = None;
-        // What nobody reads is free, expired or not.
+        // A shard that nobody reads is free, expired or not.
         self.leases[shard].is_expired &= self.owner(shard).is_some();
     }
 }
@@ -179,8 +179,8 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// `Reader::follow` reads on once what it has read is published. It may get fewer records than there are here, since
-    /// the rest may not have been stored yet.
+    /// `Reader::follow` reads on once the records it has read are published. It may get fewer records than there are
+    /// here, since the rest may not have been stored yet.
     fn read(&self, moves: &mut Moves) {
         let &Self { model, relay, shard, worker } = self;
         let records = model.shards.records(shard);
@@ -196,8 +196,8 @@ impl Reading<'_> {
         }
     }
 
-    /// `Publisher::drain` sends what is unsent, until the bus has accepted all of it; then `Reader::advance` moves the
-    /// progress.
+    /// `Publisher::drain` sends unsent records, until the bus has accepted all of them; then `Reader::advance` moves
+    /// the progress.
     fn publish(&self, moves: &mut Moves) {
         let &Self { model, relay, shard, worker } = self;
         let entries = worker.unsent;
@@ -290,7 +290,7 @@ impl Reading<'_> {
     }
 }
 
-/// What a worker does after a write that succeeded.
+/// A worker's next step after a write that succeeded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Stay,

@@ -1,4 +1,4 @@
-//! That nothing is lost on the way, and what is without each guard.
+//! That nothing is lost on the way, and the losses without each guard.
 
 use super::{Guards, Propagation, layout::Shards};
 use crate::check::{breaks, holds};

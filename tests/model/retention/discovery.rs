@@ -1,4 +1,5 @@
-//! How shards come to their first leases: `Relay::plan` and `Relay::balance` in `relay.rs`, `relay/plan.rs`.
+//! How shards come to their first leases: `Relay::plan` and `Relay::balance` in the relay's `lib.rs`, and its
+//! `plan.rs`.
 
 use super::{
     DAY, FirstNote, MAX_SHARDS, Moves, Owed, Retention, State, Time, reading::Progress, steps::Step,
@@ -102,7 +103,7 @@ fn create(lister: usize, missing: Shards, date: Time, moves: &mut Moves) {
 }
 
 impl State {
-    /// Decides what to do about what was read and listed: `plan::is_complete`, `plan::is_news`, `View::first_lease`.
+    /// Decides on the table read and the shards listed: `plan::complete_at`, `View::first_lease`.
     fn plan(&mut self, model: &Retention, lister: usize, listing: Listing) {
         let Round::Read { at, leased, complete_at, renewed } = self.listers[lister].round else { return };
         self.listers[lister].listing = Some(listing);
@@ -125,7 +126,7 @@ impl State {
         }
     }
 
-    /// There was nothing in the lease table until now: what is not owed is out of account.
+    /// There was nothing in the lease table until now: events that are not owed are out of account.
     fn pass_over(&mut self, owed: Owed) {
         for (event, record) in self.stream.events() {
             self.accepted[event] |= match owed {

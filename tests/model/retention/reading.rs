@@ -1,8 +1,8 @@
-//! How a shard is read, and healed where the stream has lost some of it: `relay/shard.rs`.
+//! How a shard is read, and healed where the stream has lost some of it: the relay's `shard.rs`.
 
 use super::{DAY, Doubt, MAX_SHARDS, Moves, Retention, State, Time, steps::Step, stream::PAGES};
 
-/// What a lease says of a shard, and its reader beyond that.
+/// A shard's progress: its lease's, and that of the lease's reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Progress {
     checkpoint: Checkpoint,
@@ -17,14 +17,14 @@ enum Checkpoint {
     ShardEnd,
 }
 
-/// The reader of a shard. It begins with what the lease says.
+/// The reader of a shard. It begins with the lease's progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Reader {
     progress: Progress,
     work: Work,
 }
 
-/// What is next for a reader. A cursor is the event that it points at.
+/// A reader's next step. A cursor is the event that it points at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Work {
     /// To open the shard, and then to ask whether the trim horizon is in doubt, or not.

@@ -1,4 +1,4 @@
-//! What happens, in words.
+//! The steps of retention, in words.
 
 use std::fmt;
 

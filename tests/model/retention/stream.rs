@@ -1,4 +1,4 @@
-//! The stream and the table, and what happens to them: `ShardStream`, `Refill`.
+//! The stream and the table, and their changes: `ShardStream`, `Refill`.
 
 use super::{DAY, MAX_EVENTS, MAX_SHARDS, Moves, Retention, Time, steps::Step};
 

@@ -1,9 +1,9 @@
-//! That nothing is lost by what the stream forgets, and what is without each guard.
+//! That nothing is lost by the stream's losses, and the losses without each guard.
 
 use super::{Before, Doubt, FirstNote, Guards, Owed, Retention};
 use crate::check::{breaks, holds};
 
-/// A shard that is known, and whatever becomes of it.
+/// A shard that is known before the model begins.
 const KNOWN: Retention = Retention {
     before: Before::RelayAndShard,
     shards: 1,
