@@ -1,4 +1,4 @@
-//! Compiles Millrace's own contracts, and tells the build scripts of applications where they are.
+//! Compiles Millrace's own contracts, and passes their folder to the build scripts of applications.
 
 use std::{env, error::Error, path::PathBuf};
 

@@ -23,7 +23,7 @@ use tonic::Request;
 pub struct Orders<S> {
     /// The handler of orders.
     pub orders: CommandHandler<Order, S>,
-    /// The handler of users, to ask whether they exist.
+    /// The handler of users, to check that they exist.
     pub users: CommandHandler<User, S>,
 }
 
@@ -59,7 +59,7 @@ impl<S: AppendEvents + Snapshots> OrderCommandService for Orders<S> {
     }
 }
 
-/// Reads the items: each field of each one, then what they must have in common.
+/// Reads the items: each field of each one, then the rules over all of them.
 fn basket(violations: &mut Violations, items: &[types::OrderItem]) -> Option<Basket> {
     let first = items.first().map_or("", currency);
     if items.len() > Basket::MAX_ITEMS {

@@ -1,6 +1,6 @@
 //! Codecs between events and their stored form.
 
-/// Lets an event of an application be stored as messages of its contracts.
+/// Makes an event of an application storable as messages of its contracts.
 ///
 /// Each variant holds a struct of its own name, and has a message of that name in the module and package that are given;
 /// `= 1` is the schema that it is written by. The struct's `From` writes the message, the message's `TryFrom` reads it,
@@ -67,7 +67,7 @@ macro_rules! event_codec {
     };
 }
 
-/// Lets an event of an application be stored as it is, without a contract: for small applications and tests.
+/// Makes an event of an application storable without a contract: for small applications and tests.
 ///
 /// Each variant holds a struct of its own name, which serde writes and reads; `= 1` is the schema that it is written by.
 /// History shows the event as a `google.protobuf.Struct`.

@@ -1,6 +1,6 @@
-//! Messages that ask for commands.
+//! Messages of commands.
 
-/// A message that asks for a command. Implement it by [`command_requests!`](crate::command_requests).
+/// The message of a command. Implement it by [`command_requests!`](crate::command_requests).
 pub trait CommandRequest: prost::Message + Default {
     /// The command's name, a part of its digest for ever.
     const NAME: &'static str;
@@ -8,11 +8,11 @@ pub trait CommandRequest: prost::Message + Default {
     /// Takes the client's idempotency key and its correlation id out.
     fn take_ids(&mut self) -> (Option<String>, Option<String>);
 
-    /// The fields that hold UUIDs. In whatever case they are written, the command is the same.
+    /// The fields that hold UUIDs. The command is the same in upper and lower case.
     fn uuids(&mut self) -> Vec<&mut String>;
 }
 
-/// A message that asks for a command on an aggregate that exists.
+/// The message of a command on an existing aggregate.
 pub trait UpdateRequest: CommandRequest {
     /// The field that names the aggregate.
     const ID: &'static str;
@@ -24,7 +24,7 @@ pub trait UpdateRequest: CommandRequest {
     fn expected_version(&self) -> Option<u64>;
 }
 
-/// Says which messages ask for commands: those that create an aggregate, and those that update one by the field that names
+/// Lists the messages of commands: those that create an aggregate, and those that update one by the field that names
 /// it. A creation lists its fields that hold UUIDs.
 ///
 /// ```ignore

@@ -46,7 +46,7 @@ impl TryFrom<String> for Sum {
     }
 }
 
-/// What one order contributes to its customer's totals.
+/// The contribution of one order to its customer's totals.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct OrderPart {

@@ -1,4 +1,4 @@
-//! The example application: users, orders, and what customers have spent.
+//! The example application: users, orders, and the spending of customers.
 //!
 //! One module an aggregate: its commands, events, state and rules, and beside them its contract ([`order::contract`]) and
 //! its rows ([`order::summary`]). [`shop`] registers all of it, once.

@@ -16,7 +16,7 @@ pub struct Currency([u8; 3]);
 impl Currency {
     /// The three letters.
     pub fn as_str(&self) -> &str {
-        // ASCII by construction, so the empty string is never seen.
+        // ASCII by construction, so the default never applies.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -70,7 +70,7 @@ impl Money {
         Ok(Self { currency, nanos: i128::from(units) * NANOS_PER_UNIT + i128::from(nanos) })
     }
 
-    /// So many 10⁻⁹ of a unit, held within the amounts that there can be.
+    /// An amount in 10⁻⁹ of a unit, clamped to the valid amounts.
     pub fn from_nanos(currency: Currency, nanos: i128) -> Self {
         Self { currency, nanos: nanos.clamp(0, MAX_NANOS) }
     }
@@ -95,7 +95,7 @@ impl Money {
         i64::try_from(self.nanos / NANOS_PER_UNIT).unwrap_or(i64::MAX)
     }
 
-    /// What is left beyond the whole units, in 10⁻⁹ of one.
+    /// The part beyond the whole units, in 10⁻⁹ of one.
     pub fn nanos(&self) -> i32 {
         i32::try_from(self.nanos % NANOS_PER_UNIT).unwrap_or(0)
     }
@@ -118,7 +118,7 @@ impl Money {
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
     }
 
-    /// Reads what [`to_decimal`](Self::to_decimal) wrote.
+    /// Parses the text of [`to_decimal`](Self::to_decimal).
     pub fn from_decimal(currency: Currency, text: &str) -> Result<Self, Invalid> {
         const BAD: Invalid = Invalid("must be a decimal number with at most nine places");
         let (units, fraction) = text.split_once('.').unwrap_or((text, ""));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Label, Money, UserId};
 
-/// Where an order stands.
+/// The status of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum OrderStatus {
@@ -16,7 +16,7 @@ pub enum OrderStatus {
     Created,
     /// Being prepared.
     Processing,
-    /// On its way.
+    /// Shipped, not yet delivered.
     Shipped,
     /// With its buyer.
     Delivered,
@@ -94,7 +94,7 @@ impl TryFrom<i32> for Quantity {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct OrderItem {
-    /// What is bought.
+    /// The product.
     pub product: Label,
     /// How many pieces.
     pub quantity: Quantity,
@@ -107,7 +107,7 @@ impl OrderItem {
     pub const MAX_UNITS: i64 = 999_999_999;
 }
 
-/// What an order holds: 1 to 100 lines in one currency, with their sum.
+/// The content of an order: 1 to 100 lines in one currency, with their sum.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "StoredBasket", into = "StoredBasket")]
 pub struct Basket {
@@ -115,7 +115,7 @@ pub struct Basket {
     total: Money,
 }
 
-/// A basket in a row, with the total for whoever reads rows without this program.
+/// A basket in a row, with the total for readers that lack this program.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct StoredBasket {
@@ -174,9 +174,9 @@ impl Basket {
 pub enum OrderCommand {
     /// Place it. That the user exists is checked before.
     CreateOrder {
-        /// Who places it.
+        /// The user who places the order.
         user_id: UserId,
-        /// What is bought.
+        /// The lines.
         basket: Basket,
     },
     /// Move it to another status.
@@ -214,16 +214,16 @@ pub struct OrderStatusUpdated {
 /// Why a command on an order is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
-    /// There is no such order.
+    /// The order does not exist.
     #[error("the order does not exist")]
     NotFound,
     /// There is one already.
     #[error("the order exists already")]
     AlreadyExists,
-    /// Its status does not lead to the one asked for.
+    /// Its status does not lead to the requested one.
     #[error("an order that is {} cannot become {}", .from.as_str(), .to.as_str())]
     StatusNotAllowed {
-        /// Where it stands.
+        /// The present status.
         from: OrderStatus,
         /// Where it was to go.
         to: OrderStatus,
@@ -250,7 +250,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// Where it stands.
+    /// The present status.
     pub fn status(&self) -> OrderStatus {
         self.status
     }

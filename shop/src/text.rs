@@ -18,7 +18,7 @@ impl Email {
     /// The longest address, in characters.
     pub const MAX_LEN: usize = 254;
 
-    /// The address as it was written.
+    /// The address as written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -90,7 +90,7 @@ impl Label {
     /// The longest label, in characters.
     pub const MAX_LEN: usize = 200;
 
-    /// The text as it was written.
+    /// The text as written.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Email, Label};
 
-/// What can be asked of a user.
+/// The commands of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserCommand {
     /// Create it.
@@ -18,7 +18,7 @@ pub enum UserCommand {
         /// Its display name.
         name: Label,
     },
-    /// Change what is named, keep the rest.
+    /// Changes the given fields, keeps the others.
     UpdateUserProfile {
         /// The new e-mail address.
         email: Option<Email>,
@@ -27,7 +27,7 @@ pub enum UserCommand {
     },
 }
 
-/// What can have happened to a user. Events are a storage format: a change here is a change of every stream.
+/// The events of a user. Events are a storage format: a change here is a change of every stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserEvent {
     /// It was created.
@@ -57,7 +57,7 @@ pub struct UserProfileUpdated {
 /// Why a command on a user is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UserError {
-    /// There is no such user.
+    /// The user does not exist.
     #[error("the user does not exist")]
     NotFound,
     /// There is one already.

@@ -1,4 +1,4 @@
-//! The four commands: what is stored, what is answered, what is refused.
+//! The four commands: stored events, replies, refusals.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -214,7 +214,7 @@ async fn states_take_no_more_memory_than_they_are_given() {
     let states: StateCache<User> = StateCache::new(bound);
     let users = Users(CommandHandler::new(store.clone(), states.clone(), CONFIG));
     for n in 0..1_000 {
-        // The longest ids that there are.
+        // The longest valid ids.
         let id = format!("{n:04}{}", "𝄞".repeat(124));
         users.create_user(Request::new(user(&format!("u{n}@example.com"), &id))).await.unwrap();
     }
@@ -401,6 +401,6 @@ async fn tenants_do_not_meet() {
         replies.push(service.send_user(request).await.unwrap());
     }
     assert_ne!(replies[0].aggregate_id, replies[1].aggregate_id);
-    // The default tenant knows neither.
+    // The default tenant has neither.
     assert_eq!(service.rename(&replies[0].aggregate_id, "x", "c").await.unwrap_err().code(), Code::NotFound);
 }

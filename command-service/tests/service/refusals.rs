@@ -1,4 +1,4 @@
-//! I17: no refusal of a command that was carried out, and none that rests on what may have changed.
+//! I17: no refusal of a command that was carried out, and none that rests on a state that may have changed.
 
 use std::sync::{
     Arc,
@@ -25,7 +25,7 @@ async fn a_creation_that_was_carried_out_is_no_taken_key() {
     *store.instead.lock().unwrap() = Some(TAKEN);
     let again = replica(&store).create_user(user("john@example.com", "a")).await.unwrap();
     assert_eq!((again.event_id, again.replayed), (john.event_id, true));
-    // Under its id nothing else can be created, whoever has the address.
+    // A reused command id creates nothing else, whichever user has the address.
     *store.instead.lock().unwrap() = Some(TAKEN);
     let reused = replica(&store).create_user(user("other@example.com", "a")).await.unwrap_err();
     assert_eq!(reason(&reused), "COMMAND_ID_REUSED");
@@ -72,7 +72,7 @@ async fn an_id_that_an_old_state_remembers_is_not_taken_for_reused() {
     assert_eq!(reason(&reused), "COMMAND_ID_REUSED");
 }
 
-/// A store that carries an append out, says that there was a conflict, and is throttled when it is looked at.
+/// A store that carries an append out, reports a conflict, and throttles the reads after it.
 #[derive(Debug, Clone, Default)]
 struct Dim {
     inner: MemoryStore,

@@ -86,7 +86,7 @@ fn replica<S: AppendEvents + Snapshots>(store: &S) -> CommandHandler<Book, S> {
     CommandHandler::new(store.clone(), StateCache::new(1 << 20), CONFIG)
 }
 
-/// What a command is answered, and whether that is a replay.
+/// The receipt of a command, and whether that is a replay.
 async fn add<S: AppendEvents + Snapshots>(
     books: &CommandHandler<Book, S>,
     id: &str,
@@ -129,7 +129,7 @@ async fn several_events_are_stored_together_with_their_key_or_not_at_all() {
     let taken: Status = books.execute(&envelope(2, "same", &["y", "z", "d"])).await.unwrap_err().into();
     assert_eq!(taken.code(), Code::AlreadyExists);
     assert_eq!(store.all().len(), 5);
-    // What this one let go on its way can be had.
+    // The key that the refused commit did not claim is free.
     books.execute(&envelope(2, "other", &["y", "c"])).await.unwrap();
     assert_eq!(store.all().len(), 7);
 }
@@ -143,7 +143,7 @@ async fn several_events_whose_reply_was_lost_are_no_replay_and_are_there_once() 
     let (receipt, replayed) = add(&books, "three", &["b", "c", "d"]).await;
     assert_eq!((receipt.version, replayed), (4, false));
     assert_eq!(store.inner.all().last().unwrap().envelope.event_id, receipt.event_id);
-    // The store does not say which event it met.
+    // The store does not return the event in the way.
     *store.instead.lock().unwrap() = Some(AppendError::Conflict { existing: None });
     let (receipt, replayed) = add(&books, "two", &["e", "f"]).await;
     assert_eq!((receipt.version, replayed), (6, false));

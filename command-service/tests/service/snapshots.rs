@@ -18,10 +18,10 @@ use crate::support::{Replica, replica, settled, user};
 /// The version of the newest snapshot of a stream of this length: a multiple of 80, and none before 100.
 const EVERY: u64 = 80;
 
-/// What happens to snapshots on their way.
+/// A fault in reading or writing snapshots.
 type Trouble = fn(Option<Snapshot>) -> Result<Option<Snapshot>, AwsError>;
 
-/// A store whose snapshots are amiss, and which counts what is asked of it.
+/// A store with faulty snapshots, which counts the loaded events.
 #[derive(Clone)]
 struct Amiss {
     inner: MemoryStore,
@@ -76,7 +76,7 @@ impl Snapshots for Amiss {
     }
 }
 
-/// A user whose stream has so many events, of commands "2", "3" and so on.
+/// A user with a stream of this length, of commands "2", "3" and so on.
 async fn long_stream(service: &Replica<Amiss>, length: u64) -> String {
     let john = service.create_user(user("john@example.com", "1")).await.unwrap().aggregate_id;
     for version in 2..=length {
@@ -144,7 +144,7 @@ async fn a_state_that_is_far_behind_is_brought_up_to_date_by_a_snapshot_too() {
         rename(&ahead, &john, version).await;
     }
     settled().await;
-    // Three appends meet newer events: two are answered with what they met, the third leads to a load.
+    // Three appends meet newer events: the replies to two bring those events, the third leads to a load.
     let (requests, events) = store.cost(rename(&behind, &john, 501)).await;
     assert_eq!((requests, events), (6, 100));
 }
@@ -197,14 +197,14 @@ async fn whatever_is_amiss_with_a_snapshot_no_answer_changes() {
     assert!(events.iter().map(|event| event.envelope.version).eq(1..=u64::try_from(events.len()).unwrap()));
 }
 
-/// A snapshot whose state remembers no command but its last one, so that it shows where it is used.
+/// A snapshot whose state remembers only its last command, so that its use shows.
 fn forgetful(mut kept: Snapshot) -> Snapshot {
     let answered = kept.state["answered"].as_array_mut().unwrap();
     answered.drain(..answered.len() - 1);
     kept
 }
 
-/// A snapshot that says to be of another version, and whose state does.
+/// A snapshot that claims another version, as does its state.
 fn at(mut kept: Snapshot, version: u64) -> Snapshot {
     kept.version = version;
     kept.state["version"] = version.into();

@@ -168,11 +168,11 @@ pub(crate) struct Lossy {
     pub(crate) latency: Duration,
     /// Appends that do not take effect, since another is under way.
     pub(crate) busy: Arc<AtomicU32>,
-    /// Appends that take effect, while their caller is told of another one under way.
+    /// Appends that take effect, while the reply says that another one is under way.
     pub(crate) unnoticed: Arc<AtomicU32>,
-    /// What the SDK does: send the same commit again.
+    /// Sends the same commit again, as the SDK does.
     pub(crate) resends: bool,
-    /// What the next append is answered with, without taking effect.
+    /// The reply to the next append, which does not take effect.
     pub(crate) instead: Arc<Mutex<Option<AppendError>>>,
 }
 
@@ -223,7 +223,7 @@ impl AppendEvents for Lossy {
     }
 }
 
-/// What was left to be done behind the replies is done, on this one thread.
+/// Runs the work left behind the replies to its end, on this one thread.
 pub(crate) async fn settled() {
     for _ in 0..100 {
         tokio::task::yield_now().await;

@@ -1,4 +1,4 @@
-//! What the span of an append says became of it.
+//! The outcome of an append in its span.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::support::{Lossy, replica, user};
 
-/// How each append failed that is told of in a trace, in the order in which they ended.
+/// The error type of each append in the trace, in the order in which they ended.
 fn failures(heard: Heard) -> Vec<Option<String>> {
     let spans = heard.spans();
     let appends = spans.iter().filter(|span| span.name == "append user");

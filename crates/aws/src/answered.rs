@@ -9,7 +9,7 @@ tokio::task_local! {
 /// The answers to the attempts so far.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempts {
-    /// There was none, or the client does not tell.
+    /// There was no reply, or the client does not report attempts.
     Unseen,
     /// All were answered.
     Answered,
@@ -17,13 +17,13 @@ enum Attempts {
     Unanswered,
 }
 
-/// Makes calls, and says whether AWS answered every attempt at them.
+/// Makes calls, and returns whether AWS answered every attempt at them.
 ///
-/// An attempt that was not answered may have taken effect, or may do so later: a reply was lost, a request is still on its
-/// way, or AWS failed in the middle (after a status code 500 "the operation may have succeeded or failed": "Error handling
-/// with DynamoDB", Developer Guide). The SDK tries again by itself, and its result is that of the last attempt alone.
+/// An unanswered attempt may have taken effect, or may do so later: a reply was lost, a request is still under way, or
+/// AWS failed in the middle (after a status code 500 "the operation may have succeeded or failed": "Error handling with
+/// DynamoDB", Developer Guide). The SDK retries by itself, and its result is that of the last attempt alone.
 ///
-/// Only clients of [`Aws`](crate::Aws) tell. The calls of others count as not answered.
+/// Only clients of [`Aws`](crate::Aws) report attempts. The calls of others count as unanswered.
 pub async fn answered<T>(calls: impl Future<Output = T>) -> (T, bool) {
     let watched = async {
         let result = calls.await;
@@ -57,7 +57,7 @@ mod tests {
             let calls = async { attempts.iter().for_each(|attempt| note(*attempt)) };
             assert_eq!(answered(calls).await, ((), all), "{attempts:?}");
         }
-        // Nobody asked.
+        // Outside of `answered`.
         note(false);
     }
 }

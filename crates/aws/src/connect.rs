@@ -25,8 +25,8 @@ pub struct NoRegion;
 /// Access to AWS: makes clients that share time-outs, retries and a count of requests.
 ///
 /// Retries are the SDK's standard mode, three attempts in all: its token bucket stops retrying when most calls fail, so
-/// an outage of AWS does not triple the load. Not the adaptive mode: that holds calls back inside the client when AWS
-/// throttles, where a caller is better told at once.
+/// an outage of AWS does not triple the load. The adaptive mode delays calls inside the client when AWS throttles; an
+/// immediate error serves callers better.
 #[derive(Debug, Clone)]
 pub struct Aws {
     config: SdkConfig,
@@ -81,7 +81,7 @@ impl Aws {
         aws_sdk_dynamodb::Client::from_conf(config)
     }
 
-    /// A client for DynamoDB that reads it by the megabyte: for one who reads whole tables and has nobody waiting.
+    /// A client for DynamoDB with longer time-outs: for scans of whole tables with no caller waiting.
     pub fn dynamodb_in_bulk(&self) -> aws_sdk_dynamodb::Client {
         let operation = (self.attempt * ATTEMPTS).max(BULK_OPERATION);
         let timeouts = timeouts(self.attempt, self.attempt.max(BULK_ATTEMPT), operation);
@@ -111,7 +111,7 @@ impl Aws {
         aws_sdk_eventbridge::Client::from_conf(config)
     }
 
-    /// A client for SQS whose receiving may wait `long_poll` for messages, on top of what any call may take.
+    /// A client for SQS whose receives may wait `long_poll` for messages, on top of the ordinary time-out.
     pub fn sqs(&self, long_poll: Duration) -> aws_sdk_sqs::Client {
         let timeouts = timeouts(self.attempt, self.attempt + long_poll, self.attempt * ATTEMPTS + long_poll);
         let config = aws_sdk_sqs::config::Builder::from(&self.config)
@@ -123,7 +123,7 @@ impl Aws {
     }
 }
 
-/// Time-outs of an attempt and an operation, whose connection may take half of what an ordinary attempt may.
+/// Time-outs of an attempt and an operation. Connecting may take half of an ordinary attempt.
 fn timeouts(ordinary: Duration, attempt: Duration, operation: Duration) -> TimeoutConfig {
     TimeoutConfig::builder()
         .connect_timeout(ordinary / 2)

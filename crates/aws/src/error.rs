@@ -8,10 +8,10 @@ use aws_smithy_runtime_api::{
 };
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
-/// A call to AWS that failed, sorted by what its caller can do about it.
+/// A failed call to AWS, sorted by the caller's possible reactions.
 ///
-/// Whether the call took effect is unknown in every case: a reply can be lost, and a call is tried several times, of which
-/// this tells the last.
+/// Whether the call took effect is unknown in every case: a reply can be lost, and a call has several attempts, of
+/// which this reports the last.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AwsError {
     /// AWS asks for fewer calls, or a quota is spent. The last attempt did nothing.
@@ -34,8 +34,8 @@ pub type AwsResult<T> = Result<T, AwsError>;
 /// Error codes by which AWS says that calls come too fast or that a quota is spent. From the lists of common errors in
 /// the API references of DynamoDB, DynamoDB Streams, EventBridge and SQS, and the SDKs' own list of throttling errors.
 ///
-/// `OverLimit` is what SQS says to a receiving while as many messages are in flight as a queue allows (API Reference,
-/// `ReceiveMessage`), and it passes `KMS.ThrottlingException` on from the keys that its queues are encrypted with.
+/// SQS answers a receive with `OverLimit` while as many messages are in flight as a queue allows (API Reference,
+/// `ReceiveMessage`), and passes `KMS.ThrottlingException` on from the keys that encrypt its queues.
 const THROTTLING_CODES: [&str; 15] = [
     "BandwidthLimitExceeded",
     "KMS.ThrottlingException",
@@ -80,9 +80,9 @@ where
     }
 }
 
-/// Says what happened, for the log: AWS's code and message where it gave one, else the chain of causes.
+/// The error as text for the log: AWS's code and message where it gave one, else the chain of causes.
 ///
-/// Never by `Debug`: a failed condition holds the item that it met, and an item holds personal data.
+/// Never by `Debug`: a failed condition returns the stored item, and an item holds personal data.
 fn describe<E: ProvideErrorMetadata + Error + 'static>(
     error: &SdkError<E, HttpResponse>,
     code: &str,
@@ -101,11 +101,11 @@ fn describe<E: ProvideErrorMetadata + Error + 'static>(
     text
 }
 
-/// A message of AWS's without what it quotes of the request, in the forms that do: the checks that all services share ("1
-/// validation error detected: Value 'john' at 'name' failed to satisfy constraint: …"), SQS ("Value john for parameter
-/// MessageGroupId is invalid"), DynamoDB of operands ("lower bound operand: AttributeValue: {S:john}") and of numbers that
-/// are none ("The parameter cannot be converted to a numeric value: john"). Names of tables, roles and parameters stay:
-/// they are what helps.
+/// A message of AWS without values quoted from the request. Three sources quote them: the checks that all services
+/// share ("1 validation error detected: Value 'john' at 'name' failed to satisfy constraint: …"), SQS ("Value john for
+/// parameter MessageGroupId is invalid"), DynamoDB of operands ("lower bound operand: AttributeValue: {S:john}") and of
+/// invalid numbers ("The parameter cannot be converted to a numeric value: john"). Names of tables, roles and
+/// parameters stay, because they help.
 fn without_values(message: &str) -> String {
     const QUOTED: &str = "alue '";
     const OPERAND: &str = "AttributeValue: {";
@@ -122,8 +122,8 @@ fn without_values(message: &str) -> String {
     left
 }
 
-/// Drops what stands between the first `before` and the last `after`, since a value can have anything in it: of several
-/// complaints only the end of the last stays. Whether there were both.
+/// Drops the text between the first `before` and the last `after`, since a value can contain anything: of several
+/// complaints only the end of the last stays. Returns whether both were found.
 fn drop_between(message: &mut String, before: &str, after: &str) -> bool {
     let Some(begin) = message.find(before).map(|at| at + before.len()) else { return false };
     let Some(length) = message[begin..].rfind(after) else { return false };
@@ -131,7 +131,7 @@ fn drop_between(message: &mut String, before: &str, after: &str) -> bool {
     true
 }
 
-/// Drops all that stands after the first `before`.
+/// Drops the text after the first `before`.
 fn drop_after(message: &mut String, before: &str) {
     if let Some(at) = message.find(before) {
         message.replace_range(at + before.len().., "…");

@@ -1,6 +1,6 @@
 //! Items of DynamoDB: between attributes and JSON.
 //!
-//! Items are read as hostile input: values within each other have a bound, and what is wrong is named, never quoted.
+//! Items are read as hostile input: nesting has a bound, and an error names the fault without quoting the value.
 
 use std::{collections::HashMap, str::FromStr};
 
@@ -12,8 +12,8 @@ use serde_json::{Map, Number, Value};
 /// An item of a table.
 pub type Item = HashMap<String, AttributeValue>;
 
-/// How deep values may stand within each other: deeper than the 32 levels that DynamoDB lets them (Developer Guide,
-/// "Quotas"), and not so deep that reading them could exhaust the stack.
+/// The deepest nesting of values: deeper than the 32 levels of DynamoDB (Developer Guide, "Quotas"), and not so deep
+/// that reading them could exhaust the stack.
 const DEEPEST: usize = 64;
 
 /// The reason that an item cannot be read. Names attributes, never their values.
@@ -33,7 +33,7 @@ pub enum ItemError {
         /// The rule.
         reason: Invalid,
     },
-    /// An attribute says something else than the item's key.
+    /// An attribute contradicts the item's key.
     #[error("{0} contradicts the key")]
     ContradictsKey(&'static str),
 }
@@ -65,7 +65,7 @@ pub fn attribute(value: &Value) -> AttributeValue {
     }
 }
 
-/// The JSON value of an attribute; `None` where JSON has no such value, or too many stand within each other.
+/// The JSON value of an attribute; `None` where JSON has no such value, or the nesting is too deep.
 pub fn json<A: Attribute>(attribute: &A) -> Option<Value> {
     attribute.to_json(DEEPEST)
 }
@@ -114,7 +114,7 @@ mod sealed {
     use serde_json::Value;
 
     pub trait ToJson {
-        /// The value as JSON; `None` where JSON has no such value, or it stands deeper than `levels`.
+        /// The value as JSON; `None` where JSON has no such value, or the nesting exceeds `levels`.
         fn to_json(&self, levels: usize) -> Option<Value>;
     }
 }
@@ -146,8 +146,8 @@ macro_rules! to_json {
 to_json!(AttributeValue);
 to_json!(StreamValue);
 
-/// A number as JSON, in whatever notation DynamoDB answers it: it promises to keep a number's value, so `100` may come
-/// back as `1E+2`. Whole where it is whole, so that an `int32` of a contract is one again.
+/// A number as JSON, in any notation of DynamoDB: it promises to keep a number's value, so `100` may come back as
+/// `1E+2`. Whole where it is whole, so that an `int32` of a contract is one again.
 fn json_number(text: &str) -> Option<Number> {
     let whole = |text: &str| {
         (text.parse::<u64>().map(Number::from)).or_else(|_| text.parse::<i64>().map(Number::from)).ok()
@@ -200,7 +200,7 @@ mod tests {
 
     use super::*;
 
-    /// JSON as DynamoDB can keep it: numbers that are whole, or of few digits.
+    /// JSON that DynamoDB keeps exactly: numbers that are whole, or of few digits.
     fn any_json() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![
             Just(Value::Null),

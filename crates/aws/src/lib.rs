@@ -1,8 +1,8 @@
 //! How Millrace speaks to AWS.
 //!
-//! One place for what every client has in common: time-outs and retries ([`Aws`]), what a failed call means
-//! ([`AwsError`]), how many requests were sent and how they ended ([`Requests`]), whether AWS answered all of them
-//! ([`answered`]), which spans they are in (`traced`), what reading whole tables needs ([`Segment`]), and the codec of items
+//! One place for everything that clients share: time-outs and retries ([`Aws`]), the meaning of a failed call
+//! ([`AwsError`]), the number and outcome of requests ([`Requests`]), the check that AWS answered all of them
+//! ([`answered`]), their spans (`traced`), the segments of a table scan ([`Segment`]), and the codec of items
 //! ([`item`]).
 //!
 //! ```no_run

@@ -12,7 +12,7 @@ use crate::AwsError;
 pub(crate) enum Outcome {
     /// It was done.
     Ok,
-    /// A condition did not hold, or another transaction was at the same item. Part of the work: it is how a race ends.
+    /// A condition did not hold, or another transaction was at the same item: the ordinary end of a race.
     Conflict,
     /// AWS asks for fewer requests.
     Throttled,
@@ -24,8 +24,8 @@ pub(crate) enum Outcome {
     TimedOut,
     /// There was no connection, or it broke. Whether it took effect is unknown.
     Unreachable,
-    /// Nobody waited for the reply any more: the caller has left, or the time for the call with its retries was over.
-    /// Whether it took effect is unknown.
+    /// The caller dropped the call, or the time for the call with its retries was over. Whether it took effect is
+    /// unknown.
     GivenUp,
 }
 
@@ -42,7 +42,7 @@ impl Outcome {
         Self::GivenUp,
     ];
 
-    /// Its name as a label.
+    /// The metric label.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -56,7 +56,7 @@ impl Outcome {
         }
     }
 
-    /// Whether AWS said what it did. Where it did not, the request may have taken effect, or may do so later.
+    /// Whether AWS reported its outcome. Without a report, the request may have taken effect, or may do so later.
     pub(crate) fn is_answer(self) -> bool {
         match self {
             Self::Ok | Self::Conflict | Self::Throttled | Self::Refused => true,
@@ -77,7 +77,7 @@ impl Outcome {
         }
     }
 
-    /// What a reply means that is not what was asked for.
+    /// The outcome that an error response stands for.
     fn of_refusal(response: &HttpResponse) -> Self {
         let refusal = response.body().bytes().and_then(|body| serde_json::from_slice(body).ok());
         let refusal: Refusal = refusal.unwrap_or_default();
@@ -107,7 +107,7 @@ impl Outcome {
     }
 }
 
-/// What is read of a refusal in AWS's JSON protocols. Nothing else of it: it may hold an item.
+/// The fields read of an error response in AWS's JSON protocols. The rest stays unread: it may hold an item.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Refusal {

@@ -32,10 +32,10 @@ const REQUESTS: &str = "aws_requests_total";
 /// From the sending of a request to its end, labelled `operation`.
 const SECONDS: &str = "aws_request_seconds";
 
-/// Counts the requests that clients send, by operation, every attempt for itself: what AWS counts and charges.
+/// Counts the requests that clients send, by operation. Every attempt counts, because AWS counts and charges each.
 ///
-/// Clones count together. Each request also goes to the metrics `aws_requests_total` and `aws_request_seconds` when it has
-/// ended; to the recorder that there was at the first request of its operation, so that no request has to look for its
+/// Clones count together. Each request also goes to the metrics `aws_requests_total` and `aws_request_seconds` when it
+/// has ended. They use the recorder of the first request of an operation, so that no request has to look for its
 /// counter.
 #[derive(Clone, Default)]
 pub struct Requests(Arc<Mutex<BTreeMap<String, Sent>>>);
@@ -50,8 +50,8 @@ struct Sent {
 /// Where the requests of an operation are counted.
 struct Meters {
     seconds: Histogram,
-    /// In the order of [`Outcome::ALL`]. All are there from the first request on, since Prometheus sees no increase of a
-    /// counter that comes into being with it.
+    /// In the order of [`Outcome::ALL`]. All exist from the first request on, since Prometheus sees no increase of a
+    /// counter that begins with it.
     ended: [Counter; Outcome::ALL.len()],
 }
 

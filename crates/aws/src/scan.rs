@@ -15,7 +15,7 @@ pub struct Segment {
 }
 
 impl Segment {
-    /// All segments of a scan that is divided into so many.
+    /// All segments of a scan in `of` segments.
     pub fn all(of: NonZeroU32) -> impl Iterator<Item = Self> {
         (0..of.get()).map(move |number| Self { number, of })
     }
@@ -31,13 +31,12 @@ impl Segment {
     }
 }
 
-/// The units that a request took; 0 where AWS does not say.
+/// The units that a request consumed; 0 where AWS does not report them.
 pub fn units(used: Option<&ConsumedCapacity>) -> f64 {
     used.and_then(ConsumedCapacity::capacity_units).unwrap_or_default()
 }
 
-/// A key that was found in a table, as a line of a report can show it: without control characters, and not of any
-/// length.
+/// A key of a table, fit for a line of a report: without control characters, and of bounded length.
 pub fn printable(key: &str) -> String {
     const MOST: usize = 200;
     key.chars().take(MOST).flat_map(char::escape_debug).collect()

@@ -18,13 +18,13 @@ use aws_smithy_runtime_api::{
 use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 use millrace_telemetry::{Kind, Span, current};
 
-/// Tells of each call that is made within a span, with its attempts, as a part of that span: the name of the operation and
-/// what became of it, and nothing of what was sent or came back. Calls outside of any span, such as long polls and looks
-/// at leases, belong to no trace.
+/// Records each call within a span, with its attempts, as a child of that span: the name of the operation and its
+/// outcome, and no data sent or received. Calls outside of any span, such as long polls and lease reads, belong to no
+/// trace.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Traced;
 
-/// A call's span, until it has its answer. It is dropped with the call where nobody waits for that.
+/// The span of a call under way. Dropping the call drops it.
 #[derive(Debug)]
 struct UnderWay(Mutex<Span>);
 
@@ -60,7 +60,7 @@ impl Intercept for Traced {
                 span.set("db.system.name", "aws.dynamodb");
                 span.set("db.operation.name", operation.to_owned());
             }
-            // What it stays if nobody waits for the answer.
+            // Remains if the caller drops the call before the answer.
             span.fail("cancelled");
         });
         cfg.interceptor_state().store_put(UnderWay(Mutex::new(span)));

@@ -38,8 +38,8 @@ pub struct Contracts {
 }
 
 impl Contracts {
-    /// An application's contracts, in `folder` of its package. What they import of Millrace, of `buf.validate` and of
-    /// `google` comes with `millrace-proto`.
+    /// An application's contracts, in `folder` of its package. Their imports of Millrace, of `buf.validate` and of
+    /// `google` come with `millrace-proto`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let variable = |name: &str| env::var(format!("DEP_MILLRACE_PROTO_{name}")).ok().map(PathBuf::from);
         Self {
@@ -72,8 +72,8 @@ impl Contracts {
         self.compile(&files.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Writes `contracts.rs` and `contracts.binpb` into `OUT_DIR`: code for all messages and services of the files and of
-    /// what they import from `google.type`, and the descriptors of all files.
+    /// Writes `contracts.rs` and `contracts.binpb` into `OUT_DIR`: code for all messages and services of the files and
+    /// of their imports from `google.type`, and the descriptors of all files.
     ///
     /// # Errors
     /// Where a contract cannot be read or compiled.
@@ -89,12 +89,12 @@ impl Contracts {
             .compile_well_known_types(true)
             .extern_path(".google.protobuf.Timestamp", &self.timestamp)
             .extern_path(".google.protobuf.Any", "::prost_types::Any")
-            // The rules are options for clients; the servers' own parsers keep them. Details of errors are there to be shown.
+            // The rules are options for clients; the servers' own parsers enforce them. Clients display error details.
             .extern_path(".buf.validate", "crate::unused")
             .extern_path(".google.rpc", "crate::unused");
         let mut json = pbjson_build::Builder::new();
         json.register_descriptors(&encoded)?
-            // An event written by a newer release may carry fields that this one does not know.
+            // An event written by a newer release may carry unknown fields.
             .ignore_unknown_fields()
             .extern_path(".google.protobuf.Timestamp", &self.timestamp);
         for (package, path) in &self.externs {
@@ -136,7 +136,7 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<(), Bo
     Ok(())
 }
 
-/// Whether messages of a package are stored, as JSON: events, and the types that they are made of.
+/// Whether messages of a package are stored, as JSON: events, and the types of their fields.
 fn has_json(package: &str) -> bool {
     package.starts_with("google.type") || package.split('.').any(|part| part == "event" || part == "type")
 }

@@ -74,7 +74,7 @@ pub(crate) async fn run(application: &Application, args: AwsArgs) -> anyhow::Res
     let mut interrupt = Interrupt::catch()?;
     let aws = tokio::select! {
         aws = Aws::start(application, &args, Account::of_env) => aws?,
-        // What was begun ends with us.
+        // Containers that were started end with this process.
         () = interrupt.wait() => return Ok(()),
     };
     print_exports(&aws.env)?;

@@ -30,20 +30,20 @@ use crate::{
     log_line::{Addresses, LogLine},
 };
 
-/// From its start until it serves and says so.
+/// From its start until it reports its addresses.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 /// A deployable gives its work in flight less than this.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// How soon new lines of a log, and changes of health, are seen.
+/// How often logs and health are polled.
 const POLL: Duration = Duration::from_millis(20);
 /// How much of a log explains why it ended.
 const LAST_LINES: usize = 6;
 
-/// A deployable that runs.
+/// A running deployable.
 ///
-/// Its standard input is a pipe from us, and its end is its sign to end: it comes when we let go of the pipe, and also
-/// when we are killed, so that nothing is left behind. Its output goes straight to a file, since it must not fail to
-/// log when we are gone; we read along.
+/// Its standard input is a pipe from this process. The end of that input ends it, also when this process is killed, so
+/// that nothing is left behind. Its output goes straight to a file, since it must not fail to log once this process is
+/// gone; this process follows the file.
 pub(crate) struct Child {
     deployable: Deployable,
     process: process::Child,
@@ -54,7 +54,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts it on a loopback port, any free one where `port` is 0. `env` goes before what it inherits.
+    /// Starts it on a loopback port, any free one where `port` is 0. `env` takes precedence over inherited variables.
     pub(crate) fn start(
         deployable: Deployable,
         port: u16,
@@ -77,7 +77,7 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(output)
             .stderr(errors)
-            // Ctrl-C in the terminal is for us: we end them, in order.
+            // Ctrl-C in the terminal is for this process, which ends the deployables in order.
             .process_group(0)
             .kill_on_drop(true)
             .spawn()
@@ -109,7 +109,7 @@ impl Child {
         }
     }
 
-    /// Returns when it has ended without having been told to, with the reason.
+    /// Returns the reason when it has ended unasked.
     pub(crate) async fn died(&mut self) -> anyhow::Error {
         match self.process.wait().await {
             Ok(status) => ended_by_itself(self.deployable, status, &self.log),
@@ -117,7 +117,7 @@ impl Child {
         }
     }
 
-    /// Ends it in order; kills it where that takes too long.
+    /// Ends it in order; kills it after a time-out.
     pub(crate) async fn stop(self) -> anyhow::Result<()> {
         let Self { deployable, mut process, stdin, log, serving: _, _follower } = self;
         let name = deployable.name();
@@ -142,14 +142,14 @@ fn may_be_inherited(name: &OsStr) -> bool {
     !OTHERS.iter().any(|prefix| name.starts_with(prefix)) && !name.ends_with("_PROXY")
 }
 
-/// What the user wants logged, and in any case the line that tells the addresses.
+/// The user's log filter, plus in any case the line with the addresses.
 fn log_filter(wanted: Option<String>) -> OsString {
     let wanted = wanted.filter(|filter| !filter.is_empty()).unwrap_or_else(|| "info".to_owned());
     format!("{wanted},millrace_server::serve=info").into()
 }
 
-/// Reads along in a log: tells the addresses, and from then on shows what is notable. What is logged before is shown
-/// if the deployable does not come up.
+/// Follows a log: reports the addresses, and from then on shows notable lines. Earlier lines are shown only if the
+/// deployable does not come up.
 async fn follow(log: PathBuf, name: &'static str, serving: oneshot::Sender<Addresses>) {
     let Ok(file) = File::open(log).await else { return };
     let mut reader = BufReader::new(file);
@@ -174,7 +174,7 @@ async fn follow(log: PathBuf, name: &'static str, serving: oneshot::Sender<Addre
     }
 }
 
-/// Returns when the health service there says that the process can do its work.
+/// Returns when the health service there reports that the process serves.
 async fn until_healthy(address: &str) {
     while !matches!(health(address).await, Ok(ServingStatus::Serving)) {
         sleep(POLL).await;

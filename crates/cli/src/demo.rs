@@ -1,8 +1,8 @@
 //! The parts of a walk through an application: calls that are checked and shown.
 //!
-//! A walk opens a [`Screen`] with the application's contracts, and then goes through its steps: it makes [calls](calling)
-//! and shows request and reply, [asks](ask) queries beside what else happens and tells how soon they were answered,
-//! shows stored events and what was refused. [`event_flow`] is the last step of every walk.
+//! A walk opens a [`Screen`] with the application's contracts, and then goes through its steps: it makes
+//! [calls](calling) and shows request and reply, [asks](ask) queries concurrently and shows their latency, shows stored
+//! events and refusals. [`event_flow`] is the last step of every walk.
 
 mod calling;
 mod metrics;
@@ -74,7 +74,7 @@ pub async fn event_flow(screen: &mut Screen, running: &Running, events: Events) 
     };
     let mut rows = Vec::new();
     for (samples, part) in [(&relay, "relay_"), (&projector, "projector_")] {
-        // What has not happened is counted as well, and of no interest here.
+        // Counters at zero exist as well, and are of no interest here.
         let is_told = |name: &str, value| name.starts_with(part) && name.ends_with("_total") && value > 0.0;
         for sample in samples.iter().filter(|sample| is_told(&sample.name, sample.value)) {
             rows.push((format!("{}{}", sample.name, sample.labels), sample.value.to_string()));

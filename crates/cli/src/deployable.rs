@@ -45,7 +45,7 @@ pub(crate) struct Mains {
 }
 
 impl Mains {
-    /// Runs a deployable in this process until it is told to end. `args` come after its name.
+    /// Runs a deployable in this process until its end is requested. `args` come after its name.
     pub(crate) fn run(self, deployable: Deployable, args: impl IntoIterator<Item = OsString>) -> ExitCode {
         let main = match deployable {
             Deployable::CommandService => self.command_service,

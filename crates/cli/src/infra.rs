@@ -14,7 +14,7 @@ use millrace_local::{description, say};
 
 use crate::{cli::InfraArgs, stdout::print};
 
-/// How every rendered template begins. A file that does not was written by somebody else.
+/// The beginning of every rendered template. Other files are not removed.
 const RENDERED: &str = "# Rendered from the application's registration";
 
 pub(crate) fn run(application: &Application, args: &InfraArgs) -> anyhow::Result<ExitCode> {

@@ -1,4 +1,4 @@
-//! Being told to end.
+//! Requests to end: Ctrl-C and SIGTERM.
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};

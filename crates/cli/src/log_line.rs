@@ -6,12 +6,11 @@ use serde_json::{Map, Value};
 /// A line of a deployable's log.
 #[derive(Debug)]
 pub(crate) struct LogLine {
-    /// Whether somebody should see it at once: a warning, an error, or words that are no log line at all, such as
-    /// those of a panic.
+    /// Whether to show it at once: a warning, an error, or text that is no log line at all, such as that of a panic.
     pub(crate) notable: bool,
     /// For people.
     pub(crate) text: String,
-    /// Where the deployable is from now on, if that is what the line says.
+    /// The deployable's addresses, if the line reports them.
     pub(crate) serving: Option<Addresses>,
 }
 

@@ -60,11 +60,11 @@ impl Program {
         self
     }
 
-    /// Does what the command line says.
+    /// Runs the command line's subcommand.
     #[must_use]
     pub fn main(self) -> ExitCode {
         let mut args = env::args_os().skip(1);
-        // Started by ourselves as one of the deployables, which have command lines of their own.
+        // Started by this program as one of the deployables, which have command lines of their own.
         if let Some(deployable) = args.next().as_deref().and_then(Deployable::named) {
             return self.mains.run(deployable, args);
         }
@@ -116,7 +116,7 @@ fn run(
     }
 }
 
-/// Runs what waits for others.
+/// Runs asynchronous work to its end.
 fn waiting(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let result = runtime.block_on(work);

@@ -56,7 +56,7 @@ impl Running {
         names::events(&self.prefix)
     }
 
-    /// The stored events of an aggregate, as they stand in the event store.
+    /// The stored events of an aggregate.
     ///
     /// # Errors
     /// If they cannot be read.
@@ -84,7 +84,7 @@ impl Running {
         }
     }
 
-    /// Where everything is, a line each: a name and an address, then what else there is to know.
+    /// All addresses, a line each: a name and an address, then any remark.
     pub(crate) fn places(&self) -> String {
         let mut places = String::new();
         for deployable in Deployable::ALL {
@@ -95,7 +95,7 @@ impl Running {
         places + &format!("{:<15}  {aws}\n{:<15}  {}\n", "AWS", "logs", self.logs.display())
     }
 
-    /// Says what to try, ready to be pasted.
+    /// Calls to try, ready to be pasted.
     pub(crate) fn to_try(&self, calls: &[Call]) -> String {
         let mut text = "Calls to try, one after the other:\n\n".to_owned();
         for address in [&self.command_service.grpc, &self.query_service.grpc] {

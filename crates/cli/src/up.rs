@@ -12,7 +12,7 @@ use crate::{
     stdout::print,
 };
 
-/// Everything up until it is told to end.
+/// Runs everything until an interrupt.
 pub(crate) async fn run(application: &Application, args: UpArgs, calls: Vec<Call>) -> anyhow::Result<()> {
     let stay = async |running: &Running| {
         print(&format!("{}\n{}", running.places(), running.to_try(&calls)))?;
@@ -23,7 +23,7 @@ pub(crate) async fn run(application: &Application, args: UpArgs, calls: Vec<Call
 }
 
 /// Brings everything up, does `work` with it, and brings everything down: also where the work or the start fails, a
-/// deployable ends by itself, or we are told to end, in which case there is no result.
+/// deployable ends by itself, or an interrupt comes, in which case there is no result.
 ///
 /// `account` names the account to use in the AWS of the caller, if there is one.
 pub(crate) async fn with<T>(
@@ -41,7 +41,7 @@ pub(crate) async fn with<T>(
     say("ending …");
     let stopped = tokio::select! {
         stopped = parts.stop() => stopped,
-        // Whatever still runs sees that we are gone.
+        // Deployables that still run see the end of their standard input.
         () = interrupt.wait() => Err(anyhow!("told to end for the second time: did not wait for the rest")),
     };
     // The first thing that went wrong is the reason for the others.

@@ -61,7 +61,7 @@ impl AppendSpan {
             span.set("millrace.aggregate.type", event.aggregate_type.as_str().to_owned());
             span.set("millrace.aggregate.id", event.aggregate_id.to_string());
             span.set("millrace.version", i64::try_from(last.envelope.version).unwrap_or(i64::MAX));
-            // Until the attempt has ended: a caller who leaves ends the span as well.
+            // Until the attempt has ended: a caller's cancellation ends the span as well.
             span.fail("cancelled");
         });
     }

@@ -76,8 +76,8 @@ pub struct Config {
     #[arg(long, env = "RELAY_DISCOVERY_MS", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(50..=60_000))]
     pub relay_discovery_ms: u64,
 
-    /// For how many seconds the stream can be trusted to keep what was not read yet. DynamoDB keeps 24 hours; an
-    /// emulator that restarts keeps nothing.
+    /// For how many seconds the stream can be trusted to keep unread records. DynamoDB keeps 24 hours; an emulator that
+    /// restarts keeps nothing.
     #[arg(long, env = "RELAY_TRUST_SECONDS", default_value_t = 72_000, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub relay_trust_seconds: u64,
 
@@ -130,8 +130,8 @@ impl Config {
         NonZeroU32::new(self.index_shards_write.into()).filter(|_| self.event_type_index)
     }
 
-    /// The settings of this replica's relay. Its name is new with every start: whoever has the name of a lease's owner may
-    /// take it.
+    /// The settings of this replica's relay. Its name is new with every start, because the same owner name could take
+    /// the lease.
     pub(crate) fn relay(&self, app: &Application) -> RelayConfig {
         let source = self.event_source.as_deref().unwrap_or_else(|| app.name());
         let discovery = Duration::from_millis(self.relay_discovery_ms);

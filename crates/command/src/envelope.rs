@@ -1,4 +1,4 @@
-//! A command on its way, and its outcome.
+//! A command under way, and its outcome.
 
 use millrace_core::{
     Aggregate, AggregateState, CommandDigest, CommandId, CommitReceipt, DecideError, Decision, Envelope,
@@ -21,7 +21,7 @@ pub struct CommandEnvelope<A: Aggregate> {
     pub expected_version: Option<u64>,
     /// The caller's idempotency key.
     pub command_id: CommandId,
-    /// Tells the command's body from another one under the same id.
+    /// Distinguishes the command's body from another one under the same id.
     pub digest: CommandDigest,
     /// The wider piece of work that the command belongs to.
     pub correlation_id: CommandId,

@@ -18,7 +18,7 @@ use crate::{
     state_cache::StateCache,
 };
 
-/// How often a command is decided anew after others came first, before its caller is told so.
+/// How often a command is decided anew after conflicts before its caller gets the conflict.
 const MAX_ATTEMPTS: u32 = 16;
 
 /// How many conflicts in a row are retried at once, on the state with the event that came first. After the next one the
@@ -32,8 +32,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(5);
 /// waits, and at most one command of each replica competes for an aggregate.
 const LONGEST_WAIT: Duration = Duration::from_millis(40);
 
-/// How long a command waits for its aggregate's lock. To go ahead without the lock would help nobody: where AWS is slow and
-/// the queue is long, such commands would conflict, fail, and make it slower.
+/// How long a command waits for its aggregate's lock. Then it fails: where AWS is slow and the queue is long, commands
+/// without the lock would conflict, fail, and make AWS slower.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The configuration of a [`CommandHandler`].
@@ -91,10 +91,10 @@ where
     /// that an aggregate remembers depends on the cache.
     ///
     /// A refusal is final. Every attempt before it has failed for good: one that may yet be stored is an
-    /// [`AppendError::Failed`], which refuses nothing. A request of an earlier call with the same command may still be on
-    /// its way, but a state that refuses a command is not the one that accepted it, so the version that the request asks
-    /// for is taken. Only a key can be taken now and free when such a request arrives, within the 15 minutes for which AWS
-    /// takes a signed request (RequestExpired: "Common Errors", API Reference).
+    /// [`AppendError::Failed`], which refuses nothing. A request of an earlier call with the same command may still be
+    /// under way, but a state that refuses a command is not the one that accepted it, so that request's version is
+    /// taken. Only a key can be taken now and free when such a request arrives, within the 15 minutes for which AWS
+    /// accepts a signed request (RequestExpired: "Common Errors", API Reference).
     ///
     /// # Errors
     /// By the table of errors: refusals, conflicts, AWS.
@@ -102,7 +102,7 @@ where
         let lock = timeout(LOCK_TIMEOUT, self.mutex.lock(&envelope.stream)).await;
         let _lock = lock.map_err(|_| Failure::Overloaded)?;
         let mut loaded = if envelope.creates {
-            // The id follows from the command's own: only a retry can find anything there, and the append tells.
+            // The id follows from the command's own: only a retry can find events there, and the append reports them.
             Loaded { state: Arc::default(), is_current: true }
         } else {
             self.loader.load(&envelope.stream).await?
@@ -117,7 +117,7 @@ where
                 // A creation conflicts with the event of an earlier attempt at it. That event alone records how the creation
                 // was answered, however many commands the aggregate has forgotten since.
                 Attempt::Conflict(state) if envelope.creates => Loaded { state, is_current: false },
-                // As a rule, the event that came first is the newest, and it is at hand.
+                // As a rule, the conflict returned the newest event.
                 Attempt::Conflict(state) if attempt % (RETRIES_AT_ONCE + 1) < RETRIES_AT_ONCE => {
                     Loaded { state, is_current: false }
                 }
@@ -249,7 +249,7 @@ where
     }
 }
 
-/// The failure to see what became of an append. Throttling would say that nothing was stored.
+/// The failure for an append with an unknown outcome. Throttling would say that nothing was stored.
 fn outcome_unknown(failure: Failure) -> Failure {
     if let Failure::Aws(AwsError::Throttled(why)) = failure {
         return Failure::Aws(AwsError::Unreachable(why));

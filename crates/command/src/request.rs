@@ -1,4 +1,4 @@
-//! From gRPC requests to commands, and from outcomes to replies: what all adapters have in common.
+//! From gRPC requests to commands, and from outcomes to replies: the part that all adapters share.
 //!
 //! [`command_requests!`](millrace_proto::command_requests) says which messages are commands. An adapter's method then
 //! parses the message's own fields and no more; every violation of a request is collected.

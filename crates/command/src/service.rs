@@ -78,7 +78,7 @@ impl<S: AppendEvents + Snapshots> Commands<S> {
         Ok(known.downcast_ref::<CommandHandler<A, S>>().expect("the handler of its own type").clone())
     }
 
-    /// Fails where no handler of a registered aggregate was asked for: its commands would be unknown to callers.
+    /// Fails if a registered aggregate has no handler: its commands would be unknown to callers.
     ///
     /// # Errors
     /// The first such aggregate.
@@ -182,7 +182,7 @@ fn relay(
     Relay::new(stream, leases, bus, refill, config.relay(app), clock::now)
 }
 
-/// Whether the event store can be read: by asking for a stream that nobody has.
+/// Whether the event store can be read: reads a stream that does not exist.
 fn probe(store: DynamoStore) -> Probe {
     let nobody = StreamId {
         tenant: TenantId::default(),

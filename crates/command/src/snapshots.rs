@@ -39,7 +39,7 @@ impl<S: Snapshots> Snapshotter<S> {
     /// The state in the newest snapshot, if this release can read it. The caller checks whether it belongs to the stream.
     ///
     /// # Errors
-    /// Throttling alone: to read the whole stream in place of its snapshot would make that worse.
+    /// Throttling alone: reading the whole stream in place of its snapshot would make that worse.
     pub async fn newest<A: Aggregate>(
         &self,
         stream: &StreamId,

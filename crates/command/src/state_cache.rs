@@ -60,7 +60,7 @@ impl<A> Clone for Cached<A> {
     }
 }
 
-/// The bytes of the aggregate's state as JSON: no aggregate can forget to say how large it is.
+/// The bytes of the aggregate's state as JSON: so no aggregate has to report its size.
 fn serialized_size<A: Aggregate>(state: &AggregateState<A>) -> u64 {
     struct Counter(u64);
     impl Write for Counter {
@@ -74,7 +74,7 @@ fn serialized_size<A: Aggregate>(state: &AggregateState<A>) -> u64 {
         }
     }
     let mut counter = Counter(0);
-    // A state that cannot be serialized has no snapshots either, which is logged; it weighs what was written of it.
+    // A state that cannot be serialized has no snapshots either, which is logged; it weighs the part written so far.
     let _ = serde_json::to_writer(&mut counter, &state.state());
     counter.0
 }
@@ -104,7 +104,7 @@ impl<A: Aggregate> StateCache<A> {
         cached.map(|cached| cached.state)
     }
 
-    /// Keeps a state, unless a newer one is there.
+    /// Keeps a state, unless the cache has a newer one.
     pub fn keep(&self, stream: &StreamId, state: Arc<AggregateState<A>>) {
         let before = self.states.peek(stream);
         if before.as_ref().is_none_or(|before| before.state.version() < state.version()) {
@@ -152,7 +152,7 @@ mod tests {
         StreamId { tenant: TenantId::default(), aggregate_type: Note::TYPE, id: Uuid::from_u128(1) }
     }
 
-    /// A note after so many commands, with ids and texts of so many characters.
+    /// A note with a number of commands, with ids and texts of the given lengths.
     fn state(commands: u64, id_length: usize, text_length: usize) -> Arc<AggregateState<Note>> {
         let commands = (1..=commands).map(|n| (format!("{n:0id_length$}"), "x".repeat(text_length)));
         Arc::new(noted(commands))

@@ -1,5 +1,5 @@
-//! The common parts of all aggregates: the trait that one implements, and [`AggregateState`], which folds a stream into its present
-//! state and decides what a command adds to it.
+//! The common parts of all aggregates: the trait that each implements, and [`AggregateState`], which folds a stream
+//! into its present state and decides which events a command adds.
 
 mod remembered;
 
@@ -19,9 +19,8 @@ pub const REMEMBERED_COMMANDS: usize = 128;
 pub trait Aggregate: Clone + Serialize + DeserializeOwned + Send + Sync + Sized + 'static {
     /// The kind, part of every key.
     const TYPE: AggregateType;
-    /// The schema of the state in a snapshot. To be raised with every change of the state's fields and of what
-    /// [`evolve`](Self::evolve) makes of an event: snapshots of another schema are passed over, and their states
-    /// rebuilt from the events.
+    /// The schema of the state in a snapshot. Raise it with every change of the state's fields or of the result of
+    /// [`evolve`](Self::evolve): snapshots of another schema are ignored, and their states rebuilt from the events.
     const STATE_SCHEMA: u32;
 
     /// Its commands.
@@ -35,7 +34,7 @@ pub trait Aggregate: Clone + Serialize + DeserializeOwned + Send + Sync + Sized 
     /// adds at least one: the event records that the command was answered. A command that creates the aggregate adds
     /// exactly one, which records the answer for ever.
     ///
-    /// A refusal that depends on the time is not final: an earlier request may still be on its way.
+    /// A refusal that depends on the time is not final: an earlier request may still be under way.
     fn decide(
         state: Option<&Self>,
         command: &Self::Command,
@@ -45,14 +44,14 @@ pub trait Aggregate: Clone + Serialize + DeserializeOwned + Send + Sync + Sized 
     /// The state after the event. Accepts every event that [`decide`](Self::decide) yields on that state.
     fn evolve(state: Option<Self>, event: &Self::Event) -> Result<Self, EvolveError>;
 
-    /// The keys that this aggregate alone may hold within its tenant. What an event adds to and takes from this list
-    /// is claimed and released in the commit that stores the event.
+    /// The keys that this aggregate alone may hold within its tenant. The commit that stores an event claims the keys
+    /// that it adds to this list and releases those that it removes.
     fn unique_keys(&self) -> Vec<UniqueKey> {
         Vec::new()
     }
 }
 
-/// A refused command, as its caller is told of it: the kinds of refusal that all aggregates have in common.
+/// A refused command, as its caller sees it: the kinds of refusal that all aggregates share.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rejection {
     /// The aggregate does not exist.
@@ -83,10 +82,10 @@ pub struct UniqueKey {
 #[error("{0}")]
 pub struct EvolveError(pub &'static str);
 
-/// An event at its place in a stream, with the command that caused it: what a state is folded from.
+/// An event at its place in a stream, with the command that caused it: the input of a fold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommittedEvent<E> {
-    /// Its place: 1, 2, 3 …
+    /// The version: 1, 2, 3 …
     pub version: u64,
     /// Its id.
     pub event_id: EventId,
@@ -112,7 +111,7 @@ pub struct CommitReceipt {
 #[serde(from = "Answer", into = "Answer")]
 struct Answered {
     command_id: CommandId,
-    /// Tells most other ids apart without a look at their text, which is elsewhere in memory.
+    /// A hash of the id. Distinguishes most other ids without reading their text, which is elsewhere in memory.
     mark: u64,
     digest: CommandDigest,
     receipt: CommitReceipt,
@@ -231,7 +230,7 @@ impl<A: Aggregate> AggregateState<A> {
         Ok(Self { state: Some(state), version: recorded.version, answered: self.answered })
     }
 
-    /// Decides a command: an earlier answer, new events, or a refusal.
+    /// Decides a command: the result of an earlier attempt, new events, or a refusal.
     ///
     /// `expected` is the version that the caller has seen, where it named one.
     pub fn decide(
@@ -265,7 +264,7 @@ impl<A: Aggregate> AggregateState<A> {
     }
 }
 
-/// Commands without a service, for tests of what all aggregates have in common.
+/// Commands without a service, for tests of the behaviour that all aggregates share.
 #[doc(hidden)]
 pub mod testing {
     use uuid::Uuid;
@@ -392,13 +391,13 @@ mod tests {
         }
     }
 
-    /// What may befall a state. There are several at a time, numbered, as a cache, snapshots and commands in flight have
-    /// them, and copies share what they remember.
+    /// An operation on a state. There are several numbered states at a time, as in a cache, snapshots and commands in
+    /// flight, and copies share their remembered commands.
     #[derive(Debug, Clone)]
     enum Step {
-        /// A command that adds so many events, given to the state.
+        /// A command that adds a number of events.
         Send { state: usize, id: u16, events: u64 },
-        /// So many commands with ids of their own, given to the state.
+        /// A number of commands with ids of their own.
         SendMany { state: usize, count: u16 },
         /// The second takes the place of the first.
         Copy { to: usize, from: usize },

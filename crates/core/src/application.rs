@@ -10,10 +10,10 @@ use crate::{
     projection::{AggregatingProjection, FoldProjection, Projection, ProjectionKind, ProjectionSpec},
 };
 
-/// An application while it is put together.
+/// An application under construction.
 ///
 /// [`build`](Self::build) checks it; every deployable, the generated infrastructure and the tests work from the
-/// [`Application`] that comes of it.
+/// resulting [`Application`].
 #[derive(Debug, Clone)]
 pub struct ApplicationBuilder {
     name: &'static str,
@@ -94,7 +94,7 @@ pub enum RegistrationError {
         /// The other one.
         second: &'static str,
     },
-    /// Two aggregates have an event type in common, which a search could not tell apart.
+    /// Two aggregates share an event type, which a search could not attribute.
     #[error("`{event_type}` is an event of `{first}` and of `{second}`: rename it in one of them")]
     EventTypeTwice {
         /// The event type.
@@ -117,7 +117,7 @@ pub enum RegistrationError {
         /// The other one.
         second: &'static str,
     },
-    /// The names of the application and of a projection are too long for the names of AWS that are made of both.
+    /// The names of the application and of a projection are too long for the AWS names made of both.
     #[error(
         "the application `{application}` and the projection `{projection}` make the name `{name}`, of which AWS accepts \
          {MAX_RULE} characters: shorten one of the two names by {excess}"
@@ -161,7 +161,7 @@ pub enum RegistrationError {
     Empty(&'static str),
 }
 
-/// The characters of a rule of EventBridge, which is the shortest of the names that are made of an application's and a
+/// The characters of a rule of EventBridge: the shortest limit of the names made of an application's and a
 /// projection's.
 const MAX_RULE: usize = 64;
 
@@ -346,8 +346,7 @@ fn check_projections(
     Ok(())
 }
 
-/// The names of a template's outputs have no hyphens: a word that began with a digit could not be told from the one
-/// before.
+/// The names of a template's outputs have no hyphens: a word that began with a digit would merge with the one before.
 fn check_projection_name(name: &str) -> Result<(), RegistrationError> {
     let rule = "1 to 40 characters: words of a-z and 0-9, each beginning with a letter, with one hyphen between them";
     check_name("projection", name, 40, rule)?;

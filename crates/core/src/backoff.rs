@@ -13,7 +13,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause after so many failures in a row, at least one; `jitter` is a random number from 0 to 1.
+    /// The pause after a number of failures in a row, at least one; `jitter` is a random number from 0 to 1.
     pub fn after(&self, failures: u32, jitter: f64) -> Duration {
         let doubled = 2_u32.saturating_pow(failures.saturating_sub(1));
         let full = self.first.saturating_mul(doubled).min(self.longest);

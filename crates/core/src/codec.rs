@@ -1,4 +1,4 @@
-//! Between events as an application knows them and as they are stored.
+//! Conversion between events as an application knows them and as they are stored.
 
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Map, Value};
@@ -60,8 +60,8 @@ pub trait EventCodec: Sized {
     /// The event as it is stored.
     fn encode(&self) -> Encoded;
 
-    /// The message of an event that was stored, as it was written. What [`decode`](Self::decode) refuses has none: an
-    /// event can be read by all, or by none.
+    /// The message of a stored event, as it was written. An event that [`decode`](Self::decode) refuses has none:
+    /// either all readers can read an event, or none can.
     fn message(
         event_type: &str,
         schema_version: u32,
@@ -91,11 +91,11 @@ pub fn from_json<M: DeserializeOwned>(
     if schema_version > newest {
         return Err(DecodeError::NewerSchema { found: schema_version, newest });
     }
-    // The error of a reader can quote what it read, which may be personal data: only its place is kept.
+    // The error of a reader can quote its input, which may be personal data: only its place is kept.
     M::deserialize(data).map_err(|error| DecodeError::Malformed(format!("{:?}", error.classify())))
 }
 
-/// Says which field breaks a rule.
+/// Adds the name of the invalid field to the error.
 pub fn field<T>(field: &'static str, value: Result<T, Invalid>) -> Result<T, DecodeError> {
     value.map_err(|reason| DecodeError::BadField { field, reason })
 }

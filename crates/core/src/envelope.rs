@@ -5,22 +5,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-/// An event with all that is known about it: the `Detail` of a bus entry, and, with the stream's key for
-/// `AggregateId`, the attributes of an item in the event store.
+/// An event with all its metadata: the `Detail` of a bus entry, and, with the stream's key for `AggregateId`, the
+/// attributes of an item in the event store.
 ///
-/// Names that a reader does not know are passed over, so a newer release may add some.
+/// Readers ignore unknown names, so a newer release may add some.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Envelope {
     /// The event's id.
     pub event_id: EventId,
-    /// Whose event it is.
+    /// The tenant of the event.
     pub tenant_id: TenantId,
     /// The type of its aggregate.
     pub aggregate_type: AggregateType,
     /// Which aggregate it happened to.
     pub aggregate_id: Uuid,
-    /// Its place in the aggregate's stream: 1, 2, 3 …
+    /// The version in the aggregate's stream: 1, 2, 3 …
     pub version: u64,
     /// The event type: the name of a message of the application's contracts.
     pub event_type: String,

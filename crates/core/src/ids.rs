@@ -93,7 +93,7 @@ impl TenantId {
     }
 }
 
-/// The tenant of a caller who names none: `default`.
+/// The tenant of a caller without one: `default`.
 impl Default for TenantId {
     fn default() -> Self {
         Self("default".into())
@@ -139,7 +139,7 @@ impl fmt::Display for TenantId {
 pub struct AggregateType(Cow<'static, str>);
 
 impl AggregateType {
-    /// A kind that the program knows. The name obeys the type's rule; a test of each aggregate says so.
+    /// A kind known at compile time. The name obeys the type's rule; a test of each aggregate checks it.
     pub const fn new(name: &'static str) -> Self {
         Self(Cow::Borrowed(name))
     }
@@ -186,7 +186,7 @@ impl fmt::Display for AggregateType {
 /// store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
-    /// Whose it is.
+    /// The tenant of the aggregate.
     pub tenant: TenantId,
     /// The type of aggregate.
     pub aggregate_type: AggregateType,
@@ -257,7 +257,8 @@ impl fmt::Display for CommandId {
     }
 }
 
-/// The digest of a command's body, which tells two bodies under one command id apart: 128 bits of a hash. As text, 32 hexadecimal digits.
+/// The digest of a command's body, which distinguishes two bodies under one command id: 128 bits of a hash. As text, 32
+/// hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct CommandDigest(pub u128);

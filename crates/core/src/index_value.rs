@@ -6,8 +6,8 @@ use crate::Timestamp;
 
 /// A value that rows can be listed or found by.
 pub trait IndexValue: DeserializeOwned {
-    /// The text that stands in an index for the value, the same for values that are to be found together; `None` for a
-    /// value that is in no index.
+    /// The text of the value in an index, equal for values to be found together; `None` for a value that is in no
+    /// index.
     fn index_value(&self) -> Option<String>;
 }
 

@@ -1,9 +1,9 @@
-//! Millrace's core: what every part of an event-sourced application agrees on.
+//! Millrace's core: the types and rules that every part of an event-sourced application shares.
 //!
 //! Everything here is a pure function of its arguments: no I/O, no clock, no randomness, no async. [`aggregate`] has the
 //! trait of an aggregate and its state as the fold of its events, [`ids`] the names of tenants, streams, commands and
 //! events, [`codec`] how an event is stored and read back, [`row`] and [`projection`] how events become rows,
-//! [`application`] the one registration of it all, and [`names`] what its parts are called on AWS.
+//! [`application`] the one registration of it all, and [`names`] the names of its parts on AWS.
 //!
 //! ```
 //! use millrace_core::{Aggregate, AggregateType, EvolveError, Rejection, Timestamp};
@@ -65,7 +65,7 @@ pub use time::Timestamp;
 /// Makes a struct a [`Row`](trait@Row).
 pub use millrace_macros::Row;
 
-/// Why a value from outside is refused, in words for the one who sent it. Never holds the value itself.
+/// Why a value from outside is refused, in words for its sender. Never holds the value itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub &'static str);

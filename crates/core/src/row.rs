@@ -1,4 +1,4 @@
-//! Rows: the form in which queries read what events have built.
+//! Rows: the result of projecting events, in the form that queries read.
 //!
 //! A row type is declared once, by `#[derive(Row)]`. Stores, lists, look-ups, audits and the generated infrastructure
 //! follow from its [`RowSchema`]. Stores know rows as [`Attributes`] alone; typed rows begin and end at the edges.
@@ -58,7 +58,7 @@ const OF_SUMS: [&str; 2] = ["Parts", "Target"];
 /// A type of rows as stores know it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RowSchema {
-    /// The name of a row in an error that says it is missing, such as `order`.
+    /// The name of a row in the error for a missing one, such as `order`.
     pub resource: &'static str,
     /// The attribute that is the row's id. It is stored as the row's key.
     pub id: &'static str,
@@ -141,7 +141,7 @@ pub struct LookupSchema {
     pub name: &'static str,
     /// The attribute by whose value rows are found.
     pub by: IndexedAttribute,
-    /// The time by which those that share a value are sorted, newest first. Without one they are in no order.
+    /// The time by which those that share a value are sorted, newest first. Without one the order is undefined.
     pub order_by: Option<IndexedAttribute>,
 }
 
@@ -163,7 +163,7 @@ fn key_attribute(index: &str) -> String {
     name + "Key"
 }
 
-/// An attribute that an index is made of.
+/// An attribute in the key of an index.
 #[derive(Clone, Copy)]
 pub struct IndexedAttribute {
     /// The attribute.
@@ -200,7 +200,7 @@ impl Eq for IndexedAttribute {}
 /// A row's key in its table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey {
-    /// Whose row it is.
+    /// The tenant of the row.
     pub tenant: TenantId,
     /// The text of its id.
     pub id: String,
@@ -262,10 +262,10 @@ pub struct StoredRow {
     pub key: RowKey,
     /// The version of the last event in it. Of a row that many aggregates feed: how often it was changed.
     pub version: u64,
-    /// Its attributes, the id among them. Empty where events have left no row behind: such a row only keeps the version.
+    /// Its attributes, the id among them. Empty where events have removed the row: then only the version is kept.
     pub attributes: Attributes,
-    /// The newest event in it, and that event's cause. `None` where the row does not say it in a form that can be read:
-    /// the row is no worse for that.
+    /// The newest event in it, and that event's cause. `None` where it is missing or unreadable, which does not make
+    /// the row invalid.
     pub provenance: Option<Provenance>,
 }
 
@@ -289,7 +289,7 @@ impl StoredRow {
 /// A row with its type, at a version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Versioned<R> {
-    /// Whose row it is.
+    /// The tenant of the row.
     pub tenant: TenantId,
     /// The version of the last event in it.
     pub version: u64,

@@ -90,7 +90,7 @@ fn a_row_survives_its_attributes() {
     assert_eq!(invoice().to_attributes(), Ok(map(attributes())));
     assert_eq!(Invoice::from_attributes(&map(attributes())), Ok(invoice()));
     assert_eq!(invoice().id(), &Number(7));
-    // What is not there is as what is null, and what is not of the row is passed over.
+    // An absent attribute reads as null, and attributes outside of the schema are ignored.
     let mut other = map(attributes());
     other.remove("PoBox");
     other.insert("Newer".to_owned(), json!(1));

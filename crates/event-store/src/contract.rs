@@ -1,7 +1,7 @@
-//! What every store must do: one function a fact, each on streams of its own.
+//! The contract of every store: one function a fact, each on streams of its own.
 //!
-//! The functions panic where a store breaks the contract, for they are tests. They run on any runtime; a store in memory
-//! is raced for only on a multi-threaded one.
+//! The functions panic where a store breaks the contract, for they are tests. They run on any runtime; races on a store
+//! in memory need a multi-threaded one.
 #![allow(clippy::panic, reason = "a panic is how a test fails")]
 
 mod given;
@@ -30,7 +30,7 @@ pub trait Store: AppendEvents + ReadHistory + ScanEvents + Snapshots {}
 
 impl<S: AppendEvents + ReadHistory + ScanEvents + Snapshots> Store for S {}
 
-/// The most that a transaction holds.
+/// The limit of a transaction.
 const ACTIONS: u64 = 100;
 
 /// Checks every fact, one after another.
@@ -80,8 +80,8 @@ pub async fn an_unknown_stream_is_empty<S: Store>(store: &S) {
     assert_eq!(store.snapshot(&stream).await.expect("no snapshot is no error"), None);
 }
 
-/// What is appended singly or many at a time comes back as it was, from its beginning or from within, by small pages
-/// and by large ones.
+/// Events appended singly or many at a time come back unchanged, from the beginning or from within, by small pages and
+/// by large ones.
 pub async fn a_stream_is_loaded_whole_and_in_order<S: Store>(store: &S) {
     for (length, at_once, limit) in [(1, 1, 1), (100, 1, 7), (100, 3, 100), (1000, ACTIONS, 256)] {
         let stream = stream_of(&fresh_tenant());
@@ -129,7 +129,7 @@ pub async fn a_gap_in_a_stream_is_loud<S: Store>(store: &S) {
     }
 }
 
-/// A load shows the stream's end first, and what lies before it in order.
+/// A load returns the end of the stream first, and the events before it in order.
 pub async fn a_load_brings_the_newest_events_or_those_between_two_versions<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let events: Vec<_> = (1..=9).map(|version| event(&stream, version)).collect();
@@ -153,7 +153,7 @@ pub async fn a_load_brings_the_newest_events_or_those_between_two_versions<S: St
     }
 }
 
-/// What a request does not bring, the next one does.
+/// The next request returns the events that a request left out.
 pub async fn a_load_follows_a_stream_larger_than_a_page<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     for version in 1..=8 {
@@ -203,7 +203,7 @@ pub async fn a_conflict_shows_the_event_that_is_there<S: Store>(store: &S) {
     assert_holds(store, &stream, &events).await;
 }
 
-/// Nothing that is appended later changes what is there.
+/// Later appends change no stored event.
 pub async fn a_stored_event_never_changes<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let mut events = vec![event(&stream, 1)];
@@ -253,7 +253,7 @@ pub async fn of_many_at_one_version_one_is_stored<S: Store>(store: &S) {
     }
 }
 
-/// What breaks the rules of a commit is refused, and nothing is stored.
+/// A commit that breaks the rules is refused, and nothing is stored.
 pub async fn a_commit_made_wrong_is_refused<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (stream, other) = (stream_of(&tenant), stream_of(&tenant));
@@ -328,7 +328,7 @@ pub async fn the_newest_snapshot_is_kept<S: Snapshots>(store: &S) {
     }
 }
 
-/// Unless what is there is of no use.
+/// `Replaces::Any` replaces a snapshot of any version.
 pub async fn a_snapshot_of_no_use_is_replaced_by_an_older_one<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let at = |version| Snapshot { stream: stream.clone(), version, schema: 1, state: json!({}) };
@@ -339,7 +339,7 @@ pub async fn a_snapshot_of_no_use_is_replaced_by_an_older_one<S: Store>(store: &
     }
 }
 
-/// A snapshot that no item can hold is refused.
+/// A snapshot larger than an item is refused.
 pub async fn a_snapshot_that_is_too_large_is_refused<S: Snapshots>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     // Chance cannot be compressed.

@@ -44,7 +44,7 @@ impl DynamoReader {
         Self { client, events: events_table.into(), index_shards: None }
     }
 
-    /// Also reads the table's index by type and time, which is spread over so many shards, if it has one.
+    /// Also reads the table's index by type and time, which has this number of shards, if it has one.
     pub fn with_index(self, shards: Option<NonZeroU32>) -> Self {
         Self { index_shards: shards, ..self }
     }
@@ -92,8 +92,8 @@ impl DynamoStore {
     /// every writer and reader of that index must agree on the number. Without, events stay out of the index, and an
     /// append costs half.
     ///
-    /// The client is one of [`Aws`](millrace_aws::Aws), which tells attempts that were not answered: with another one, it
-    /// is never known for certain that a key is taken.
+    /// The client is one of [`Aws`](millrace_aws::Aws), which reports unanswered attempts: with another one, it is
+    /// never known for certain that a key is taken.
     pub fn new(client: Client, tables: Tables, index_shards: Option<NonZeroU32>) -> Self {
         Self {
             reader: DynamoReader::new(client, tables.events).with_index(index_shards),

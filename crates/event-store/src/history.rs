@@ -1,7 +1,7 @@
-//! Looking back: at a stream as it stands, and for the events of one type by their times.
+//! Looking back: at a stream as stored, and for the events of one type by their times.
 //!
-//! As for an audit, and unlike where states are folded, an item that is no event is told with its place, and a gap shows
-//! by the versions around it: a look at the past must not fail over one flaw in it.
+//! As in an audit, and unlike in a fold, an item that is no event is returned with its place, and a gap shows by the
+//! versions around it: a look at the past must not fail over one flaw in it.
 
 use std::{cmp::Ordering, future::Future, ops::RangeInclusive};
 
@@ -32,7 +32,7 @@ impl Direction {
 /// Part of a stream.
 #[derive(Debug, Clone, Default)]
 pub struct HistoryPage {
-    /// Its items, by version in the direction that was asked for.
+    /// Its items, by version in the requested direction.
     pub items: Vec<ScannedItem>,
     /// Whether more may follow the last one.
     pub more: bool,
@@ -56,7 +56,7 @@ pub struct Moment {
     pub at: Timestamp,
     /// Its stream.
     pub stream: StreamId,
-    /// Its place there.
+    /// The version that its key has.
     pub version: u64,
 }
 
@@ -71,26 +71,26 @@ impl StoredEvent {
 /// A search.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
-    /// Whose events.
+    /// The tenant of the events.
     pub tenant: TenantId,
     /// Of which type.
     pub event_type: String,
-    /// Of which times. A range that ends before it begins holds none.
+    /// The range of times. A range that ends before it begins holds none.
     pub times: RangeInclusive<Timestamp>,
     /// Which of them come first.
     pub direction: Direction,
-    /// Only those that come after this place, in that direction.
+    /// Only events after this place, in that direction.
     pub beyond: Option<Moment>,
 }
 
 impl Search {
-    /// Whether an event of the tenant and the type is among those that are searched for.
+    /// Whether an event of the tenant and the type matches the search.
     pub fn holds(&self, moment: &Moment) -> bool {
         let is_beyond = |beyond: &Moment| self.direction.order(beyond, moment) == Ordering::Less;
         self.times.contains(&moment.at) && self.beyond.as_ref().is_none_or(is_beyond)
     }
 
-    /// The times at which what is searched for can be found: those of what lies beyond a place begin, or end, with it.
+    /// The times left to search. With a place, they begin or end at the time of that place, inclusive.
     pub(crate) fn times_left(&self) -> RangeInclusive<Timestamp> {
         let (first, last) = (*self.times.start(), *self.times.end());
         match (&self.beyond, self.direction) {
@@ -101,7 +101,7 @@ impl Search {
     }
 }
 
-/// An event that was searched for, or what stands in its place.
+/// An event that a search found, or the unreadable item in its place.
 #[derive(Debug, Clone)]
 pub struct Hit {
     /// Its place.
@@ -113,7 +113,7 @@ pub struct Hit {
 /// The result of a search.
 #[derive(Debug, Clone, Default)]
 pub struct Found {
-    /// The events, by [`Moment`] in the direction that was asked for.
+    /// The events, by [`Moment`] in the requested direction.
     pub hits: Vec<Hit>,
     /// Whether more follow the last one.
     pub more: bool,
@@ -122,8 +122,8 @@ pub struct Found {
 /// Reading the past.
 pub trait ReadHistory: Clone + Send + Sync + 'static {
     /// The events of a stream with these versions, which begin with 1 at the earliest: at most `limit` of them, and at
-    /// least one where there is one. Strongly consistent. One request, which may bring fewer than there are, and says so
-    /// in [`HistoryPage::more`].
+    /// least one where there is one. Strongly consistent. One request, which may return a part of the events, as
+    /// reported in [`HistoryPage::more`].
     fn history(
         &self,
         stream: &StreamId,
@@ -132,11 +132,11 @@ pub trait ReadHistory: Clone + Send + Sync + 'static {
         limit: u16,
     ) -> impl Future<Output = Result<HistoryPage, AwsError>> + Send;
 
-    /// What is searched for, from an index that lags behind the streams: at most `limit` events, fewer where they are
-    /// large, and at least one where there is one. `None` where the store was deployed without that index.
+    /// The events that match, from an index that lags behind the streams: at most `limit`, fewer where they are large,
+    /// and at least one where there is one. `None` where the store was deployed without that index.
     ///
     /// One request for each shard of the index. More where many events have the time at which a shard's part ends: the
-    /// index orders by time alone, so all events of that time have to be seen to tell which of them come first.
+    /// index orders by time alone, so the first of them are known only once all events of that time were read.
     fn search(
         &self,
         search: &Search,

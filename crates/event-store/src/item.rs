@@ -32,7 +32,7 @@ pub(crate) const EVENT_TYPE_KEY: &str = "EventTypeKey";
 /// The hash of the index `EventType-Timestamp-index`: `<tenant>#<event type>#<shard>`.
 ///
 /// A key of the event type alone would be one hot partition that throttles every write, so events are spread over
-/// shards, numbered from 0; a reader asks all of them.
+/// shards, numbered from 0; a reader queries all of them.
 pub fn event_type_key(tenant: &TenantId, event_type: &str, shard: u32) -> String {
     format!("{tenant}#{event_type}#{shard}")
 }
@@ -90,12 +90,12 @@ pub(crate) fn item_of(
     item
 }
 
-/// The event that an item of the event store's table holds. Attributes beyond an event's own are passed over.
+/// The event in an item of the event store's table. Unknown attributes are ignored.
 pub fn stored_from_item(item: &HashMap<String, AttributeValue>) -> Result<StoredEvent, ItemError> {
     decode(item)
 }
 
-/// The event that the new image of a record of the table's stream holds.
+/// The event in the new image of a record of the table's stream.
 pub fn stored_from_stream_image(image: &HashMap<String, StreamValue>) -> Result<StoredEvent, ItemError> {
     decode(image)
 }
@@ -128,7 +128,7 @@ fn entry<A: Attribute>(item: &HashMap<String, A>) -> Result<Entry, ItemError> {
 
 fn decode<A: Attribute>(item: &HashMap<String, A>) -> Result<StoredEvent, ItemError> {
     let stream: StreamId = parsed(item, AGGREGATE_ID)?;
-    // The key alone says whose event it is; what repeats it for other readers must not say otherwise.
+    // The key alone says whose event it is; attributes that repeat it for other readers must not contradict it.
     if parsed::<_, TenantId>(item, TENANT_ID)? != stream.tenant {
         return Err(ItemError::ContradictsKey(TENANT_ID));
     }

@@ -1,10 +1,9 @@
 //! Millrace's event store.
 //!
-//! Small traits stand for what it can do: [`ReadEvents`] for those who read events, [`LoadEvents`] for those who fold
-//! them, [`ReadHistory`] for those who look back, [`ScanEvents`] for those who check all of them, [`AppendEvents`] and
-//! [`Snapshots`] for the command side.
-//! [`DynamoReader`] and [`DynamoStore`] keep them on DynamoDB, [`MemoryStore`] in memory. Behind the feature `contract`
-//! stands the suite that all of them pass.
+//! Small traits stand for its operations: [`ReadEvents`] reads events, [`LoadEvents`] loads them for a fold,
+//! [`ReadHistory`] looks back, [`ScanEvents`] reads all of them for a check, [`AppendEvents`] and [`Snapshots`] are the
+//! command side's. [`DynamoReader`] and [`DynamoStore`] implement them on DynamoDB, [`MemoryStore`] in memory. Behind
+//! the feature `contract` stands the suite that all of them pass.
 //!
 //! ```
 //! use millrace_core::{CommandDigest, Envelope, StreamId};
@@ -77,8 +76,8 @@ pub struct Page {
 }
 
 impl Page {
-    /// The page of `stream` that follows version `after`, if that is what these events are. A gap would be folded into
-    /// a state that the history never had, so it is an error, as are events of another stream.
+    /// The page of `stream` that follows version `after`, if these events are that page. A gap would be folded into a
+    /// state that the history never had, so it is an error, as are events of another stream.
     fn checked(
         stream: &StreamId,
         after: u64,
@@ -102,11 +101,11 @@ impl Page {
     }
 }
 
-/// Reading streams, strongly consistent: what was appended before the call is seen.
+/// Reading streams, strongly consistent: a call sees every earlier append.
 pub trait ReadEvents: Clone + Send + Sync + 'static {
     /// The events of a stream that are newer than version `after`, from the oldest on: at most `limit` of them, and at
-    /// least one where there is one. One request; a page may hold fewer events than there are, and says so in
-    /// [`Page::more`]. A gap in the stream is an error.
+    /// least one where there is one. One request; a page may hold a part of the events, as reported in [`Page::more`].
+    /// A gap in the stream is an error.
     fn page(
         &self,
         stream: &StreamId,
@@ -115,11 +114,11 @@ pub trait ReadEvents: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Page, AwsError>> + Send;
 }
 
-/// Reading streams into states, strongly consistent: what was appended before the call is seen. One request each.
+/// Reading streams into states, strongly consistent: a call sees every earlier append. One request each.
 pub trait LoadEvents: Clone + Send + Sync + 'static {
     /// The newest events of a stream that are newer than version `after`, oldest first: at most `limit`, and at least
-    /// one where there is one. What lies between `after` and the first of them was left out; among them there is no
-    /// gap, or the call fails.
+    /// one where there is one. Events between `after` and the first of them were left out; among them there is no gap,
+    /// or the call fails.
     fn newest(
         &self,
         stream: &StreamId,
@@ -127,8 +126,8 @@ pub trait LoadEvents: Clone + Send + Sync + 'static {
         limit: u16,
     ) -> impl Future<Output = Result<Vec<Entry>, AwsError>> + Send;
 
-    /// The events of a stream that are newer than `after` and older than `before`, from the oldest on: as many as a
-    /// request brings, and at least one where there is one. A gap is an error.
+    /// The events of a stream that are newer than `after` and older than `before`, from the oldest on: as many as one
+    /// request returns, and at least one where there is one. A gap is an error.
     fn between(
         &self,
         stream: &StreamId,
@@ -169,32 +168,32 @@ pub trait AppendEvents: LoadEvents {
 
 /// The additions of one command: events that follow each other in one stream, and the keys that change hands with them.
 ///
-/// A commit that is not what the fields' comments ask for is refused ([`AwsError::Refused`]) and not sent.
+/// A commit that breaks the rules of its fields is refused ([`AwsError::Refused`]) and not sent.
 #[derive(Debug, Clone)]
 pub struct Commit {
     /// The events, at least one, with consecutive versions of one stream. The version before the first is the newest
-    /// that the writer has seen. Every event has its data, and an id that no other commit has used.
+    /// that the writer knows. Every event has its data, and an id that no other commit has used.
     pub events: Vec<StoredEvent>,
-    /// Keys that the stream's aggregate comes to hold. It may hold them already.
+    /// Keys that the stream's aggregate claims. It may hold them already.
     pub claims: Vec<UniqueKey>,
-    /// Keys that it lets go. It may have done so already. A key is named once in all.
+    /// Keys that it releases. It may have done so already. Each key occurs once in both lists.
     pub releases: Vec<UniqueKey>,
 }
 
 /// Why a commit was not stored.
 ///
-/// All but [`Failed`](Self::Failed) are final: no attempt at the append has stored the commit, and none will when it comes
-/// late. With [`Conflict`](Self::Conflict) that holds for all but the commit whose event has the version.
+/// All but [`Failed`](Self::Failed) are final: no attempt at the append has stored the commit, and no late one will.
+/// With [`Conflict`](Self::Conflict) that holds for all but the commit whose event has the version.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
     /// Another event has the version of the commit's first event.
     #[error("the stream is at a newer version")]
     Conflict {
         /// That event, where the store returned it. It can be the commit's own, stored by an attempt whose reply was
-        /// lost. Where it is absent, the caller loads what is newer.
+        /// lost. Where it is absent, the caller loads the newer events.
         existing: Option<Box<StoredEvent>>,
     },
-    /// Another aggregate of the tenant holds a key. Whether the version is taken as well is not said.
+    /// Another aggregate of the tenant holds a key. The version may be taken as well.
     #[error("a unique key is taken")]
     KeyTaken {
         /// The key's scope, such as `user.email`.

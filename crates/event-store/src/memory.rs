@@ -1,4 +1,4 @@
-//! The store in memory, for tests: what DynamoDB does, without it.
+//! The store in memory, for tests: the behaviour of DynamoDB without DynamoDB.
 
 mod history;
 
@@ -60,7 +60,7 @@ impl MemoryStore {
         self.look().requests
     }
 
-    /// Lets the index by type and time show what there is now, whatever is appended, until it is released.
+    /// Freezes the index by type and time at its present contents, whatever is appended, until it is released.
     pub fn hold_index(&self) {
         let mut contents = self.look();
         contents.index = Index::Held(contents.log.len());
@@ -121,7 +121,7 @@ impl Contents {
         Scanned { items, next, read_units: 1.0 }
     }
 
-    /// Says why a commit cannot be stored; in the order in which DynamoDB's reasons count.
+    /// Returns why a commit cannot be stored, in the order in which DynamoDB's reasons count.
     fn check(&self, commit: &Commit, plan: &Plan) -> Result<(), AppendError> {
         let mut taken = commit.events.iter().map(|event| self.event(&plan.stream, event.envelope.version));
         let first = taken.next().flatten();
@@ -152,13 +152,13 @@ impl ReadEvents for MemoryStore {
         let newer = versions.into_iter().flat_map(|v| v.range((Bound::Excluded(after), Bound::Unbounded)));
         let events: Vec<_> =
             newer.take(limit).filter_map(|(_, place)| contents.log.get(*place).cloned()).collect();
-        // Like DynamoDB, which stops at the limit without a look at what follows.
+        // Like DynamoDB, which stops at the limit without a look at the next item.
         let more = events.len() == limit;
         Page::checked(stream, after, events, more)
     }
 }
 
-/// How many entries a request brings at most; on DynamoDB they are as many as 1 MB holds.
+/// How many entries a request returns at most; on DynamoDB they are as many as fit into 1 MB.
 const MAX_ENTRIES: usize = 500;
 
 impl LoadEvents for MemoryStore {
@@ -180,7 +180,7 @@ impl LoadEvents for MemoryStore {
 const SCANNED: usize = 7;
 
 impl ScanEvents for MemoryStore {
-    /// How many events have been met.
+    /// The number of events read.
     type Place = usize;
 
     async fn scan(&self, segment: Segment, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
@@ -237,7 +237,7 @@ impl Snapshots for MemoryStore {
     }
 
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
-        // For its refusal of what is too large.
+        // Called for its refusal of a snapshot that is too large.
         snapshot_item(snapshot)?;
         let mut contents = self.request();
         let kept = contents.snapshots.get(&snapshot.stream);

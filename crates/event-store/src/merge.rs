@@ -1,16 +1,16 @@
-//! Putting together what the shards of the index by type and time show.
+//! Merging the events that the shards of the index by type and time return.
 //!
 //! The index orders the events of a shard by their times, and those of one time in an order that DynamoDB does not
-//! document. A search is ordered to the last by [`Moment`](crate::Moment), so an event is certain to come next only when
-//! every shard has shown all of its events of that time. Until then more is asked of the shards that have not.
+//! document. A search has the total order of [`Moment`](crate::Moment), so an event is certain to come next only when
+//! every shard has shown all of its events of that time. Until then the other shards are read further.
 
 use crate::{Direction, Found, Hit, Search};
 
-/// What the events of a search may weigh together, in bytes as DynamoDB counts them: ten times as much as the largest of
-/// them.
+/// The limit on the weight of a search's events together, in bytes as DynamoDB counts them: ten times the largest
+/// event.
 const MAX_BYTES: usize = 4 << 20;
 
-/// How many events a shard is asked for that was asked before: it has many events of one time, or large ones.
+/// The limit of a shard's later requests: it has many events of one time, or large ones.
 const NEXT_LIMIT: usize = 500;
 
 /// The next request to a shard.
@@ -24,7 +24,7 @@ pub(crate) struct Wanted<K> {
     pub(crate) limit: usize,
 }
 
-/// The events that a shard has shown.
+/// The events that a shard returned.
 #[derive(Debug)]
 pub(crate) struct Shown<K> {
     /// Its events, each with its weight in bytes.
@@ -37,7 +37,7 @@ pub(crate) struct Shown<K> {
 #[derive(Debug)]
 enum Progress<K> {
     Unread,
-    /// All that comes before the time `until` was shown, and some of what has it.
+    /// All events before the time `until` were shown, and some of those at that time.
     Within {
         from: K,
         until: String,
@@ -45,24 +45,24 @@ enum Progress<K> {
     Whole,
 }
 
-/// A search on its way: what it has found so far, and how far each shard was read.
+/// A search in progress: the events found so far, and how far each shard was read.
 #[derive(Debug)]
 pub(crate) struct Merge<'a, K> {
     search: &'a Search,
     limit: usize,
-    /// What comes first of all that was shown: one event more than is asked for, to know whether there are more.
+    /// The first of all events found: one more than the limit, to know whether there are more.
     first: Vec<(Hit, usize)>,
     shards: Vec<Progress<K>>,
 }
 
 impl<'a, K: Clone> Merge<'a, K> {
-    /// The beginning of a search over so many shards.
+    /// The beginning of a search over `shards` shards.
     pub(crate) fn new(search: &'a Search, shards: u32, limit: u16) -> Self {
         let limit = usize::from(limit.max(1));
         Self { search, limit, first: Vec::new(), shards: (0..shards).map(|_| Progress::Unread).collect() }
     }
 
-    /// What has to be asked before the search is done; nothing where it is.
+    /// The requests needed before the search is done; none where it is done.
     pub(crate) fn wanted(&self) -> Vec<Wanted<K>> {
         let last = self.is_full().then(|| self.first.last()).flatten();
         let last = last.map(|(hit, _)| hit.moment.at.to_string());
@@ -83,8 +83,8 @@ impl<'a, K: Clone> Merge<'a, K> {
         (0..).zip(&self.shards).filter_map(ask).collect()
     }
 
-    /// Takes in what a shard showed. What can no longer be among the first is let go, so that many shards, or many
-    /// events of one time, take no more memory than few.
+    /// Takes in a page of a shard. Events that can no longer be among the first are dropped, so that many shards, or
+    /// many events of one time, take no more memory than few.
     pub(crate) fn add(&mut self, shard: u32, shown: Shown<K>) {
         let searched = |(hit, _): &(Hit, usize)| self.search.holds(&hit.moment);
         self.first.extend(shown.hits.into_iter().filter(searched));
@@ -105,7 +105,7 @@ impl<'a, K: Clone> Merge<'a, K> {
         }
     }
 
-    /// Whether no more events are asked for than those that were shown.
+    /// Whether the limit of events or of bytes is exceeded.
     fn is_full(&self) -> bool {
         let bytes: usize = self.first.iter().map(|(_, weight)| weight).sum();
         self.first.len() > self.limit || bytes > MAX_BYTES
@@ -115,7 +115,7 @@ impl<'a, K: Clone> Merge<'a, K> {
     pub(crate) fn found(mut self) -> Found {
         let more = self.is_full();
         if more {
-            // It was only there to show that there are more.
+            // It only showed that there are more.
             self.first.pop();
         }
         Found { hits: self.first.into_iter().map(|(hit, _)| hit).collect(), more }
@@ -149,7 +149,7 @@ mod tests {
     /// A shard as DynamoDB has it: by time, and by chance where times are the same.
     struct Shard {
         entries: Vec<(Moment, usize)>,
-        /// How many events one request brings at most, whatever its limit: as when they are large.
+        /// How many events one request returns at most, whatever its limit: as when they are large.
         page: usize,
     }
 
@@ -160,7 +160,7 @@ mod tests {
             Self { entries, page }
         }
 
-        /// What follows a place among what is searched for. Places are numbers of entries.
+        /// A page of the matching entries after a place. Places are numbers of entries.
         fn show(&self, search: &Search, from: Option<usize>, limit: usize) -> Shown<usize> {
             let times = search.times_left();
             let there = self.entries.iter().enumerate().filter(|(_, (moment, _))| times.contains(&moment.at));

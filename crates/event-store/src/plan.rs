@@ -28,7 +28,7 @@ pub(crate) const KEY: &str = "Key";
 pub(crate) struct Plan {
     /// The stream.
     pub(crate) stream: StreamId,
-    /// Its new items, in the order of the events; at least one.
+    /// The events as new items, in order; at least one.
     pub(crate) events: Vec<Item>,
     /// The keys that change hands.
     pub(crate) keys: Vec<KeyChange>,
@@ -41,16 +41,16 @@ pub(crate) struct KeyChange {
     pub(crate) item: Item,
     /// The key's scope.
     pub(crate) scope: &'static str,
-    /// Which way it goes.
+    /// Claim or release.
     pub(crate) direction: Direction,
 }
 
-/// Which way a key goes.
+/// The direction in which a key changes hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
-    /// The aggregate comes to hold it.
+    /// The aggregate acquires it.
     Claim,
-    /// The aggregate lets it go.
+    /// The aggregate releases it.
     Release,
 }
 

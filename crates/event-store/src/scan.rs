@@ -1,7 +1,7 @@
-//! Reading every event there is: for those who hold the store against something else.
+//! Reading every stored event, for a comparison of the store with another source.
 //!
-//! Elsewhere an item that is no event fails the read, since nothing may be folded over it. Here it is told apart from
-//! the others, with its place, so that one such item does not keep all others from being checked.
+//! Elsewhere an item that is no event fails the read, since nothing may be folded over it. Here it is returned apart
+//! from the events, with its place, so that one such item does not keep all others from being checked.
 
 use std::{collections::HashSet, future::Future};
 
@@ -27,9 +27,9 @@ pub enum ScannedItem {
 pub struct UnreadableItem {
     /// The stream that its key names, if it does name one.
     pub stream: Option<StreamId>,
-    /// Its key as it stands, made fit for a line of a report: without control characters, and not of any length.
+    /// Its stored key, fit for a line of a report: without control characters, and of bounded length.
     pub key: String,
-    /// Its version; 0 where its key has none that could be one.
+    /// Its version; 0 where its key has no valid one.
     pub version: u64,
     /// Why it is no event.
     pub error: ItemError,
@@ -42,18 +42,18 @@ pub struct Scanned<P> {
     pub items: Vec<ScannedItem>,
     /// Where to go on; `None` at the end. A page without items need not be the last one.
     pub next: Option<P>,
-    /// The read units that AWS says it took; 0 where it does not say.
+    /// The read units that AWS reports; 0 where it reports none.
     pub read_units: f64,
 }
 
 /// Which streams there are.
 #[derive(Debug, Clone)]
 pub struct Begun {
-    /// Those that have their first event.
+    /// Those with a first event.
     pub begun: HashSet<StreamId>,
-    /// Those that the store had no answer for, as when it throttles: to be asked about again.
+    /// Those without an answer, as when the store throttles: to be read again.
     pub left: Vec<StreamId>,
-    /// The read units that AWS says it took; 0 where it does not say.
+    /// The read units that AWS reports; 0 where it reports none.
     pub read_units: f64,
 }
 

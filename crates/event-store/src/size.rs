@@ -26,7 +26,7 @@ fn value_size(value: &AttributeValue) -> usize {
         AttributeValue::M(values) => {
             3 + values.iter().map(|(name, value)| 1 + name.len() + value_size(value)).sum::<usize>()
         }
-        // A kind that this SDK does not know is never written.
+        // This program never writes a kind that the SDK does not know.
         _ => 0,
     }
 }

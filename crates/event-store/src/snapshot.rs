@@ -9,11 +9,11 @@ use serde_json::Value;
 /// The state of an aggregate at a version. Discardable: the stream rebuilds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
-    /// Whose state.
+    /// The aggregate's stream.
     pub stream: StreamId,
     /// The version of the last event in it.
     pub version: u64,
-    /// The schema by which `state` was written. A reader passes over one that it does not know.
+    /// The schema by which `state` was written. A reader ignores a snapshot of an unknown one.
     pub schema: u32,
     /// The state.
     pub state: Value,
@@ -24,7 +24,7 @@ pub struct Snapshot {
 pub enum Replaces {
     /// Those of an older version.
     Older,
-    /// Any: what is there was found to be of no use.
+    /// Any: the caller found the stored snapshot useless.
     Any,
 }
 
@@ -33,7 +33,7 @@ pub trait Snapshots: Clone + Send + Sync + 'static {
     /// The snapshot of a stream. One that cannot be read counts as none.
     fn snapshot(&self, stream: &StreamId) -> impl Future<Output = Result<Option<Snapshot>, AwsError>> + Send;
 
-    /// Keeps a snapshot, unless one is there that it does not replace. Returns whether it was kept.
+    /// Keeps a snapshot, unless one exists that it does not replace. Returns whether it was kept.
     fn put_snapshot(
         &self,
         snapshot: &Snapshot,

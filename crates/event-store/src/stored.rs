@@ -4,7 +4,7 @@ use millrace_core::{CommandDigest, CommandId, CommittedEvent, EventId};
 use millrace_core::{Envelope, codec::DecodeError, codec::EventCodec};
 use serde_json::{Map, Value};
 
-/// An event in the store: the envelope, and what tells two bodies under one command id apart.
+/// An event in the store: the envelope, and the digest that distinguishes two bodies under one command id.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredEvent {
     /// The event. Its data is never absent in the store.
@@ -16,7 +16,7 @@ pub struct StoredEvent {
 /// As much of an event as a state is folded from: half of it, so that a load moves half the bytes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
-    /// Its place in the stream.
+    /// Its version in the stream.
     pub version: u64,
     /// Its id.
     pub event_id: EventId,

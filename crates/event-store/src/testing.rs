@@ -1,4 +1,4 @@
-//! What the tests of this crate are made of.
+//! Generators and fixtures of this crate's tests.
 
 use millrace_core::Envelope;
 use millrace_core::{AggregateType, CommandDigest, CommandId, EventId, StreamId, TenantId, Timestamp};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::{StoredEvent, contract};
 
-/// A stream that nothing else is on.
+/// An unused stream.
 pub(crate) fn any_stream() -> StreamId {
     contract::stream_of(&contract::fresh_tenant())
 }

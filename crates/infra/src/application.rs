@@ -1,4 +1,4 @@
-//! The application stack: what all projections share.
+//! The application stack: the resources that all projections share.
 
 use crate::{
     InfraError, Stack, alarms, arn,
@@ -55,7 +55,7 @@ fn archive() -> Yaml {
     )
 }
 
-/// Every rule of the bus may send what it could not deliver, so a new projection changes nothing here.
+/// Every rule of the bus may send its undeliverable events, so a new projection changes nothing here.
 fn undelivered_policy() -> Yaml {
     let rules = sub(arn::rules(&names::bus(PREFIX)));
     let condition = map([("ArnLike", map([("aws:SourceArn", rules)]))]);

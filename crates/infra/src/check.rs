@@ -20,7 +20,7 @@ impl NameKind {
     /// Checks a name of this kind.
     ///
     /// # Errors
-    /// If AWS or the convention would refuse it. `way_out` says what to change.
+    /// If AWS or the convention would refuse it. `way_out` is the advice in the error.
     pub fn check(self, name: &str, way_out: &str) -> Result<(), InfraError> {
         let (accepted, characters) = self.characters(name);
         let (min, max) = (self.min_length(), self.max_length());

@@ -96,7 +96,7 @@ impl Consumer<'_> {
         alarm.resource()
     }
 
-    /// SQS leaves messages that keep coming back out of the age of the oldest.
+    /// SQS excludes messages that keep coming back from the age of the oldest.
     fn held_back_alarm(&self) -> Yaml {
         let alarm = QueueAlarm {
             name: format!("{}-held-back", self.queue),

@@ -15,7 +15,7 @@ pub enum InfraError {
     Name {
         /// The kind of resource.
         kind: NameKind,
-        /// The name that was asked for.
+        /// The requested name.
         name: String,
         /// The rule that it breaks.
         rule: String,

@@ -155,8 +155,8 @@ pub(crate) fn max_lag() -> Settings {
     }
 }
 
-/// Whose service accounts take the roles on. Only a template that has roles, and not merely attaches policies to them,
-/// needs the namespace.
+/// The parameters for the service accounts that take the roles on. Only a template with roles, not merely attached
+/// policies, needs the namespace.
 pub(crate) fn roles(with_namespace: bool) -> Settings {
     let provider = map([
         ("Type", text("String")),

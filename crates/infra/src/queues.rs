@@ -30,7 +30,7 @@ pub(crate) fn letters(name: &str) -> Yaml {
     queue(name, [])
 }
 
-/// Its messages go with it: the event store has the events.
+/// Deleting the queue deletes its messages: the event store has the events.
 fn queue<const N: usize>(name: &str, others: [(&str, Yaml); N]) -> Yaml {
     let properties = [
         ("QueueName", sub(name)),
@@ -58,7 +58,7 @@ pub(crate) fn policy_for_rules(queue: &str, sid: &str, rules: Yaml) -> Yaml {
     policy(queue, [send, only_over_tls(queue)])
 }
 
-/// The policy of dead letters. Who may send is decided by the redrive policies of SQS and by the policies of IAM.
+/// The policy of dead letters. The redrive policies of SQS and the policies of IAM decide which senders are allowed.
 pub(crate) fn policy_for_letters(queue: &str) -> Yaml {
     policy(queue, [only_over_tls(queue)])
 }

@@ -1,6 +1,6 @@
-//! The alarm of a relay that stands still.
+//! The alarm of a stopped relay.
 //!
-//! CloudWatch knows no age of a stream that Lambda does not read. The relay itself reports it (`relay_behind_seconds`);
+//! CloudWatch has no age of a stream that Lambda does not read. The relay itself reports it (`relay_behind_seconds`);
 //! CloudWatch can see that events are stored and that no queue receives one.
 
 use crate::{

@@ -39,7 +39,7 @@ pub enum RowWrites {
     Blind,
     /// After reading the row.
     Fold,
-    /// Together with parts, which stand in the same table and are found by an index of their own.
+    /// Together with parts, which are in the same table and are found by an index of their own.
     Aggregating,
 }
 
@@ -53,7 +53,7 @@ pub struct Index {
     pub hash: String,
     /// The attribute that is its range key, a string.
     pub range: Option<String>,
-    /// Whether it holds keys alone. Else it holds all attributes of a row.
+    /// Whether it holds keys alone. Otherwise it holds all attributes of a row.
     pub keys_only: bool,
 }
 

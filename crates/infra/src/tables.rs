@@ -10,7 +10,7 @@ use crate::{
 pub(crate) enum Kept {
     /// It stays, protected from deletion and recoverable to any point in time.
     Retained,
-    /// It goes, because it is a fold of the event store.
+    /// Deleted with the stack, because it is a fold of the event store.
     Recomputed,
 }
 

@@ -14,7 +14,7 @@ const MAX_OUTPUTS: usize = 200;
 /// The prefix as the templates know it: the value of their parameter.
 pub(crate) const PREFIX: &str = "${Prefix}";
 
-/// A CloudFormation template, and what deploying it takes.
+/// A CloudFormation template, with its name and the needs of its deployment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Template {
     name: String,

@@ -26,7 +26,7 @@ import threading
 import time
 import urllib.request
 
-# Exit codes that src/emulator.rs tells apart.
+# Exit codes that src/emulator.rs distinguishes.
 PORT_TAKEN = 10
 DATA_IN_USE = 11
 

@@ -26,7 +26,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// An account that nobody else has: its access key id of twelve random digits is its number, too.
+    /// An account that no one else uses: its access key id of twelve random digits is its number, too.
     #[must_use]
     pub fn unique(endpoint: &str) -> Self {
         let number = rand::random_range(100_000_000_000_u64..1_000_000_000_000);
@@ -93,7 +93,7 @@ impl Account {
     }
 }
 
-/// The endpoint that the caller wants used instead of an emulator of our own.
+/// The endpoint to use instead of an own emulator.
 #[must_use]
 pub fn endpoint_from_env() -> Option<String> {
     env::var("AWS_ENDPOINT_URL").ok().filter(|url| !url.is_empty())

@@ -87,7 +87,7 @@ impl<'a> Api<'a> {
         })
     }
 
-    /// An emulator tells account, region and service by the scope of a signature, which it does not verify.
+    /// An emulator takes account, region and service from the scope of a signature, which it does not verify.
     fn request(&self, service: &str, content_type: &str) -> http::request::Builder {
         let scope = format!("{}/20260101/{REGION}/{service}/aws4_request", self.account.access_key_id());
         Request::post(self.account.endpoint()).header(header::CONTENT_TYPE, content_type).header(

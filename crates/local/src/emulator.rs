@@ -1,7 +1,7 @@
-//! Starting MiniStack, sharing it between processes, and ending it when nobody uses it any more.
+//! Starting MiniStack, sharing it between processes, and ending it after its last user.
 //!
-//! Each user of an emulator holds a shared lock on `users.lock` in its directory; `python/keeper.py` runs the
-//! emulator, ends it once it can lock that file exclusively, and says how the rest of the protocol works.
+//! Each user of an emulator holds a shared lock on `users.lock` in its directory; `python/keeper.py` runs the emulator,
+//! ends it once it can lock that file exclusively, and documents the rest of the protocol.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -38,7 +38,7 @@ const SHARED_GRACE: Duration = Duration::from_secs(5);
 
 /// A running emulator, which runs at least as long as this value lives.
 ///
-/// Nothing has to be done for it to end: it ends when its last user is gone, even one that was killed.
+/// It needs no shutdown: it ends when its last user is gone, even one that was killed.
 #[derive(Debug)]
 pub struct Emulator {
     endpoint: String,
@@ -114,7 +114,7 @@ impl Files {
         Ok(users)
     }
 
-    /// Returns what the keeper published, or nothing if it published nothing or is dead.
+    /// Returns the state that a living keeper published, if any.
     fn state_of_the_living(&self) -> Option<State> {
         let mut file = File::open(self.state()).ok()?;
         match file.try_lock_shared() {
@@ -157,7 +157,7 @@ impl Emulator {
         &self.endpoint
     }
 
-    /// Gives up the emulator. One that this process started privately has ended on return, its data saved.
+    /// Gives up the emulator. A private one has ended on return, its data saved.
     ///
     /// # Errors
     /// If it does not end in order.
@@ -315,7 +315,7 @@ fn kill(child: &mut Child) {
     let _ = child.wait();
 }
 
-/// Runs what waits for files and processes apart from the async tasks.
+/// Runs work that blocks on files and processes apart from the async tasks.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, LocalError> + Send + 'static,
 ) -> Result<T, LocalError> {

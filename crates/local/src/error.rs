@@ -1,4 +1,4 @@
-//! Errors before the local AWS is up, each in a sentence that says what to do.
+//! Errors before the local AWS is up, each in a sentence with a remedy.
 
 use std::{io, path::PathBuf};
 
@@ -23,31 +23,31 @@ pub enum LocalError {
     NoVenv {
         /// The interpreter that was used.
         python: String,
-        /// The end of what it printed.
+        /// The end of its output.
         output: String,
     },
     /// The emulator's packages could not be installed.
     #[error("the local AWS could not be installed; its first start needs the network. pip said: {output}")]
     Install {
-        /// The end of what pip printed.
+        /// The end of pip's output.
         output: String,
     },
-    /// The port that was asked for is in use.
+    /// The requested port is in use.
     #[error("port {port} is in use: choose another one or leave it out")]
     PortTaken {
-        /// The port that was asked for.
+        /// The requested port.
         port: u16,
     },
     /// The data directory belongs to an emulator that still runs.
     #[error("{} is in use by another local AWS: stop that one first", directory.display())]
     DataInUse {
-        /// The directory that was asked for.
+        /// The requested directory.
         directory: PathBuf,
     },
     /// The emulator ended or stayed silent instead of coming up.
     #[error("the local AWS did not come up: {reason}")]
     Start {
-        /// Its last words, or how long it was waited for.
+        /// Its exit status and last output, or the time-out that passed.
         reason: String,
     },
     /// The emulator did not end in order; data kept in a directory may lack the last changes.
@@ -72,7 +72,7 @@ pub enum LocalError {
     NoOutput {
         /// The stack's name.
         stack: String,
-        /// The output that was asked for.
+        /// The requested output.
         output: String,
     },
     /// An AWS request failed.
@@ -104,7 +104,7 @@ pub enum LocalError {
 }
 
 impl LocalError {
-    /// For `map_err`: says what was tried on which file.
+    /// For `map_err`: names the action and the file.
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { action, path, source }

@@ -4,7 +4,7 @@
 //!   [`shared`](Emulator::shared) by all test processes, [`private`](Emulator::private) to one program.
 //! * [`Account`] is an AWS account of its own in an emulator, so that tests run side by side.
 //! * [`Stack`] creates everything that production has there, from the same templates.
-//! * [`Logs`] is where the programs of one run write theirs.
+//! * [`Logs`] is the folder for the logs of one run's programs.
 //!
 //! A test that needs all of it:
 //!

@@ -59,7 +59,7 @@ impl Logs {
     }
 
     fn claim_in(local_aws: &Path) -> Result<Self, LocalError> {
-        // Ends, since a directory that is taken belongs to a process that lives.
+        // Ends, since only living processes hold directories.
         let mut number = 1_u32;
         loop {
             let name = if number == 1 { "logs".to_owned() } else { format!("logs-{number}") };

@@ -1,9 +1,9 @@
-//! Words to whoever waits.
+//! Progress messages.
 
 use std::io::Write;
 
-/// Says something on standard error. Nobody may be listening there any more: that must not end a program in
-/// the midst of its work, as `eprintln!` would.
+/// Prints a line on standard error. A closed standard error must not end a program in the midst of its work, as
+/// `eprintln!` would.
 pub fn say(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
 }

@@ -18,7 +18,7 @@ pub(crate) const REQUIREMENTS: &str = include_str!("../python/requirements.txt")
 /// MiniStack's requirements.
 const OLDEST: (u32, u32) = (3, 10);
 
-/// Returns the environment's interpreter, having installed the emulator if it was not yet.
+/// Returns the environment's interpreter; installs the emulator first if necessary.
 ///
 /// Parallel callers wait for the first. The environment grows under another name and is renamed when it is
 /// complete, so an interrupted installation is started again and never used.
@@ -72,7 +72,7 @@ fn install(python: &str, environment: &Path) -> Result<(), LocalError> {
     Ok(())
 }
 
-/// A Python without the caller's settings that would lead it out of its own environment.
+/// A Python without the caller's settings, which could lead it out of its own environment.
 fn plain(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
     command.env_remove("PYTHONHOME").env_remove("PYTHONPATH").env("PIP_USER", "0");
@@ -112,7 +112,7 @@ fn printed(output: &Output) -> String {
     last_lines(&(String::from_utf8_lossy(&output.stdout) + &*String::from_utf8_lossy(&output.stderr)))
 }
 
-/// The few variables that the emulator may inherit; all else would make it depend on who starts it.
+/// The few variables that the emulator may inherit; all others would make it depend on the caller's environment.
 pub(crate) fn inherited() -> impl Iterator<Item = (&'static str, std::ffi::OsString)> {
     ["PATH", "HOME", "LANG", "TMPDIR"].into_iter().filter_map(|name| Some((name, env::var_os(name)?)))
 }

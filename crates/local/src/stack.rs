@@ -60,7 +60,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// Deploys the application's templates, or brings what was deployed up to date, and returns when it is complete.
+    /// Deploys the application's templates, or updates an earlier deployment, and returns when it is complete.
     /// Policies and roles are left out: an emulator checks no permissions.
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl Stack {
         let parameters = options.parameters(&prefix, application.name());
 
         let mut outputs = BTreeMap::new();
-        // Rules stand on the bus, so the projections come after it.
+        // Rules are attached to the bus, so the projections come after it.
         let shared = vec![&templates.data, &templates.application];
         for together in [shared, templates.projections.iter().collect()] {
             for template in &together {
@@ -120,8 +120,8 @@ impl Stack {
             .ok_or_else(|| LocalError::NoOutput { stack: self.prefix.clone(), output: name.to_owned() })
     }
 
-    /// What the deployables' environment must say: the prefix, from which all names follow, and whatever is not as it is
-    /// by default.
+    /// The deployables' environment: the prefix, from which all names follow, and every setting that differs from its
+    /// default.
     #[must_use]
     pub fn env(&self) -> BTreeMap<String, String> {
         self.env.clone()
@@ -135,7 +135,7 @@ impl StackOptions {
             ("Prefix", prefix.to_owned()),
             ("EventSource", self.event_source.clone().unwrap_or_else(|| application.to_owned())),
             ("ArchiveRetentionDays", ARCHIVE_RETENTION_DAYS.to_string()),
-            // MiniStack's CloudFormation does not know AWS::Events::Archive: see `create_archive`.
+            // MiniStack's CloudFormation lacks AWS::Events::Archive: see `create_archive`.
             ("DeployArchive", "false".to_owned()),
             // Nor alarms over several metrics.
             ("DeployMathAlarms", "false".to_owned()),
@@ -184,7 +184,7 @@ async fn create_or_update(
     }
     match api.cloudformation("UpdateStack", &fields).await {
         Ok(_) => Ok(()),
-        // CloudFormation tells this case only by its message, to which its own tools hold as well.
+        // Only the message identifies this case; CloudFormation's own tools compare it as well.
         Err(error) if error.message.contains("No updates are to be performed") => Ok(()),
         Err(error) => Err(error.of("UpdateStack")),
     }
@@ -291,7 +291,7 @@ mod tests {
         );
     }
 
-    /// A real account has what the local stack leaves out: policies, roles, other capacity, alarms to a topic.
+    /// A real account has parts that the local stack lacks: policies, roles, other capacity, alarms to a topic.
     #[tokio::test]
     async fn every_template_can_be_deployed_with_all_that_it_offers() {
         let projection = ProjectionResources::new("accounts", 1).source("account");

@@ -89,7 +89,7 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
         }
 
         const _: () = {
-            // What orders rows is a time.
+            // Rows are ordered by a time only.
             #(let _: fn(&#row) -> &#core::Timestamp = |row| &row.#times;)*
         };
     })
@@ -186,7 +186,7 @@ fn named_fields(input: &DeriveInput) -> Result<Vec<&Field>> {
     }
 }
 
-/// The field of a name, which is asked for by `part`.
+/// The field called `name`, which `part` refers to.
 fn field<'a>(fields: &[&'a Field], name: &Ident, part: &str) -> Result<&'a Field> {
     let found = fields.iter().find(|field| field.ident.as_ref() == Some(name));
     found.copied().ok_or_else(|| {
@@ -249,7 +249,7 @@ fn reads(core: &Path, fields: &[&Field]) -> TokenStream {
     reads.collect()
 }
 
-/// The constants that a row has of its traits, and what each is. A constant of the derived code would hide them.
+/// The constants that a row has from its traits, and their meaning. A constant of the derived code would hide them.
 const OF_TRAITS: [(&str, &str); 2] = [("NAME", "a projection's name"), ("SCHEMA", "the row's schema")];
 
 /// `CREATED_AT` for the field `created_at`, and `NAME_FIELD` for `name`.

@@ -1,9 +1,9 @@
-//! Holding rows against what they should be, and putting them right.
+//! Comparing rows with their events, and repairing them.
 //!
-//! For an operator's audit and for nobody else: what stands here can set a row back and take it away, which [`WriteRows`]
-//! never does. So it stands behind the feature `audit`, which the query service does not ask for, and the projector uses
-//! it in that command alone. On DynamoDB the two also differ in what they must be permitted: a write is an `UpdateItem`,
-//! these are a `PutItem` and a `DeleteItem`.
+//! Only for an operator's audit: these functions can set a row back and delete it, which [`WriteRows`] never does. So
+//! they stand behind the feature `audit`, which the query service does not enable, and which the projector uses in its
+//! audit command alone. On DynamoDB the permissions differ as well: a write is an `UpdateItem`, these are a `PutItem`
+//! and a `DeleteItem`.
 
 use std::{collections::BTreeSet, future::Future};
 
@@ -23,15 +23,15 @@ use crate::{
     sum::{Summed, target},
 };
 
-/// Rows that were asked for.
+/// The requested rows.
 #[derive(Debug, Clone)]
 pub struct FoundRows<R> {
-    /// Those that there are, each with its stream.
+    /// The existing ones, each with its stream.
     pub found: Vec<(StreamId, R)>,
-    /// Those that there was no answer for, as when AWS throttles or the answer would be too large: to be asked for
-    /// again. Those that are in neither list do not exist.
+    /// Those without an answer, as when AWS throttles or the answer would be too large: to be requested again. Those in
+    /// neither list do not exist.
     pub left: Vec<StreamId>,
-    /// The read units that AWS says it took; 0 where it does not say.
+    /// The read units that AWS reports; 0 where it reports none.
     pub read_units: f64,
 }
 
@@ -53,11 +53,11 @@ pub struct ListedRows<C> {
     pub listed: Vec<ListedRow>,
     /// Where to go on; `None` at the end. A page without rows need not be the last one.
     pub next: Option<C>,
-    /// The read units that AWS says it took; 0 where it does not say.
+    /// The read units that AWS reports; 0 where it reports none.
     pub read_units: f64,
 }
 
-/// A row that sums up aggregates, beside what its parts add up to.
+/// A row that sums up aggregates, beside the sum of its parts.
 #[derive(Debug, Clone)]
 pub struct Sum<R> {
     /// The row's key.
@@ -70,12 +70,12 @@ pub struct Sum<R> {
     pub parts: u64,
     /// The attributes in which the row differs from that, sorted.
     pub differences: Vec<String>,
-    /// The read units that AWS says it took; 0 where it does not say.
+    /// The read units that AWS reports; 0 where it reports none.
     pub read_units: f64,
 }
 
 impl<R> Sum<R> {
-    /// Compares a row, whose item is `found`, with what its parts add up to.
+    /// Compares a row, whose item is `found`, with the sum of its parts.
     pub(crate) fn new(
         layout: &Layout,
         key: &RowKey,
@@ -107,7 +107,7 @@ impl ListedRow {
 }
 
 impl Layout {
-    /// The stream whose version an item has. A key is written in one way only: an item under another one is nobody's.
+    /// The stream whose version an item has. Keys have one canonical form: an item under another one has no stream.
     pub(crate) fn stream(&self, key: &str) -> Result<StreamId, Invalid> {
         let sign = if self.aggregation().is_some() { '@' } else { '#' };
         let (tenant, id) = key.split_once(sign).ok_or(Invalid("must be the key of a stream"))?;
@@ -117,11 +117,11 @@ impl Layout {
     }
 }
 
-/// Reading rows as they are, and replacing those that are wrong. Each call is one request, except where it says more.
+/// Reading stored rows, and replacing wrong ones. Each call is one request, except where its comment says more.
 ///
 /// Where rows sum up aggregates, a stream's row is its part here.
 pub trait AuditRows: WriteRows + ReadRows {
-    /// A row as it was found, whatever it holds.
+    /// A row as found, valid or not.
     type Row: Clone + Send + Sync + 'static;
     /// Where a scan is.
     type Cursor: Clone + Send + Sync + 'static;
@@ -132,12 +132,11 @@ pub trait AuditRows: WriteRows + ReadRows {
         streams: &[StreamId],
     ) -> impl Future<Output = Result<FoundRows<Self::Row>, AwsError>> + Send;
 
-    /// A row's version; `None` where it holds none that could be one.
+    /// A row's version; `None` where it has no valid one.
     fn version(row: &Self::Row) -> Option<u64>;
 
-    /// The attributes in which a row differs from the one that an update leaves where there was none; sorted, each once.
-    /// Where a row has no provenance, it does not differ by that; where it has a wrong one, it does. What a row holds
-    /// beyond the attributes of its schema is passed over.
+    /// The attributes in which a row differs from the one that an update leaves where there was none; sorted, each
+    /// once. A missing provenance is no difference, a wrong one is. Attributes beyond the row's schema are ignored.
     ///
     /// An update that does not start at version 0 is [`AwsError::Refused`].
     fn differences(&self, row: &Self::Row, expected: &RowUpdate) -> Result<Vec<String>, AwsError>;
@@ -163,7 +162,7 @@ pub trait AuditRows: WriteRows + ReadRows {
         with: &RowUpdate,
     ) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
-    /// Takes a row away, if it still has the version that it was found at; says whether it had. A part takes its
+    /// Deletes a row, if it still has the version that it was found at; says whether it had. A part takes its
     /// contribution with it, as in [`replace`](Self::replace).
     fn delete(&self, row: &Self::Row) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
@@ -171,15 +170,15 @@ pub trait AuditRows: WriteRows + ReadRows {
     /// `TableDescription`).
     fn count(&self) -> impl Future<Output = Result<u64, AwsError>> + Send;
 
-    /// A row that sums up aggregates, beside what its parts add up to. A read of the row, then two requests for each
+    /// A row that sums up aggregates, beside the sum of its parts. A read of the row, then two requests for each
     /// hundred of its parts.
     ///
     /// Parts are found by an index that lags behind them. So a difference means something only where a second call, a
     /// while later, finds it in the same version of the row.
     fn sum(&self, key: &RowKey) -> impl Future<Output = Result<Sum<Self::Row>, AwsError>> + Send;
 
-    /// Replaces a row by what its parts add up to, if it still has the version that it was found at; says whether it
-    /// had. That version is newer afterwards.
+    /// Replaces a row by the sum of its parts, if it still has the version that it was found at; says whether it had.
+    /// That version is newer afterwards.
     fn replace_sum(&self, sum: &Sum<Self::Row>) -> impl Future<Output = Result<bool, AwsError>> + Send;
 }
 

@@ -1,6 +1,5 @@
-//! The contract of a store of rows, whatever it keeps them on: one suite for each kind of projection, over a small
-//! application of their own. Each fact is shown on a new tenant, so a table may be used more than once. A fact that does
-//! not hold panics.
+//! The contract of a store of rows on any backend: one suite for each kind of projection, over a small application of
+//! their own. Each fact is shown on a new tenant, so a table may be used more than once. A broken fact panics.
 //!
 //! A store passes when it passes [`blind`], [`fold`] and [`aggregating`], each with the rows of the projection that
 //! [`spec`] has for it. On DynamoDB the tables are those of [`application`].
@@ -77,8 +76,8 @@ pub async fn unreadable_parts<S: AuditRows>(store: &S, spoil: impl AsyncFn(&Stre
     audit::unreadable_parts(&Desk { store, spec: spec("workloads") }, spoil).await;
 }
 
-/// The contract of indexes that can be held, over the rows of `spec("tickets")`: while they are, they show the rows as they
-/// were.
+/// The contract of indexes that can be held, over the rows of `spec("tickets")`: while held, they show the rows of that
+/// moment.
 pub async fn held_indexes<S: AuditRows>(store: &S, hold: impl Fn(), release: impl Fn()) {
     let desk = &Desk { store, spec: spec("tickets") };
     let mut course = Course::new();
@@ -108,7 +107,7 @@ struct Desk<'a, S> {
     spec: ProjectionSpec,
 }
 
-/// A stream on its way.
+/// A stream and its version so far.
 #[derive(Debug, Clone)]
 struct Course {
     stream: StreamId,
@@ -254,7 +253,7 @@ fn ids(rows: &[StoredRow]) -> Vec<String> {
     rows.iter().map(|row| row.key.id.clone()).collect()
 }
 
-/// Waits until an index shows what it should.
+/// Waits until an index shows the expected rows.
 async fn eventually<T, F>(expected: T, mut shown: impl FnMut() -> F)
 where
     T: PartialEq + Debug,
@@ -346,7 +345,7 @@ async fn an_attribute_goes_and_comes_back<S: AuditRows>(desk: &Desk<'_, S>) {
             desk.shows(&query(other), expected).await;
         }
     }
-    // A row that is put again has what it is given, and no more.
+    // A row that is put again has the new attributes only.
     desk.add(&mut course, &opened("B")).await;
     let row = desk.row::<Ticket>(&course.key()).await.expect("a row after its write");
     assert_eq!((row.row.title.0.as_str(), row.row.label), ("B", None));
@@ -395,7 +394,7 @@ async fn merged_updates_leave_the_row_that_single_ones_leave<S: AuditRows>(desk:
     assert_eq!(at_once.version, singly.version);
     assert_eq!(Ticket { ticket_id: singly.row.ticket_id, ..at_once.row }, singly.row);
 
-    // Those that find a row merge as well, and none without the one between them.
+    // Updates of an existing row merge as well, but not if one between them is missing.
     let events = [retitled("C", 5), labelled("blue", 6)].map(|event| course.next(&desk.spec, &event));
     assert!(merged.merge(events[1].clone()).is_none());
     let merged = events.into_iter().reduce(|one, other| one.merge(other).expect("they follow each other"));
@@ -414,7 +413,7 @@ async fn no_update_makes_half_a_row<S: AuditRows>(desk: &Desk<'_, S>) {
     assert!(is_no_row(&desk.store.write(&half).await));
     assert_eq!(desk.get(&course.key()).await, before);
     course.version = 2;
-    // What changes nothing can follow, and what puts the row again.
+    // Events that change nothing can follow, and events that put the row again.
     desk.add(&mut course, &TicketEvent::Seen {}).await;
     assert_eq!(desk.row::<Ticket>(&course.key()).await, None);
     desk.add(&mut course, &opened("B")).await;
@@ -568,7 +567,7 @@ async fn a_fold_has_the_row_before<S: AuditRows>(desk: &Desk<'_, S>) {
     assert_eq!((row.row.events.map(|events| events.len()), row.row.last), (Some(5), None));
     desk.finds(&course, "DONE", vec![]).await;
 
-    // A row that goes, and comes back from nothing.
+    // A row that is removed, and starts again from nothing.
     desk.add(&mut course, &TicketEvent::Withdrawn {}).await;
     assert_eq!(desk.row::<TicketLog>(&course.key()).await, None);
     desk.add(&mut course, &moved_to("BUSY", 5)).await;

@@ -44,11 +44,11 @@ pub struct DynamoRows {
     layout: Layout,
 }
 
-/// Items that were asked for by their keys.
+/// Items requested by their keys.
 #[derive(Debug, Default)]
 struct ItemBatch {
     found: Vec<Item>,
-    /// The keys that there was no answer for.
+    /// The keys without an answer.
     left: Vec<Item>,
     read_units: f64,
 }

@@ -5,8 +5,8 @@
 //! | row | `<tenant>#<id>` | `Version`, provenance, the row's own except its id, those of its indexes |
 //! | part of a row that sums up aggregates | `<tenant>@<aggregate id>` | `Version`, provenance, `Part`, `Target` |
 //!
-//! A tenant consists of `a-z`, `0-9` and `-`. So the first other character of a key tells rows from parts, whatever the
-//! id of a row is, and all keys of a tenant begin in one of two ways.
+//! A tenant consists of `a-z`, `0-9` and `-`. So the first other character of a key distinguishes rows from parts,
+//! whatever the id of a row is, and all keys of a tenant begin in one of two ways.
 //!
 //! A place where events have left no row keeps its version, and has the attribute `Absent`.
 
@@ -35,17 +35,17 @@ pub(crate) const PART: &str = "Part";
 pub const TARGET: &str = "Target";
 /// How many parts a row has.
 pub(crate) const PARTS: &str = "Parts";
-/// The index of a table of parts by their rows. Keys are all that it has to show.
+/// The index of a table of parts by their rows. It projects keys only.
 pub const TARGET_INDEX: &str = "by-target";
 
-/// New values of attributes by name; `None` for one that goes.
+/// New values of attributes by name; `None` removes one.
 pub(crate) type Assignments = BTreeMap<String, Option<Value>>;
 
 /// How many keys of its index a sharded list has. One key for a status would be a partition that every write goes
 /// through.
 ///
-/// A reader asks for as many shards as `read` says, so a rollout that changes the number raises `read` before `write`,
-/// and lowers it only once no row is left in the shards that go.
+/// A reader reads as many shards as `read` says, so a rollout that changes the number raises `read` before `write`, and
+/// lowers it only once no row is left in the shards beyond.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IndexShards {
     /// How many are read.

@@ -88,7 +88,7 @@ pub trait WriteRows: Clone + Send + Sync + 'static {
 /// The most rows that one call reads by their keys (DynamoDB API Reference, `BatchGetItem`).
 pub const MAX_ROWS: usize = 100;
 
-/// The most rows that a look-up shows. One row has the value, as a rule; others are shown only while the index or a
+/// The most rows that a look-up returns. One row has the value, as a rule; others appear only while the index or a
 /// projection lags behind a change of hands.
 pub const MAX_FOUND: u16 = 16;
 
@@ -101,21 +101,21 @@ pub enum Consistency {
     Eventual,
 }
 
-/// Rows that were asked for by their keys. A key that stands nowhere in here has no row.
+/// Rows requested by their keys. A key in neither list has no row.
 #[derive(Debug, Clone)]
 pub struct RowBatch {
-    /// The rows that there are. One that cannot be read is an error of its own.
+    /// The existing rows. An unreadable one is an error of its own.
     pub found: Vec<(RowKey, Result<StoredRow, AwsError>)>,
-    /// The keys without an answer, as when AWS throttles or the answer would be too large: to be asked for again.
+    /// The keys without an answer, as when AWS throttles or the answer would be too large: to be requested again.
     pub left: Vec<RowKey>,
-    /// The read units that AWS says it took; 0 where it does not say.
+    /// The read units that AWS reports; 0 where it reports none.
     pub read_units: f64,
 }
 
 /// Reading rows.
 pub trait ReadRows: Clone + Send + Sync + 'static {
-    /// A row, strongly consistent: what was written before the call is seen. `None` where there is neither a row nor a
-    /// version in its place.
+    /// A row, strongly consistent: the call sees every earlier write. `None` where there is neither a row nor a version
+    /// in its place.
     fn get(&self, key: &RowKey) -> impl Future<Output = Result<Option<StoredRow>, AwsError>> + Send;
 
     /// Up to [`MAX_ROWS`] rows, each named once; one request.
@@ -125,8 +125,8 @@ pub trait ReadRows: Clone + Send + Sync + 'static {
         consistency: Consistency,
     ) -> impl Future<Output = Result<RowBatch, AwsError>> + Send;
 
-    /// Up to which version the events of a stream are in the rows, strongly consistent; 0 where none is. This is what a
-    /// read-after token is held against: the version of the aggregate's own row, or of its part.
+    /// The version up to which the events of a stream are in the rows, strongly consistent; 0 where none is. A
+    /// read-after token is compared with it: the version of the aggregate's own row, or of its part.
     fn applied_version(&self, stream: &StreamId) -> impl Future<Output = Result<u64, AwsError>> + Send;
 
     /// The rows that have a value, from an index that lags behind the rows, newest first where the look-up has an order;
@@ -141,10 +141,10 @@ pub trait ReadRows: Clone + Send + Sync + 'static {
     /// The newest part of a list below the place `before`, or of all of it, from an index that lags behind the rows: at
     /// most `limit` rows, and one or more.
     ///
-    /// A page may be shorter, or even empty, and yet not reach the list's end, which [`ListPage::end`] tells: rows are
-    /// large, the shards of the index hold unlike numbers of them, or [`MAX_EXAMINED`] rows were looked at for those
-    /// that pass a filter. It always comes further than `before`. One request for each key of the index, which is one,
-    /// or one for each shard of a sharded list, and at most one more.
+    /// A page may be shorter, or even empty, and yet not reach the list's end, which [`ListPage::end`] reports: rows
+    /// are large, the shards of the index hold unlike numbers of them, or [`MAX_EXAMINED`] rows were looked at for
+    /// those that pass a filter. It always comes further than `before`. One request for each key of the index, which is
+    /// one, or one for each shard of a sharded list, and at most one more.
     fn page(
         &self,
         query: &ListQuery,

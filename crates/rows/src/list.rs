@@ -7,7 +7,7 @@ use millrace_core::{
     row::{Attributes, IndexedAttribute, ListSchema, Position, StoredRow},
 };
 
-/// The most index entries that one page looks at for those that pass a filter. What is looked at is charged, whether it
+/// The most index entries that one page looks at for those that pass a filter. AWS charges each of them, whether it
 /// passes or not.
 pub const MAX_EXAMINED: u16 = 500;
 
@@ -16,7 +16,7 @@ pub const MAX_EXAMINED: u16 = 500;
 pub struct ListQuery {
     /// The list.
     pub list: &'static ListSchema,
-    /// Whose rows they are.
+    /// The tenant of the rows.
     pub tenant: TenantId,
     /// The value that they share, as the index has it.
     pub value: String,
@@ -26,7 +26,7 @@ pub struct ListQuery {
     pub times: TimeRange,
 }
 
-/// Only rows with this value in an attribute. What has another is read all the same.
+/// Only rows with this value in an attribute. Other rows are read and charged all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
     /// The attribute. Rows have its value as a text, such as a status: other attributes pass no filter.
@@ -38,9 +38,9 @@ pub struct Filter {
 /// A range of times, without bounds where none are given.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TimeRange {
-    /// Its start, which belongs to it.
+    /// Its start, inclusive.
     pub since: Option<Timestamp>,
-    /// Its end, which does not.
+    /// Its end, exclusive.
     pub before: Option<Timestamp>,
 }
 
@@ -64,12 +64,12 @@ impl ListQuery {
     }
 }
 
-/// The range of an index's texts that a list goes on with below a place.
+/// The range of an index's texts below a place of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     /// It begins here.
     pub(crate) from: Option<String>,
-    /// It ends before this text. Only the place below which the list goes on can have it.
+    /// It ends before this text. Only the place itself can have it.
     pub(crate) to: Option<String>,
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn text(attributes: &Attributes, attribute: &IndexedAttribute) -> Opt
 pub struct ListPage {
     /// Its rows, newest first: all that the index showed between the place from which the list was read and `end`.
     pub rows: Vec<StoredRow>,
-    /// How far the list was read: to this place, which was seen itself. `None` where that is its end.
+    /// The place that the list was read to, inclusive. `None` at the end of the list.
     pub end: Option<Position>,
 }
 

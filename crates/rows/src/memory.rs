@@ -129,7 +129,7 @@ impl MemoryRows {
         Self { layout: Layout::new(spec, IndexShards::default()), table: Arc::default() }
     }
 
-    /// Adds rows as they are, each in place of the one that has its key.
+    /// Adds rows unchanged, replacing those with the same key.
     pub fn extend<R: Row>(&self, rows: impl IntoIterator<Item = Versioned<R>>) {
         let mut table = self.table();
         for Versioned { tenant, version, row } in rows {
@@ -140,13 +140,13 @@ impl MemoryRows {
         }
     }
 
-    /// Lets the indexes show the rows as they are now, whatever becomes of them, until they are released.
+    /// Freezes the indexes at the present rows, whatever is written, until they are released.
     pub fn hold_index(&self) {
         let mut table = self.table();
         table.held = Some(table.rows.clone());
     }
 
-    /// Lets the indexes show the rows again.
+    /// Lets the indexes show the present rows again.
     pub fn release_index(&self) {
         self.table().held = None;
     }

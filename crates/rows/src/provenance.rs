@@ -1,4 +1,4 @@
-//! The attributes of an item that say which event made it.
+//! The attributes of an item that name the event that made it.
 
 use std::str::FromStr;
 
@@ -27,10 +27,10 @@ pub(crate) fn assignments(provenance: &Provenance) -> [(String, Option<Value>); 
     .map(|(name, value)| (name.to_owned(), value.map(Value::String)))
 }
 
-/// The provenance in an item; `None` where a part of it is missing or cannot be read.
+/// The provenance in an item; `None` where a part of it is missing or unreadable.
 ///
-/// No query asks for one, so a row is not refused for its lack. It is there as a whole or not at all, so that a reader can
-/// rely on it.
+/// No query needs it, so a row is not refused for its lack. It is present as a whole or not at all, so that a reader
+/// can rely on it.
 pub(crate) fn provenance(item: &Attributes) -> Option<Provenance> {
     let trace_parent = match item.get(TRACE_PARENT) {
         Some(text) => Some(text.as_str()?.to_owned()),

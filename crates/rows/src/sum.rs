@@ -1,4 +1,4 @@
-//! Rows that sum up aggregates: what a change of a part comes to.
+//! Rows that sum up aggregates: the effect of a changed part.
 
 use millrace_core::{
     TenantId,
@@ -18,7 +18,7 @@ pub(crate) struct Summed {
 }
 
 impl Summed {
-    /// The row once a part of it has changed. Empty parts are those that there are not.
+    /// The row after a change of a part. An empty part does not exist.
     pub(crate) fn with(
         mut self,
         aggregation: &Aggregation,
@@ -29,7 +29,7 @@ impl Summed {
         self.version = self.version.saturating_add(1);
         self.parts = self.parts.saturating_add((!after.is_empty()).into());
         self.parts = self.parts.saturating_sub((!before.is_empty()).into());
-        // So a row without parts is nobody's remains, whatever a fold can take back.
+        // So that a row without parts has no remains, whatever a fold can take back.
         self.attributes = match self.parts {
             0 => Attributes::new(),
             _ => (aggregation.fold)(&self.attributes, &key.id, before, after)?,

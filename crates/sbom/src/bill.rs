@@ -37,7 +37,7 @@ fn component(id: &Id, kind: &str, licence: &str, checksum: Option<&str>) -> Valu
         "version": id.1,
         "licenses": [{ "expression": licence }],
     });
-    // A crate of ours is in no registry, where its name could be somebody else's.
+    // Millrace's own crates are in no registry, where their names could be another owner's.
     if let Some(checksum) = checksum {
         component["purl"] = json!(reference(id));
         component["hashes"] = json!([{ "alg": "SHA-256", "content": checksum }]);

@@ -1,10 +1,10 @@
-//! Crates, as cargo tells of them.
+//! Crates, as `cargo tree` prints them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context as _, ensure};
 
-/// How a crate is to be shown: name and version, then the licence.
+/// The format of a crate: name and version, then the licence.
 pub(crate) const FORMAT: &str = "|{p}|{l}";
 
 /// A crate's name and version.
@@ -19,8 +19,8 @@ pub(crate) struct Crates {
 }
 
 impl Crates {
-    /// Reads what `cargo tree --prefix depth --format FORMAT` prints. What a crate needs is shown where it first stands,
-    /// whichever tree that is in.
+    /// Parses the output of `cargo tree --prefix depth --format FORMAT`. It lists a crate's dependencies only at the
+    /// first mention of the crate, whichever tree that is in.
     pub(crate) fn parse(tree: &str) -> anyhow::Result<Self> {
         let mut crates = Self::default();
         let mut above: Vec<Id> = Vec::new();
@@ -49,12 +49,12 @@ impl Crates {
         Ok(crates)
     }
 
-    /// What a crate needs itself.
+    /// The direct dependencies of a crate.
     pub(crate) fn needed_by(&self, id: &Id) -> impl Iterator<Item = &Id> {
         self.needs.get(id).into_iter().flatten()
     }
 
-    /// All that a crate is made of, itself included.
+    /// A crate and all of its dependencies.
     pub(crate) fn all_of(&self, root: &Id) -> BTreeSet<Id> {
         let mut all = BTreeSet::from([root.clone()]);
         let mut left = vec![root.clone()];
@@ -69,7 +69,7 @@ impl Crates {
     }
 }
 
-/// The SHA-256 of each crate's package, as Cargo.lock holds it; our own have none.
+/// The SHA-256 of each crate's package, from Cargo.lock; Millrace's own have none.
 #[derive(Debug)]
 pub(crate) struct Checksums(HashMap<Id, String>);
 

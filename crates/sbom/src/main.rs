@@ -1,12 +1,12 @@
-//! Says of what a deployable's program is made, as a software bill of materials in CycloneDX's JSON (version 1.6).
+//! Writes the software bill of materials of each deployable's program in CycloneDX's JSON (version 1.6).
 //!
 //! ```text
 //! cargo run --locked --release --package millrace-sbom -- target/release
 //! ```
 //!
-//! writes `<deployable>.cdx.json` for each of them into that folder. What is in it is what is in the program: the crates
-//! that are linked, by the features that the deployables are built with together, for this machine. Neither what only
-//! tests need nor what only runs during a build, such as macros, is part of it. The same sources make the same bytes.
+//! writes `<deployable>.cdx.json` for each of them into that folder. It lists the contents of the program: the linked
+//! crates, by the features that the deployables are built with together, for this machine. Crates that only tests or
+//! builds need, such as macros, are not part of it. The same sources make the same bytes.
 
 mod bill;
 mod crates;
@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::crates::{Checksums, Crates};
 
-/// What the Dockerfile builds, in one command: features are united over them.
+/// The packages that the Dockerfile builds in one command: features are united over them.
 const DEPLOYABLES: [&str; 3] = ["command-service", "projector", "query-service"];
 
 fn main() -> anyhow::Result<()> {
@@ -36,7 +36,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What cargo says of what the deployables are made of.
+/// The dependency trees of the deployables, from cargo.
 fn tree() -> anyhow::Result<String> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["tree", "--locked", "--charset", "ascii", "--edges", "normal,no-proc-macro"]);

@@ -10,7 +10,7 @@ tokio::task_local! {
     static CURRENT: TraceParent;
 }
 
-/// The span that the work of this task belongs to, if it belongs to any.
+/// The span of this task's work, if any.
 pub fn current() -> Option<TraceParent> {
     CURRENT.try_with(|trace| *trace).ok()
 }
@@ -22,7 +22,7 @@ impl TraceParent {
     }
 }
 
-/// Does work within a span. What it spawns is outside.
+/// Does work within a span. Spawned tasks are outside.
 pub fn within<F: Future>(span: TraceParent, work: F) -> TaskLocalFuture<TraceParent, F> {
     CURRENT.scope(span, work)
 }

@@ -1,14 +1,14 @@
-//! How Millrace's work is told as OpenTelemetry spans.
+//! Millrace's work as OpenTelemetry spans.
 //!
-//! A [`TraceParent`] says where in which trace something happens. It comes with a call, goes with the call's events into
-//! the event store, and from there over the bus to whoever works on them. A [`Span`] is a piece of work as it is told to
-//! an OpenTelemetry collector. It costs nothing where its trace is not sampled, or where nothing [listens](listen).
+//! A [`TraceParent`] is a position in a trace. It comes with a call, goes with the call's events into the event store,
+//! and from there over the bus to the projectors. A [`Span`] is a piece of work as exported to an OpenTelemetry
+//! collector. It costs nothing where its trace is not sampled, or where nothing [listens](listen).
 //!
-//! Work that an event goes through in other processes has ids that follow from the event's own ([`Hop`]): so each process
-//! knows the span of the one before it, though nothing of it is on the way, and though an event may be sent twice.
+//! The span ids of an event's work in other processes follow from the event's own id ([`Hop`]): so each process knows
+//! the span of the one before it, though no message carries it, and though an event may be sent twice.
 //!
-//! This is a small part of what OpenTelemetry's own SDK does, which makes the ids of spans by chance, decides by itself
-//! what is sampled, and keeps contexts that cost something when nothing is sampled. What leaves the process is the SDK's.
+//! This is a small part of OpenTelemetry's own SDK, which makes the ids of spans by chance, decides sampling by itself,
+//! and keeps contexts that cost something when nothing is sampled. The export to the collector is the SDK's.
 //!
 //! ```
 //! use millrace_telemetry::TraceParent;

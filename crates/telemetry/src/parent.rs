@@ -1,4 +1,4 @@
-//! W3C Trace Context, as far as it is carried from a call into its events.
+//! The part of W3C Trace Context that goes from a call into its events.
 
 use std::{fmt, str::FromStr};
 
@@ -17,7 +17,7 @@ pub struct TraceParent {
     flags: u8,
 }
 
-/// What an event goes through outside of the call that made it.
+/// A step of an event's way outside of the call that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hop {
     /// From the event store's stream to the bus's acceptance.
@@ -45,8 +45,8 @@ impl TraceParent {
         Self { span_id: random_id(), ..self }
     }
 
-    /// The span of what an event goes through, within the same trace. It is the same whoever asks, and however often, so
-    /// that one process can tell it and another one name it as a parent.
+    /// The span of a step of the event's way, within the same trace. Every call returns the same id, so that one
+    /// process can export the span and another one name it as a parent.
     pub fn hop(self, event_id: Uuid, hop: Hop) -> Self {
         let name: &[u8] = match hop {
             Hop::Relay => b"relay",
@@ -140,7 +140,7 @@ mod tests {
         assert_eq!(trace.hop(one, Hop::Publish), trace.child().hop(one, Hop::Publish));
         assert_ne!(trace.hop(one, Hop::Publish), trace.hop(other, Hop::Publish));
         assert_ne!(trace.hop(one, Hop::Publish), trace.hop(one, Hop::Relay));
-        // Processes of different releases meet at a bus: the ids must not change.
+        // Processes of different releases share a bus: the ids must not change.
         assert_eq!(trace.hop(one, Hop::Relay).span_id(), "17c1189ab7ca57a0");
         assert_eq!(trace.hop(one, Hop::Publish).span_id(), "2177e29289e85776");
     }

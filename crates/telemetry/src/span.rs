@@ -1,4 +1,4 @@
-//! Recording what happens, for a collector.
+//! Recording spans for a collector.
 
 use std::{borrow::Cow, fmt, sync::OnceLock, time::SystemTime};
 
@@ -15,7 +15,7 @@ const MAX_NOTES: usize = 32;
 
 static LISTENER: OnceLock<Box<dyn Listener>> = OnceLock::new();
 
-/// Who wants to hear of spans.
+/// The receiver of spans.
 pub trait Listener: Send + Sync + 'static {
     /// Takes a span that has ended. It must neither wait nor fail.
     fn ended(&self, span: SpanData);
@@ -24,9 +24,9 @@ pub trait Listener: Send + Sync + 'static {
     fn samples(&self, trace_id: u128) -> bool;
 }
 
-/// Lets a listener hear of every span of this process that is sampled. Once a process; a later call changes nothing.
+/// Passes every sampled span of this process to a listener. Once a process; a later call changes nothing.
 pub fn listen(listener: impl Listener) {
-    // Who listens already belongs to a test.
+    // The listener of an earlier call stays: only tests set a second one.
     let _ = LISTENER.set(Box::new(listener));
 }
 
@@ -36,7 +36,7 @@ pub fn is_on() -> bool {
 }
 
 impl TraceParent {
-    /// The start of a new trace, sampled by what is configured for traces that begin here.
+    /// The start of a new trace, sampled as the listener decides for traces that begin here.
     pub fn new_root() -> Self {
         let root = Self::unrecorded();
         let (trace_id, _) = root.ids();
@@ -45,36 +45,36 @@ impl TraceParent {
     }
 }
 
-/// What a piece of work is to others (OpenTelemetry, "SpanKind").
+/// The relation of a piece of work to other processes (OpenTelemetry, "SpanKind").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// It answers a call.
     Server,
-    /// It calls somebody and waits for the answer.
+    /// It calls another process and waits for the answer.
     Client,
-    /// It sends what is worked on later.
+    /// It sends a message for later work.
     Producer,
-    /// It works on what was sent.
+    /// It works on a message.
     Consumer,
-    /// Nobody outside sees it.
+    /// It is invisible to other processes.
     Internal,
 }
 
-/// A piece of work, told when it ends, which is when this is dropped. Nothing, where nobody wants to hear of it.
+/// A piece of work, exported when it ends, which is when this is dropped. Empty where nothing records it.
 ///
-/// Whoever sets attributes sees to it that they hold neither personal data nor secrets, and that names are few.
+/// Code that sets attributes keeps personal data and secrets out of them, and names few.
 #[derive(Default)]
 pub struct Span(Option<Box<Recording>>);
 
-/// A span that somebody wants to hear of.
+/// A span that is recorded.
 pub struct Recording {
     listener: &'static dyn Listener,
     data: SpanData,
 }
 
 impl Span {
-    /// A span that begins now: `own` are its ids, `parent` the span that it is a part of, or which caused it. `name` is
-    /// only asked for where the span is recorded.
+    /// A span that begins now: `own` are its ids, `parent` its parent or its cause. `name` is only called where the
+    /// span is recorded.
     pub fn start<N: Into<Cow<'static, str>>>(
         own: TraceParent,
         parent: Option<TraceParent>,
@@ -113,19 +113,19 @@ impl Span {
         }
     }
 
-    /// Whether anybody wants to hear of it.
+    /// Whether the span is recorded.
     pub fn is_recorded(&self) -> bool {
         self.0.is_some()
     }
 
-    /// Tells nobody of it.
+    /// Drops the span without exporting it.
     pub fn discard(mut self) {
         self.0 = None;
     }
 }
 
 impl Recording {
-    /// Sets an attribute, in place of what it was before.
+    /// Sets an attribute, replacing an earlier value.
     pub fn set(&mut self, key: &'static str, value: impl Into<Value>) {
         let (key, value) = (Key::from_static_str(key), value.into());
         match self.data.attributes.iter_mut().find(|known| known.key == key) {
@@ -134,14 +134,14 @@ impl Recording {
         }
     }
 
-    /// Says that the work failed, and by what, in a word of a few.
+    /// Marks the work as failed. `by` is the error type, one of few words.
     pub fn fail(&mut self, by: impl Into<Cow<'static, str>>) {
         let by = by.into();
         self.set("error.type", Value::String(by.clone().into()));
         self.data.status = Status::error(by);
     }
 
-    /// Says that the work did not fail, whatever was said of it before.
+    /// Marks the work as successful, whatever its earlier mark.
     pub fn succeed(&mut self) {
         self.data.attributes.retain(|known| known.key.as_str() != "error.type");
         self.data.status = Status::Unset;
@@ -157,7 +157,7 @@ impl Recording {
         }
     }
 
-    /// Points at another span that this one has to do with.
+    /// Links another span that this one relates to.
     pub fn link(&mut self, other: TraceParent) {
         let links = &mut self.data.links;
         if links.links.len() < MAX_NOTES {

@@ -22,7 +22,7 @@ pub fn given<A: Aggregate>(history: &[A::Event]) -> Given<A> {
     Given(state)
 }
 
-/// A state that a command meets.
+/// A state for a command.
 #[derive(Debug)]
 pub struct Given<A>(Option<A>);
 
@@ -46,8 +46,8 @@ pub struct Outcome<A: Aggregate> {
 }
 
 impl<A: Aggregate<Event: Debug + PartialEq, Error: Debug + PartialEq>> Outcome<A> {
-    /// Asserts that the command adds these events, and that they follow the history: `evolve` accepts what `decide`
-    /// yields.
+    /// Asserts that the command adds these events, and that they follow the history: `evolve` accepts the events from
+    /// `decide`.
     #[track_caller]
     pub fn then(self, events: &[A::Event]) {
         match self.decided {

@@ -5,8 +5,8 @@ use std::fmt::Debug;
 use millrace_core::{DecodeError, Encoded, EventCodec};
 use serde_json::{Map, json};
 
-/// Asserts that events are stored and read back as they are, and that damage is told and no panic. `examples` must have
-/// one of each event type at least: those with optional fields set and unset are worth an example each.
+/// Asserts that events are stored and read back unchanged, and that damage is an error and no panic. `examples` must
+/// have one of each event type at least: those with optional fields set and unset are worth an example each.
 #[track_caller]
 pub fn assert_codec<E: EventCodec + Debug + PartialEq>(examples: &[E]) {
     for event_type in E::EVENT_TYPES {
@@ -25,7 +25,7 @@ pub fn assert_codec<E: EventCodec + Debug + PartialEq>(examples: &[E]) {
         match E::message(event_type, schema, &encoded.data) {
             Ok(message) => {
                 let is_named = message.name.rsplit('.').next() == Some(event_type);
-                // What `json_event_codec` makes has no contract.
+                // Events of `json_event_codec` have no contract.
                 assert!(
                     is_named || message.name == "google.protobuf.Struct",
                     "{event_type}: {}",
@@ -45,7 +45,7 @@ pub fn assert_codec<E: EventCodec + Debug + PartialEq>(examples: &[E]) {
     assert_eq!(unknown, Err(DecodeError::UnknownType), "an event type that nobody knows");
 }
 
-/// Asserts that a field with a value of another type is told, by both ways to read an event.
+/// Asserts that a field with a value of another type is an error, by both ways to read an event.
 #[track_caller]
 fn assert_damage_is_told<E: EventCodec + Debug>(encoded: &Encoded) {
     for field in encoded.data.keys() {

@@ -29,7 +29,7 @@ const MAX_ROUNDS: usize = 50;
 /// newer one of the aggregate comes.
 ///
 /// # Panics
-/// With the seed and the difference, where a row is not what it should be.
+/// With the seed and the difference, where a row is wrong.
 #[track_caller]
 pub fn assert_converges(application: &Application, events: &[Envelope], seeds: Range<u64>) {
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();

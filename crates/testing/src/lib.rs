@@ -1,6 +1,6 @@
 //! A test kit for applications on Millrace.
 //!
-//! | what is tested | with |
+//!  tested | with |
 //! |---|---|
 //! | an aggregate's rules | [`given`]`(history).`[`when`](aggregate::Given::when)`(command).`[`then`](aggregate::Outcome::then)`(events)` |
 //! | a projection of any kind | [`project`]`(events).`[`then`](projection::Projected::then)`(row)` |
@@ -90,7 +90,7 @@
 //! assert_codec(&[increased(3)]);
 //! ```
 //!
-//! Nothing here has a part in a deployable. Assertions panic with the place of the test that called them.
+//! No deployable contains this crate. Assertions panic with the place of the test that called them.
 
 #![allow(clippy::panic, reason = "a test kit says by a panic what is wrong")]
 

@@ -1,5 +1,5 @@
-//! The local AWS for tests: an account of its own for each test, what an application leaves there, and a proxy that makes
-//! calls fail.
+//! The local AWS for tests: an account of its own for each test, the data of an application there, and a proxy that
+//! makes calls fail.
 
 mod fault_proxy;
 mod stack;

@@ -41,7 +41,7 @@ pub struct OneProcess<S = MemoryStore> {
     _ending: DropGuard,
 }
 
-/// Events of a store in memory on their way into rows in memory.
+/// Delivery of the events of a store in memory into rows in memory.
 struct Delivery {
     store: MemoryStore,
     /// Each with the type of the aggregates whose events it takes.
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Delivery {
 }
 
 impl Delivery {
-    /// Brings everything new into the rows.
+    /// Applies all new events to the rows.
     async fn deliver(&self) -> anyhow::Result<()> {
         let mut delivered = self.delivered.lock().await;
         let events = self.store.all();
@@ -111,7 +111,7 @@ impl OneProcess<MemoryStore> {
 }
 
 impl OneProcess<DynamoStore> {
-    /// An application on a stack: the three deployables, as they are elsewhere, on ports that nobody knows.
+    /// An application on a stack: the three deployables, as in production, on private ports.
     ///
     /// # Errors
     /// If one of them does not start.
@@ -217,7 +217,7 @@ impl<S: AppendEvents + Snapshots> OneProcess<S> {
     /// The row of an id, at least as new as `after`. `K` follows from `P`.
     ///
     /// # Errors
-    /// If there is none.
+    /// If the row does not exist.
     pub async fn get<P: AnyProjection<K>, K>(
         &self,
         id: &str,

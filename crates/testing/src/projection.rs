@@ -1,4 +1,4 @@
-//! Given, then: what a projection makes of events, without a store.
+//! Given, then: the rows that a projection makes of events, without a store.
 
 use std::{fmt::Debug, marker::PhantomData};
 
@@ -60,7 +60,7 @@ pub fn project<P: Projects<K>, K>(events: &[EventOf<P::Aggregate>]) -> Projected
     Projected { histories: Vec::new(), projection: PhantomData }.and(events)
 }
 
-/// What a projection makes of some histories.
+/// The projection of some histories.
 pub struct Projected<P, K> {
     histories: Vec<Vec<Envelope>>,
     projection: PhantomData<fn() -> (P, K)>,

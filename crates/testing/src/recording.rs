@@ -1,4 +1,4 @@
-//! Events as a store holds them, for tests that do without a command service.
+//! Events as a store holds them, for tests without a command service.
 
 use millrace_core::{Aggregate, CommandId, Envelope, EventCodec, EventId, StreamId, TenantId, Timestamp};
 use uuid::Uuid;

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 
-/// What is to be written below a folder.
+/// Files to write below a folder.
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     new: BTreeMap<PathBuf, String>,
@@ -59,7 +59,7 @@ impl Changes {
         Ok(())
     }
 
-    /// Writes everything below `root`, and says what, a file a line.
+    /// Writes everything below `root`, and returns a report, a line for each file.
     ///
     /// Nothing is written where a new file is there already. A file is written beside its place and then moved there, so
     /// that none is left half written.

@@ -56,7 +56,7 @@ enum New {
 
 fn main() -> ExitCode {
     let Command::New(new) = Cli::parse().command;
-    // Paths below are told as the reader would type them.
+    // Reports show paths as the reader would type them.
     let here = Path::new("");
     let written = match new {
         New::App { name, aggregate, millrace } => scaffold::app(here, &name, &aggregate, millrace.as_deref()),

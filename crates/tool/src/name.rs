@@ -29,7 +29,7 @@ const KEYWORDS: [&str; 52] = [
 /// Names that generated code, its packages and cargo have for something else, in snake case.
 #[rustfmt::skip]
 const TAKEN: [&str; 70] = [
-    // Crates, and what cargo refuses.
+    // Crates, and names that cargo refuses.
     "alloc", "anyhow", "build", "core", "deps", "doc", "examples", "incremental", "pbjson", "proc_macro", "prost",
     "prost_types", "serde", "serde_json", "std", "test", "thiserror", "tonic", "tonic_prost",
     // Modules, programs, and packages of contracts.
@@ -42,7 +42,7 @@ const TAKEN: [&str; 70] = [
 ];
 
 impl Name {
-    /// A name as it was typed.
+    /// Parses a name as typed.
     pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
         let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let begins = text.starts_with(|first: char| first.is_ascii_lowercase());

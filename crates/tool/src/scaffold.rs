@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 
 use crate::{change::Changes, name::Name};
 
-/// Where the registration of an application stands.
+/// The file with the registration of an application.
 const REGISTRATION: &str = "src/lib.rs";
 
 macro_rules! templates {
@@ -153,7 +153,7 @@ pub(crate) fn projection(root: &Path, name: &str, aggregate: &str) -> anyhow::Re
     Ok(changes.write(root)?.join("\n"))
 }
 
-/// The name of an aggregate of an application. Two modules of one name would meet.
+/// The name of an aggregate of an application. Two modules must not have the same name.
 fn aggregate_of(app: &Name, name: &str) -> anyhow::Result<Name> {
     let aggregate = Name::parse(name)?;
     if aggregate == *app {
@@ -162,7 +162,7 @@ fn aggregate_of(app: &Name, name: &str) -> anyhow::Result<Name> {
     Ok(aggregate)
 }
 
-/// The name of the application that stands in a folder.
+/// The name of the application in a folder.
 fn application_in(root: &Path) -> anyhow::Result<Name> {
     let manifest = root.join("Cargo.toml");
     let text = fs::read_to_string(&manifest).with_context(|| {
@@ -173,7 +173,7 @@ fn application_in(root: &Path) -> anyhow::Result<Name> {
     Ok(Name::parse(name)?)
 }
 
-/// The lines of `Cargo.toml` that say where Millrace comes from.
+/// The lines of `Cargo.toml` for the source of Millrace.
 fn dependencies(millrace: Option<&Path>) -> anyhow::Result<String> {
     let source = |folder: &str| -> anyhow::Result<String> {
         match millrace {

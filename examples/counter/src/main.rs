@@ -82,7 +82,7 @@ fn counters() -> Result<Application, RegistrationError> {
     Application::new("counters").aggregate::<Counter>().fold_projection::<Total>().build()
 }
 
-/// Counts, and reads what it has come to.
+/// Counts, and reads the total.
 async fn count<S: AppendEvents + Snapshots>(app: &OneProcess<S>) -> anyhow::Result<Versioned<Total>> {
     let id = uuid::Uuid::new_v4();
     app.send::<Counter>(id, Add(3)).await?;

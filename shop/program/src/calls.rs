@@ -5,11 +5,11 @@ use millrace_cli::{
     Deployable::{self, CommandService, QueryService},
 };
 
-/// The ids of what a command creates follow from its command id: these are those of `try-user` and `try-order`.
+/// Created ids follow from the command id: these are those of `try-user` and `try-order`.
 const USER: &str = "8ca7612f-1b66-59d2-9cbd-1efcdbf8b355";
 const ORDER: &str = "c5a93058-02dd-57c2-b8db-d9775c4a6944";
 
-/// Calls that work one after the other: `after` waits until what was written can be read.
+/// Calls that work one after the other: `after` waits until the write can be read.
 pub(crate) fn to_try() -> Vec<Call> {
     let item =
         r#"{"product":"laptop","quantity":1,"price":{"currencyCode":"USD","units":999,"nanos":990000000}}"#;

@@ -1,7 +1,7 @@
 //! `cargo run -- demo`: a user and an order on their way through Millrace, each step checked and shown.
 //!
-//! The first four steps and the last are those by which the recipe that Millrace grew from is validated; the fifth
-//! shows what that recipe lacks.
+//! The first four steps and the last validate the recipe that Millrace grew from; the fifth shows features that the
+//! recipe lacks.
 
 mod values;
 
@@ -61,7 +61,7 @@ pub(crate) async fn walk(running: &Running) -> anyhow::Result<()> {
 #[derive(Debug, Clone, PartialEq)]
 struct Done {
     result: CommandResult,
-    /// Passed into queries as it is.
+    /// Passed into queries unchanged.
     after: ReadAfter,
 }
 

@@ -37,7 +37,7 @@ impl Running {
         let progress = BufReader::new(running.child.stderr.take().unwrap());
         let said: Vec<String> =
             progress.lines().map(Result::unwrap).take_while(|line| !line.starts_with("ready")).collect();
-        // The script was printed before; it ends with the last name that it must hold, in the order of names.
+        // The script was printed before; it ends with the last of its names in alphabetical order.
         let script = BufReader::new(running.child.stdout.take().unwrap());
         for line in script.lines().map(Result::unwrap) {
             let (name, value) = line.strip_prefix("export ").unwrap().split_once('=').unwrap();

@@ -26,7 +26,7 @@ use crate::support::{Ended, Program, TIMEOUT, kill};
 
 const DEPLOYABLES: [&str; 3] = ["command-service", "query-service", "projector"];
 
-/// The address of each deployable, from what was printed.
+/// The address of each deployable, from the output.
 fn addresses(printed: &[String]) -> BTreeMap<&str, &str> {
     let address = |name| {
         let mut words = printed.iter().map(|line| line.split_whitespace());
@@ -169,7 +169,7 @@ async fn connect(address: &str) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
 }
 
-/// Makes the printed calls as grpcurl would, and returns the replies to those that send something, as JSON.
+/// Makes the printed calls like grpcurl, and returns the replies to those with a request, as JSON.
 async fn try_calls(printed: &[String]) -> Vec<serde_json::Value> {
     let mut pool = DescriptorPool::decode(shop::contracts::DESCRIPTORS).unwrap();
     pool.decode_file_descriptor_set(millrace_proto::DESCRIPTORS).unwrap();

@@ -15,9 +15,9 @@ pub struct OrderSummary {
     pub order_id: OrderId,
     /// The user who placed it.
     pub user_id: UserId,
-    /// What was bought, with the total.
+    /// The lines, with the total.
     pub basket: Basket,
-    /// Where it stands.
+    /// The present status.
     pub status: OrderStatus,
     /// When it was placed.
     pub created_at: Timestamp,

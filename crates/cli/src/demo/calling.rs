@@ -14,7 +14,7 @@ use tonic::{
 
 use super::screen::code_name;
 
-/// The deadline of every call, and of whatever else is waited for. It only bounds how long a failure takes to show.
+/// The deadline of every call and wait. It only bounds the time until a failure shows.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A query that was sent: its reply, and how long that took.
@@ -23,7 +23,7 @@ pub type Asked<T> = AbortOnDropHandle<Result<(T, Duration), Status>>;
 /// A connection to a deployable, by host and port.
 ///
 /// # Errors
-/// If there is none to be had.
+/// If the deployable cannot be reached.
 pub async fn connect(address: &str) -> anyhow::Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?.connect_timeout(TIMEOUT);
     endpoint.connect().await.with_context(|| format!("cannot reach {address}"))
@@ -37,7 +37,7 @@ pub fn calling<T>(message: T) -> Request<T> {
     request
 }
 
-/// Sends a query at once, beside what else happens.
+/// Sends a query at once, concurrently with the walk.
 pub fn ask<T: Send + 'static>(
     query: impl Future<Output = Result<Response<T>, Status>> + Send + 'static,
 ) -> Asked<T> {

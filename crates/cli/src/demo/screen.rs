@@ -9,7 +9,7 @@ use tonic_types::StatusExt;
 use super::shown::{self, Contracts, Shown};
 use crate::{running::Item, stdout::print};
 
-/// Prints a walk's steps: on a terminal in colour, unless NO_COLOR says otherwise (no-color.org).
+/// Prints a walk's steps: on a terminal in colour, unless NO_COLOR is set (no-color.org).
 #[derive(Debug)]
 pub struct Screen {
     contracts: Contracts,
@@ -46,7 +46,7 @@ impl Screen {
         print(&format!("\n{}\n", self.styled(Style::Bold, &title)))
     }
 
-    /// Says something about what follows.
+    /// Prints a remark about the next step.
     ///
     /// # Errors
     /// If it cannot be printed.
@@ -64,7 +64,7 @@ impl Screen {
         self.body("→", &self.contracts.request(method, request)?)
     }
 
-    /// Its reply.
+    /// Prints the reply.
     ///
     /// # Errors
     /// If it cannot be printed.
@@ -104,7 +104,7 @@ impl Screen {
         print(&text)
     }
 
-    /// An event as it stands in the event store.
+    /// An event as stored.
     ///
     /// # Errors
     /// If it cannot be printed.

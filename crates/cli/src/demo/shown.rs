@@ -55,7 +55,7 @@ impl Contracts {
     }
 }
 
-/// All of a message's fields: what is zero or empty, too, but not what is absent.
+/// All present fields of a message, zero and empty ones included.
 fn shown(descriptor: MessageDescriptor, message: &impl Message) -> anyhow::Result<Shown> {
     let message = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())?;
     let options = SerializeOptions::new().stringify_64_bit_integers(false).skip_default_fields(false);
@@ -103,7 +103,7 @@ impl Shown {
         lines
     }
 
-    /// Writes on where the last line ends. What does not fit there goes on below, by `indent`.
+    /// Appends to the last line. The parts that do not fit there go on below, by `indent`.
     fn write(&self, indent: usize, lines: &mut Vec<String>) {
         if fits(lines, &self.to_string()) {
             return append(lines, &self.to_string());

@@ -6,23 +6,23 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Answered, REMEMBERED_COMMANDS};
 
-/// How many commands stand in one piece.
+/// How many commands one piece holds.
 const PIECE: usize = 16;
 
 /// The last [`REMEMBERED_COMMANDS`] commands.
 ///
-/// Every command copies its aggregate's root, since the one before stays in the cache until the event is stored. So the
-/// commands stand in pieces that copies share, and only the newest piece is copied.
+/// Every command copies its aggregate's root, since the one before stays in the cache until the event is stored. So
+/// copies share pieces of commands, and only the newest piece is copied.
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     /// Full pieces, the oldest first. Of the oldest some may be forgotten already.
     full: VecDeque<Arc<[Answered]>>,
-    /// What came last: one piece at most, and not empty unless all is.
+    /// The newest commands: one piece at most, and empty only if all is.
     newest: Vec<Answered>,
 }
 
 impl Remembered {
-    /// Remembers one more, and forgets what is too old.
+    /// Remembers one more, and forgets those beyond the bound.
     pub(super) fn push(&mut self, answered: Answered) {
         if self.newest.len() == PIECE {
             self.full.push_back(std::mem::take(&mut self.newest).into());
@@ -72,7 +72,7 @@ impl Clone for Remembered {
     }
 }
 
-/// Where pieces end depends on where the remembering began, which says nothing.
+/// The ends of pieces depend on where the remembering began, and do not matter.
 impl PartialEq for Remembered {
     fn eq(&self, other: &Self) -> bool {
         self.newest_first().eq(other.newest_first())
@@ -122,7 +122,7 @@ mod tests {
         fn what_is_remembered_is_the_end_of_what_was_told(first in 0..300_usize, then in 0..300_usize) {
             let all: Vec<_> = (0..first + then).map(answered).collect();
             let remembered: Remembered = all[..first].iter().cloned().collect();
-            // What came by way of a snapshot, and what is shared with a copy, is the same.
+            // A restored snapshot, and a copy that shares pieces, hold the same commands.
             let kept = serde_json::to_value(&remembered).unwrap();
             let mut restored: Remembered = serde_json::from_value(kept).unwrap();
             let mut copy = remembered.clone();

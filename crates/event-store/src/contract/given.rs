@@ -1,4 +1,4 @@
-//! What the facts are made of and checked with.
+//! Fixtures and assertions of the facts.
 
 use std::{future::Future, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{AppendError, Commit, StoredEvent};
 /// How many write at once where writers race.
 pub(super) const WRITERS: u64 = 16;
 
-/// A tenant that nobody has used.
+/// An unused tenant.
 pub fn fresh_tenant() -> TenantId {
     let name = format!("t-{}", Uuid::new_v4().as_simple());
     name.parse().expect("hexadecimal digits are allowed in a tenant's name")
@@ -60,7 +60,7 @@ pub(super) fn event_with(stream: &StreamId, version: u64, data: Value) -> Stored
     }
 }
 
-/// An event that is about so many bytes large.
+/// An event of about this size.
 pub(super) fn large_event(stream: &StreamId, version: u64, bytes: usize) -> StoredEvent {
     event_with(stream, version, json!({"text": "x".repeat(bytes)}))
 }
@@ -82,7 +82,7 @@ pub(super) fn moving(stream: &StreamId, version: u64, claims: &[&str], releases:
     }
 }
 
-/// Appends, and tries again, so many times and no more, where another commit was under way.
+/// Appends, and retries a bounded number of times while another commit is under way.
 pub(super) async fn append<S: Store>(store: &S, commit: &Commit) -> Result<(), AppendError> {
     for attempt in 1..=100 {
         match store.append(commit).await {
@@ -125,7 +125,7 @@ pub(super) async fn assert_holds<S: Store>(store: &S, stream: &StreamId, expecte
     assert_same(&load(store, stream, 1000).await, expected);
 }
 
-/// Runs what `write` makes of each number at the same time, and collects the outcomes.
+/// Runs `write` for each number concurrently, and collects the outcomes.
 pub(super) async fn race<T, F>(write: impl Fn(u64) -> F) -> Vec<T>
 where
     T: Send + 'static,

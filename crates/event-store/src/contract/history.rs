@@ -36,7 +36,7 @@ async fn versions<S: Store>(
     }
 }
 
-/// Parts of a stream show the versions that were asked for, gaps and all, from either end.
+/// A stream is read in parts by range of versions, gaps and all, from either end.
 pub async fn a_stream_is_read_from_either_end<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let there: Vec<u64> = (1..=12).filter(|version| *version != 5).collect();
@@ -69,7 +69,7 @@ async fn load_first<S: Store>(store: &S, stream: &StreamId) -> Vec<StoredEvent> 
     store.page(stream, 0, 1).await.expect("a page is read").events
 }
 
-/// What a request does not bring, the next one does.
+/// The next request returns the events that a request left out.
 pub async fn a_part_of_large_events_is_followed_by_the_rest<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     for version in 1..=8 {
@@ -107,7 +107,7 @@ fn search(tenant: &TenantId, times: RangeInclusive<i64>, direction: Direction) -
     }
 }
 
-/// Everything that is searched for, by pages of at most `limit` events. The last page says so.
+/// All results of a search, by pages of at most `limit` events. Checks that the last page says so.
 async fn pages<S: Store>(store: &S, mut search: Search, limit: u16) -> Vec<Vec<StoredEvent>> {
     let mut pages: Vec<Vec<StoredEvent>> = Vec::new();
     loop {
@@ -142,7 +142,7 @@ async fn assert_found<S: Store>(store: &S, search: &Search, limit: u16, expected
     assert_eq!(found, expected);
 }
 
-/// A search meets all events of one type in a range of times, both ends included, of whatever aggregate, once each.
+/// A search finds all events of one type in a range of times, both ends included, of every aggregate, once each.
 pub async fn a_search_meets_every_event_of_its_type_and_times_once_and_in_order<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let mut all = Vec::new();
@@ -173,7 +173,7 @@ pub async fn a_search_meets_every_event_of_its_type_and_times_once_and_in_order<
         #[expect(clippy::reversed_empty_ranges, reason = "a range that holds nothing")]
         let nothing = search(&tenant, 12..=5, direction);
         assert_found(store, &nothing, 5, &[]).await;
-        // What was passed is the last of all, or not there at all.
+        // The search begins beyond the last event of all, or beyond a moment that no event has.
         let mut behind = search(&tenant, -99..=99, direction);
         let last = all.iter().map(StoredEvent::moment).max_by(|a, b| direction.order(a, b));
         behind.beyond = last;
@@ -184,8 +184,8 @@ pub async fn a_search_meets_every_event_of_its_type_and_times_once_and_in_order<
     }
 }
 
-/// Events of one time are met in the order of their aggregates and versions, however many there are and wherever a page
-/// ends among them.
+/// Events of one time are found in the order of their aggregates and versions, however many there are and wherever a
+/// page ends among them.
 pub async fn a_search_tells_events_of_one_time_apart<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let mut all = Vec::new();
@@ -208,7 +208,7 @@ pub async fn a_search_tells_events_of_one_time_apart<S: Store>(store: &S) {
     }
 }
 
-/// Events of another tenant, or of another type whose name begins alike, are not met.
+/// Events of another tenant, or of another type with the same prefix, are not found.
 pub async fn a_search_sees_its_own_tenant_only<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let events = [at(&stream, 1, "UserCreated", 1), at(&stream, 2, "UserCreatedAgain", 1)];
@@ -223,7 +223,7 @@ pub async fn a_search_sees_its_own_tenant_only<S: Store>(store: &S) {
     }
 }
 
-/// What is found at once is bounded in bytes too.
+/// The size of one search result is bounded in bytes too.
 pub async fn a_search_of_large_events_ends_early_and_goes_on<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let mut all = Vec::new();

@@ -27,7 +27,7 @@ pub async fn anothers_key_is_taken_and_nothing_is_stored<S: Store>(store: &S) {
     stored(store, &moving(&holder, 2, &["free@b"], &[])).await;
 }
 
-/// To claim what one holds already is no error.
+/// Claiming a key that the aggregate already holds is no error.
 pub async fn a_key_can_be_claimed_again_by_its_holder<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
@@ -36,7 +36,7 @@ pub async fn a_key_can_be_claimed_again_by_its_holder<S: Store>(store: &S) {
     assert_taken(&append(store, &moving(&other, 1, &["a@b"], &[])).await);
 }
 
-/// A key that was let go is free, also where it is let go twice.
+/// A released key is free, also where it is released twice.
 pub async fn a_released_key_can_be_taken<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (holder, other) = (stream_of(&tenant), stream_of(&tenant));
@@ -78,7 +78,7 @@ pub async fn two_tenants_can_hold_the_same_key<S: Store>(store: &S) {
     }
 }
 
-/// A retry that comes after its key was let go and taken by another meets its own event, not the taken key.
+/// A retry after another aggregate took its released key gets its own event, not the taken key.
 pub async fn a_conflict_goes_before_a_taken_key<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let (first, second) = (stream_of(&tenant), stream_of(&tenant));

@@ -31,7 +31,7 @@ async fn segment<S: Store>(store: &S, segment: Segment) -> Vec<StoredEvent> {
     }
 }
 
-/// Whatever a scan is divided into, every event is met once, and no stream lies in two of the parts.
+/// In any number of segments, a scan finds every event once, and no stream lies in two segments.
 pub async fn a_scan_meets_every_event_once_and_each_stream_in_one_segment<S: Store>(store: &S) {
     let tenant = fresh_tenant();
     let mut expected = BTreeMap::new();
@@ -41,7 +41,7 @@ pub async fn a_scan_meets_every_event_once_and_each_stream_in_one_segment<S: Sto
         stored(store, &commit(events.clone())).await;
         expected.insert(stream, events);
     }
-    // More than a page of DynamoDB holds.
+    // More than a page of DynamoDB.
     let stream = stream_of(&tenant);
     let large: Vec<_> = (1..=8).map(|version| large_event(&stream, version, 300_000)).collect();
     for one in &large {
@@ -67,11 +67,11 @@ pub async fn a_scan_meets_every_event_once_and_each_stream_in_one_segment<S: Sto
             assert_same(&events, &expected[&stream]);
         }
     }
-    // Nothing is said of how many there are exactly.
+    // The count is approximate, so its value is not checked.
     store.count().await.expect("events can be counted");
 }
 
-/// What cannot be folded can still be looked at.
+/// A stream that cannot be folded can still be looked at.
 pub async fn a_look_shows_a_stream_with_its_gaps<S: Store>(store: &S) {
     let stream = stream_of(&fresh_tenant());
     let versions: Vec<u64> = (1..=9).filter(|version| *version != 2).chain([20, 21, 22]).collect();

@@ -22,7 +22,7 @@ use crate::{
 
 /// Holds while no event has the version. The condition is evaluated on the one item with that stream and version.
 const VERSION_IS_FREE: &str = "attribute_not_exists(AggregateId)";
-/// Holds while nobody else has the key.
+/// Holds while no other aggregate has the key.
 const KEY_IS_FREE_OR_OURS: &str = "attribute_not_exists(#key) OR #holder = :me";
 
 impl AppendEvents for DynamoStore {
@@ -42,8 +42,8 @@ impl AppendEvents for DynamoStore {
     }
 }
 
-/// What an error comes to where an attempt before it was not answered. That attempt may still take effect, whatever the
-/// last one was told.
+/// The error to report after an unanswered attempt. That attempt may still take effect, whatever the reply to the last
+/// one.
 fn in_doubt(error: AppendError) -> AppendError {
     match error {
         AppendError::KeyTaken { .. }
@@ -70,7 +70,7 @@ impl DynamoStore {
             .send()
             .await;
         let Err(error) = sent else { return Ok(()) };
-        // Conditions first: the text of an `AwsError` would hold the item that comes with them.
+        // Conditions first: the text of an `AwsError` would contain the returned item.
         match error.as_service_error() {
             Some(PutItemError::ConditionalCheckFailedException(failed)) => {
                 Err(cancelled::conflict(failed.item()))
@@ -85,8 +85,8 @@ impl DynamoStore {
 
     async fn transact(&self, plan: Plan) -> Result<(), AppendError> {
         let me = text(&plan.stream);
-        // Where the reply to this request is lost, the SDK's next attempt is told of the success of the first. A commit
-        // that its writer sends again is another request, and may differ.
+        // If the reply to this request is lost, the SDK's next attempt gets the success of the first. A commit that its
+        // writer sends again is another request, and may differ.
         let token = Uuid::new_v4().to_string();
         // The reasons of a cancelled transaction come in this order.
         let places: Vec<_> = cancelled::places(&plan).collect();
@@ -146,10 +146,10 @@ fn outcome(
         Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
             Err(cancelled::verdict(places, cancelled.cancellation_reasons()))
         }
-        // An earlier attempt, which was not answered, has not come to its end.
+        // An earlier, unanswered attempt is still under way.
         Some(TransactWriteItemsError::TransactionInProgressException(_)) => Err(AppendError::Contended),
-        // Another request had the same token, which chance alone does not bring about. This one was rejected ("DynamoDB
-        // rejected the request": API Reference, TransactWriteItems), and can be sent with another token.
+        // Another request had the same token by coincidence. This one was rejected ("DynamoDB rejected the request":
+        // API Reference, TransactWriteItems), and can be sent with another token.
         Some(TransactWriteItemsError::IdempotentParameterMismatchException(_)) => {
             tracing::warn!("two transactions have one token");
             Err(AppendError::Contended)

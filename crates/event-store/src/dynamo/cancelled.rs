@@ -51,11 +51,11 @@ impl Cause {
     }
 }
 
-/// The one error that stands for all reasons.
+/// The one error for all reasons.
 ///
-/// Events go before keys, since a commit that comes again after its reply was lost conflicts with itself, whatever has
-/// become of its keys since. So an event that is contended or throttled leaves open whether the key is really taken,
-/// and the commit is tried again.
+/// Events precede keys, since a commit repeated after a lost reply conflicts with itself, whatever has become of its
+/// keys since. So an event that is contended or throttled leaves open whether the key is really taken, and the commit
+/// is tried again.
 pub(super) fn verdict(places: &[Place], reasons: &[CancellationReason]) -> AppendError {
     if places.len() != reasons.len() {
         return nonsense("a transaction was cancelled without its reasons");
@@ -88,8 +88,8 @@ fn nonsense(what: &str) -> AppendError {
     AppendError::Failed(AwsError::InvalidResponse(what.to_owned()))
 }
 
-/// The conflict with the event that DynamoDB returned. One that cannot be read is left out: the caller then loads the
-/// stream and meets it there, where it is an error that names its version.
+/// The conflict with the event that DynamoDB returned. An unreadable one is left out: the caller then loads the stream,
+/// where it is an error that names its version.
 pub(super) fn conflict(existing: Option<&Item>) -> AppendError {
     let existing = existing.and_then(|item| {
         stored_from_item(item).inspect_err(|error| tracing::warn!(%error, "a stored item is no event")).ok()

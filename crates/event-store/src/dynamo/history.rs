@@ -57,7 +57,7 @@ impl ReadHistory for DynamoReader {
             return Ok(Some(Found::default()));
         }
         let mut merge = Merge::new(search, shards.get(), limit);
-        // Ends, since each request moves its shard on, and a shard is only asked for what may be among the first.
+        // Ends, since each request moves its shard on, and a shard is only read for events that may be among the first.
         loop {
             let wanted = merge.wanted();
             if wanted.is_empty() {
@@ -74,7 +74,7 @@ impl ReadHistory for DynamoReader {
 }
 
 impl DynamoReader {
-    /// What a shard of the index has of what is searched for.
+    /// One page of a shard's events that match the search.
     async fn shard(&self, search: &Search, wanted: Wanted<Item>) -> Result<Shown<Item>, AwsError> {
         let times = search.times_left();
         let query = self
@@ -108,8 +108,8 @@ fn directed(query: QueryFluentBuilder, direction: Direction) -> QueryFluentBuild
     query.scan_index_forward(direction == Direction::OldestFirst)
 }
 
-/// Whether a part is one that can be read on from: by versions that were asked for, in their order, and not an empty one
-/// with more behind it.
+/// Whether a part can be continued: its versions are in the range and in order, and it is not an empty one with more
+/// behind it.
 fn check(
     stream: &StreamId,
     part: &HistoryPage,
@@ -128,7 +128,7 @@ fn check(
     }
 }
 
-/// What an item of the index is, with its weight. `None` where its key is not one that an event of the tenant has: no
+/// The hit of an item of the index, with its weight. `None` if its key is not one that an event of the tenant has: no
 /// event stands there.
 fn hit(item: &Item, search: &Search) -> Option<(Hit, usize)> {
     let attribute = |name| item.get(name).and_then(|value| value.as_s().ok());
@@ -137,7 +137,7 @@ fn hit(item: &Item, search: &Search) -> Option<(Hit, usize)> {
     let at: Timestamp = time.parse().ok()?;
     let found = scanned_item(item);
     let moment = Moment { at, stream, version: found.version() };
-    // A time in another form would stand at another place of the index.
+    // A time in another form would have another place in the index.
     let is_place = moment.version > 0 && moment.stream.tenant == search.tenant && at.to_string() == *time;
     is_place.then(|| (Hit { moment, item: found }, item_size(item)))
 }

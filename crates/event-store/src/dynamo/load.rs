@@ -1,4 +1,4 @@
-//! Loading: only what a fold needs of each event.
+//! Loading: only the attributes of each event that a fold needs.
 
 use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use millrace_aws::AwsError;
@@ -34,7 +34,7 @@ impl LoadEvents for DynamoReader {
 }
 
 impl DynamoReader {
-    /// A query for entries. What it reads is charged by the size of the whole events; what it sends is not.
+    /// A query for entries. DynamoDB charges for the size of the whole events, but sends only these attributes.
     fn entries(&self, stream: &StreamId, condition: &str) -> QueryFluentBuilder {
         let names = (0..ENTRY.len()).map(|n| format!("#n{n}"));
         let query = self

@@ -12,7 +12,7 @@ use crate::{
     item::{AGGREGATE_ID, Item, VERSION, number, stored_from_item, text},
 };
 
-/// What a table's key is to a scan.
+/// A table's key, as the place of a scan.
 type Key = HashMap<String, AttributeValue>;
 
 impl ScanEvents for DynamoReader {
@@ -89,7 +89,7 @@ impl ScanEvents for DynamoReader {
 }
 
 fn scanned(items: Option<Vec<Item>>, last: Option<Key>, read_units: f64) -> Scanned<Key> {
-    // One by one, so that an item is gone when its event is there.
+    // One by one, so that each item is freed when its event is built.
     let items = items.unwrap_or_default().into_iter().map(|item| scanned_item(&item)).collect();
     Scanned { items, next: last.filter(|key| !key.is_empty()), read_units }
 }

@@ -18,13 +18,13 @@ use crate::{
 const STATE_SCHEMA: &str = "StateSchema";
 /// The checksum of the state: a damaged state does not have it.
 const CHECKSUM: &str = "Checksum";
-/// The state is JSON text and not a map: nobody asks for a part of it, numbers come back exactly as they were, and it
-/// may stand deeper than DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most
-/// of it are hexadecimal digits, which take half their room.
+/// The state is JSON text and not a map: no reader needs a part of it, numbers come back exactly as they were, and its
+/// nesting may exceed DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most of
+/// it are hexadecimal digits, which take half their room.
 const STATE: &str = "State";
 /// The fastest of zstd's levels that compress: the slowest makes ids 6 % smaller, in many times the time.
 const LEVEL: i32 = 1;
-/// The longest text of a state, in bytes: ten times what an item holds.
+/// The longest text of a state, in bytes: ten times the size of an item.
 const STATE_BYTES: usize = 10 * ITEM_BYTES;
 
 /// Holds while there is no snapshot, or one without a version, or an older one.
@@ -87,7 +87,7 @@ fn from_item(stream: &StreamId, item: &Item) -> Option<Snapshot> {
     let (version, schema) = (number(VERSION)?.parse().ok()?, number(STATE_SCHEMA)?.parse().ok()?);
     let state = item.get(STATE)?.as_b().ok()?.as_ref();
     let is_whole = *item.get(CHECKSUM)?.as_s().ok()? == checksum(stream, version, schema, state);
-    // Nothing is decompressed but what was written here.
+    // Only data written by this store is decompressed.
     let text = is_whole.then(|| decompressed(state))?.ok()?;
     Some(Snapshot { stream: stream.clone(), version, schema, state: serde_json::from_str(&text).ok()? })
 }
@@ -100,7 +100,7 @@ fn decompressed(state: &[u8]) -> io::Result<String> {
     if text.len() > STATE_BYTES { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(text) }
 }
 
-/// 128 bits of SHA-256 over all that a snapshot says.
+/// 128 bits of SHA-256 over the whole snapshot.
 fn checksum(stream: &StreamId, version: u64, schema: u32, state: &[u8]) -> String {
     let hash =
         Sha256::new_with_prefix(format!("{stream} {version} {schema} ")).chain_update(state).finalize();
@@ -172,7 +172,7 @@ mod tests {
         assert_eq!(from_item(&stream, &item), Some(longest));
         assert!(matches!(to_item(&of(STATE_BYTES - 1)), Err(AwsError::Refused(_))));
 
-        // As nobody here writes them, but with the right checksum: a text that is too long though it is JSON, and none.
+        // Forged with the right checksum: a text that is too long though it is JSON, and one that is no JSON.
         let mut forged = |state: Vec<u8>| {
             item.insert(CHECKSUM.to_owned(), text(checksum(&stream, 7, 1, &state)));
             item.insert(STATE.to_owned(), AttributeValue::B(Blob::new(state)));

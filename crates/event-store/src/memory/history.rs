@@ -15,7 +15,7 @@ use crate::{
     size::item_size,
 };
 
-/// How much of a stream one request brings at most, in bytes: as on DynamoDB.
+/// How much of a stream one request returns at most, in bytes: as on DynamoDB.
 const PART_BYTES: usize = 1 << 20;
 
 impl ReadHistory for MemoryStore {
@@ -39,7 +39,7 @@ impl ReadHistory for MemoryStore {
             bytes <= PART_BYTES
         });
         events.truncate(fitting.count().max(1).min(limit));
-        // Like DynamoDB, which stops at the limit without a look at what follows.
+        // Like DynamoDB, which stops at the limit without a look at the next item.
         let more = events.len() < there || events.len() == limit;
         let items = events.into_iter().map(|event| ScannedItem::Event(Box::new(event.clone()))).collect();
         Ok(HistoryPage { items, more })

@@ -9,9 +9,9 @@ use crate::{
     reader::{of_type, properties, referred, section, text, texts},
 };
 
-/// What each program may do to the shop: `action` on `resource`, the latter without the beginning of its ARN. A
-/// resource of `rows`, `lists`, `queues` or `letters` stands for those of all projections, `sums` and `parts` for those whose rows
-/// sum up parts.
+/// The permissions of each program on the shop: `action` on `resource`, the latter without the beginning of its ARN. A
+/// resource of `rows`, `lists`, `queues` or `letters` stands for those of all projections, `sums` and `parts` for those
+/// whose rows sum up parts.
 const PERMISSIONS: [(&str, &[(&str, &str)]); 6] = [
     (
         "CommandServicePolicy",

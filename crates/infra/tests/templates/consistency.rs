@@ -1,4 +1,4 @@
-//! What holds in every template.
+//! Rules that hold in every template.
 
 use std::collections::BTreeSet;
 

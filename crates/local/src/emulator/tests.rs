@@ -28,7 +28,7 @@ fn processes_that_start_at_once_share_one_emulator_until_the_last_is_killed() {
     assert!(Files { directory: directory.path().into() }.state_of_the_living().is_none());
 }
 
-/// Not a test of its own: the process that other tests start as a user of their emulator.
+/// Not a test: the process that other tests start as a user of their emulator.
 #[test]
 fn user_process() {
     let Some(directory) = env::var_os("MILLRACE_TEST_USER_OF") else { return };

@@ -257,7 +257,7 @@ async fn a_message_received_too_often_ends_in_the_dead_letter_queue() {
     deployed.publish("bank", "AccountOpened", &json!({ "AggregateType": "account" })).await;
     assert!(deployed.receive("AccountsV1QueueUrl", 20).await.is_some());
     let deadline = Instant::now() + TIMEOUT;
-    // A queue moves messages only when somebody receives.
+    // A queue moves messages only on a receive.
     while deployed.receive("AccountsV1DeadLetterQueueUrl", 0).await.is_none() {
         assert!(deployed.receive("AccountsV1QueueUrl", 1).await.is_none());
         assert!(Instant::now() < deadline);
@@ -315,7 +315,7 @@ async fn an_endpoint_where_nothing_listens_is_named_with_the_request() {
     assert!(error.to_string().starts_with("CreateStack failed: "), "{error}");
 }
 
-/// The names that deployables derive are those that were deployed.
+/// Deployables derive the names of the deployed resources.
 #[tokio::test]
 async fn the_prefix_is_all_that_the_deployables_need() {
     let prefix = "p-1";

@@ -1,4 +1,4 @@
-//! The application of the suites: tickets, a log of each, and the workload of those who own them.
+//! The application of the suites: tickets, a log of each, and the workload of their owners.
 
 use std::{fmt, str::FromStr};
 
@@ -55,7 +55,7 @@ impl IndexValue for Owner {
 /// Part of a ticket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// What it is about.
+    /// The subject.
     pub text: String,
     /// How often.
     pub count: u64,
@@ -79,11 +79,11 @@ pub struct Ticket {
     pub owner: Owner,
     /// Where it stands.
     pub status: String,
-    /// What it is called.
+    /// The title.
     pub title: Title,
-    /// What it is labelled.
+    /// The label.
     pub label: Option<String>,
-    /// What it consists of.
+    /// The lines.
     pub lines: Vec<Line>,
     /// When it was opened.
     pub opened_at: Timestamp,
@@ -91,7 +91,7 @@ pub struct Ticket {
     pub changed_at: Timestamp,
 }
 
-/// An event says by itself what becomes of the row.
+/// Each event says by itself how the row changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum TicketEvent {
@@ -123,7 +123,7 @@ pub enum TicketEvent {
     },
     /// The row stays as it is.
     Seen {},
-    /// There is no row any more.
+    /// The row is removed.
     Withdrawn {},
 }
 
@@ -222,7 +222,7 @@ impl Projection for Ticket {
 pub struct TicketLog {
     /// The ticket.
     pub ticket_id: TicketId,
-    /// The events, if there is anything to say of them.
+    /// The events, if there are any.
     pub events: Option<Vec<String>>,
     /// The newest status.
     pub last: Option<String>,
@@ -261,15 +261,15 @@ pub struct Workload {
     pub owner: Owner,
     /// How many tickets there are.
     pub tickets: u64,
-    /// What they weigh.
+    /// The sum of their weights.
     pub weight: u64,
-    /// How heavy that is.
+    /// The class of that weight.
     pub load: String,
-    /// As many microseconds as they weigh.
+    /// As many microseconds as the weight.
     pub until: Timestamp,
 }
 
-/// What a ticket contributes to the workload of its owner.
+/// A ticket's contribution to the workload of its owner.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkloadPart {
     owner: Owner,
@@ -313,7 +313,7 @@ impl AggregatingProjection for Workload {
 }
 
 impl Workload {
-    /// The workload of so many tickets of a weight.
+    /// The workload of a number of tickets with a total weight.
     pub(super) fn of(owner: Owner, tickets: u64, weight: u64) -> Self {
         let load = if weight < 100 { "LIGHT" } else { "HEAVY" };
         let until = Timestamp::from_unix_micros(i64::try_from(weight).unwrap_or(i64::MAX));

@@ -1,4 +1,4 @@
-//! What an audit may do to rows, and nobody else.
+//! The operations of an audit on rows.
 
 use std::collections::BTreeMap;
 
@@ -109,7 +109,7 @@ fn whole(history: &[RowUpdate; 3]) -> RowUpdate {
     merged.expect("there are three")
 }
 
-/// What holds for rows of every kind. `history` is three updates of a row that there is not yet, and `stranger` makes
+/// The facts for rows of every kind. `history` is three updates of a row that does not exist yet, and `stranger` makes
 /// the first update of another.
 async fn every_fact<S: AuditRows>(
     desk: &Desk<'_, S>,
@@ -208,7 +208,7 @@ async fn a_row_that_is_as_its_history_does_not_differ<S: AuditRows>(
     assert!(matches!(later, Err(AwsError::Refused(_))), "an update that makes no row says nothing of one");
 }
 
-/// In what a row differs from its history once it was replaced by another; the row is as it was afterwards.
+/// The differences of a row from its history after its replacement by another; the row is restored afterwards.
 async fn differences<S: AuditRows>(desk: &Desk<'_, S>, whole: &RowUpdate, by: &RowUpdate) -> Vec<String> {
     let row = desk.find(&whole.stream).await.expect("a row that was written before");
     assert!(desk.replace(&row, by).await);
@@ -218,7 +218,7 @@ async fn differences<S: AuditRows>(desk: &Desk<'_, S>, whole: &RowUpdate, by: &R
     names
 }
 
-/// What others a row may say that it came of, and what is then wrong with it.
+/// Other provenances that a row may have, and the attributes that are then wrong.
 fn altered_provenances(right: &Provenance) -> [(Vec<&'static str>, Provenance); 4] {
     let other = || Uuid::new_v4().to_string().parse().expect("a UUID is a command id");
     [
@@ -241,10 +241,10 @@ async fn a_row_is_replaced_and_deleted_only_at_the_version_it_was_found_at<S: Au
     assert!(desk.replace(&newest, first).await);
     let oldest = desk.find(stream).await.expect("a row after its replacement");
     assert_eq!((S::version(&oldest), desk.differences(&oldest, first)), (Some(1), vec![]));
-    // It is not as it was found any more.
+    // Its version has changed since it was found.
     assert!(!desk.replace(&newest, first).await);
     assert!(!desk.delete(&newest).await);
-    // From there on it goes its way, and past what was found before.
+    // From there on updates apply as before, and pass the version found earlier.
     desk.apply(second).await;
     assert!(!desk.replace(&oldest, first).await);
     assert!(!desk.delete(&oldest).await);
@@ -254,7 +254,7 @@ async fn a_row_is_replaced_and_deleted_only_at_the_version_it_was_found_at<S: Au
 
     assert!(desk.delete(&row).await);
     assert!(desk.find(stream).await.is_none());
-    // What is not there is neither replaced nor deleted.
+    // A missing row is neither replaced nor deleted.
     assert!(!desk.replace(&row, first).await);
     assert!(!desk.delete(&row).await);
     assert!(desk.find(stream).await.is_none());
@@ -314,7 +314,7 @@ async fn weight<S: AuditRows>(desk: &Desk<'_, S>, key: &RowKey) -> Option<u64> {
 
 async fn a_sum_that_is_wrong_is_found_and_put_right<S: AuditRows>(desk: &Desk<'_, S>) {
     let (key, [mut one, _], _) = two_tickets(desk).await;
-    // A sum of parts that are others than they are: there is no other way to write a wrong one.
+    // A wrong sum: there is no other way to write one.
     let mut sum = desk.sum(&key).await;
     sum.expected.insert("Weight".to_owned(), json!(200));
     sum.expected.insert("Load".to_owned(), json!("HEAVY"));
@@ -325,7 +325,7 @@ async fn a_sum_that_is_wrong_is_found_and_put_right<S: AuditRows>(desk: &Desk<'_
     assert!(desk.replace_sum(&sum).await);
     let row = desk.get(&key).await.expect("a row after its replacement");
     assert_eq!((row.version, weight(desk, &key).await), (4, Some(8)), "it never goes back");
-    // It goes on from there.
+    // Later updates start from there.
     desk.add(&mut one, &given_to("bob")).await;
     assert_eq!(weight(desk, &key).await, Some(5));
 
@@ -371,7 +371,7 @@ pub(super) async fn unreadable_parts<S: AuditRows>(desk: &Desk<'_, S>, spoil: im
     for stream in [&one.stream, &other.stream] {
         spoil(stream).await;
     }
-    // Nothing can be made of them, and nothing is written.
+    // They cannot be folded, and nothing is written.
     let next = one.clone().next(&desk.spec, &given_to("bob"));
     let outcome = desk.store.write(&next).await;
     assert!(matches!(

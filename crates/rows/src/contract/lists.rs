@@ -97,7 +97,7 @@ async fn all_ids<S: AuditRows>(
     }
 }
 
-/// Waits until all pages of a list hold these rows, however many are asked for at a time.
+/// Waits until all pages of a list hold these rows, with any page size.
 async fn listed<S: AuditRows>(desk: &Desk<'_, S>, list: &ListQuery, expected: Vec<String>) {
     for limit in [100, 7, 1] {
         eventually(expected.clone(), || all_ids(desk, list, None, limit)).await;
@@ -115,7 +115,7 @@ async fn lists_are_newest_first_and_total<S: AuditRows>(desk: &Desk<'_, S>) {
         for (reached, (position, _)) in (1..).zip(&owned.rows) {
             assert_eq!(rest(position.clone(), 4).await, expected[reached..]);
         }
-        // Two of the rows have the first place's time, and there is no row there.
+        // A place without a row, at the time of the first two rows.
         let nowhere = Position { id: Uuid::max().to_string(), ..owned.rows[0].0.clone() };
         assert_eq!(rest(nowhere, 100).await, expected);
     }
@@ -133,7 +133,7 @@ async fn pages_show_every_row_once<S: AuditRows>(desk: &Desk<'_, S>) {
 }
 
 async fn a_range_of_times_includes_its_start_and_excludes_its_end<S: AuditRows>(desk: &Desk<'_, S>) {
-    // The ends of what an id can be, at each time. Ids that others have too are no matter: these are the tenant's.
+    // The lowest and highest ids, at each time. Other tenants may have the same ids: lists are read by tenant.
     let tickets = (0..4_u32).flat_map(|n| {
         let id = u128::from(n);
         [(Uuid::from_u128(id), n.into()), (Uuid::from_u128(u128::MAX - id), n.into())]

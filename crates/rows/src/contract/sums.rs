@@ -48,7 +48,7 @@ pub(super) fn key(tenant: &TenantId, owner: &str) -> RowKey {
     RowKey { tenant: tenant.clone(), id: owner.to_owned() }
 }
 
-/// Tickets, and what they weigh.
+/// The number of tickets, and their weight.
 async fn totals<S: AuditRows>(desk: &Desk<'_, S>, tenant: &TenantId, owner: &str) -> Option<(u64, u64)> {
     let row = desk.row::<Workload>(&key(tenant, owner)).await?;
     assert_eq!(row.row, Workload::of(Owner(owner.to_owned()), row.row.tickets, row.row.weight));
@@ -197,7 +197,7 @@ async fn of_writers_at_once_of_one_part_one_applies<S: AuditRows>(desk: &Desk<'_
     assert_eq!((totals(desk, tenant, "ann").await, totals(desk, tenant, "bob").await), (None, Some((1, 3))));
 }
 
-/// Writes an update until it is clear what became of it, as a queue does that delivers again.
+/// Writes an update until its outcome is known, like a queue that delivers again.
 #[expect(clippy::panic, reason = "a suite says by a panic what is broken")]
 async fn delivered<S: WriteRows>(store: &S, update: &RowUpdate) -> WriteOutcome {
     loop {
@@ -210,9 +210,10 @@ async fn delivered<S: WriteRows>(store: &S, update: &RowUpdate) -> WriteOutcome 
     }
 }
 
-/// Shows, for the rows of `spec("workloads")`, that events which are delivered in any order, more than once, and by
-/// several writers at once, leave rows that are the sums of the parts, which are the folds of their streams. The order
-/// follows from `seed`, as far as it is not the store's. What `store` writes is read by `reader`, which no fault may befall.
+/// Shows, for the rows of `spec("workloads")`, that events delivered in any order, more than once, and by several
+/// writers at once, leave rows that are the sums of the parts, which are the folds of their streams. The order follows
+/// from `seed`, as far as the store does not decide it. `reader`, which meets no faults, reads the rows that `store`
+/// writes.
 pub async fn totals_are_the_sum_of_all_parts<S: WriteRows>(store: &S, reader: &impl ReadRows, seed: u64) {
     const OWNERS: [&str; 3] = ["ann", "bob", "eve"];
     let (spec, tenant) = (spec("workloads"), tenant());
@@ -250,7 +251,7 @@ pub async fn totals_are_the_sum_of_all_parts<S: WriteRows>(store: &S, reader: &i
         courses.push(course);
     }
     deliveries.shuffle(&mut random);
-    // Each writer has a share of the deliveries, and puts off what comes too early.
+    // Each writer has a share of the deliveries, and puts off early ones.
     let shares = deliveries.chunks(deliveries.len().div_ceil(4));
     join_all(shares.map(async |share| {
         let mut waiting = share.to_vec();

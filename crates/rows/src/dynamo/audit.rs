@@ -32,7 +32,7 @@ use crate::{
     sum::{PartChange, Summed},
 };
 
-/// A row or a part as it was found on DynamoDB.
+/// A row or a part as found on DynamoDB.
 #[derive(Debug, Clone)]
 pub struct DynamoRow(Item);
 
@@ -162,7 +162,7 @@ impl AuditRows for DynamoRows {
 enum Changed {
     /// It is replaced by this.
     Put(Item),
-    /// The one under this key goes.
+    /// The item under this key is deleted.
     Delete(Item),
 }
 
@@ -269,7 +269,7 @@ impl DynamoRows {
         }
     }
 
-    /// The parts of a row that the index shows from a place on, as they are; two requests, or more while AWS throttles.
+    /// The parts of a row that the index shows from a place on, read afresh; two requests, or more while AWS throttles.
     async fn parts_of(&self, row: &RowKey, from: Option<Item>) -> Result<PartPage, AwsError> {
         let shown = self
             .client
@@ -353,7 +353,7 @@ fn done<T, E: ProvideErrorMetadata + Error + Send + Sync + 'static>(
     }
 }
 
-/// Whether an error says that a part, or a row, cannot be read: then no fold can tell what to change.
+/// Whether a part or a row is unreadable: then no fold can compute the change.
 fn is_unreadable(error: &WriteError) -> bool {
     match error {
         WriteError::Aws(error) => matches!(error, AwsError::InvalidResponse(_)),

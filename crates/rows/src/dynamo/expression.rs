@@ -25,12 +25,12 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Attributes are set or removed, where the item has the version `from`; where there is none, if that is 0.
+    /// Sets or removes attributes, if the item has the version `from`, or if there is none and that is 0.
     pub(super) fn new(assignments: Assignments, from: u64) -> Self {
         let (mut names, mut values) = (HashMap::new(), HashMap::new());
         let (mut set, mut removed) = (Vec::new(), Vec::new());
         for (n, (name, value)) in assignments.into_iter().enumerate() {
-            // Names stand apart from the expression, since many of them are words that DynamoDB reserves.
+            // Placeholders for names, since many of them are words that DynamoDB reserves.
             names.insert(format!("#n{n}"), name);
             match value {
                 Some(value) => {

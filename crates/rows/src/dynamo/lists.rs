@@ -21,7 +21,7 @@ use crate::{
     list::{Bounds, newest_first},
 };
 
-/// How many keys of an index one call reads at the same time. Each brings 1 MB at most.
+/// How many keys of an index one call reads at the same time. Each returns 1 MB at most.
 const KEYS_AT_ONCE: usize = 16;
 
 /// How many rows are looked at first for those that pass a filter. Most lists have no more, and are done with one request;
@@ -84,7 +84,7 @@ impl DynamoRows {
         }
     }
 
-    /// What a key shows of a list below a place, where so many of its rows are looked at; one request.
+    /// The rows that one key has of a list below a place, from `limit` of its entries; one request.
     async fn show(
         &self,
         list: &ListQuery,
@@ -102,7 +102,7 @@ impl DynamoRows {
             (None, Some(_)) => "#hash = :hash AND #range < :to",
             (None, None) => "#hash = :hash",
         };
-        // `BETWEEN` takes the place itself in, and brings the row that stands there.
+        // `BETWEEN` includes the place itself, and returns its row.
         let limit = limit.saturating_add((bounds.from.is_some() && before.is_some()).into());
         if bounds.from.is_some() || bounds.to.is_some() {
             query = query.expression_attribute_names("#range", &range);

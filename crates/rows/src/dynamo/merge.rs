@@ -1,8 +1,7 @@
-//! Putting together what the keys of an index show of one list.
+//! Merging the rows that the keys of an index have of one list.
 //!
 //! Each key shows the newest of its rows down to some place. A row is certain to come next in the list only where every
-//! key was read down to it. So what was read past the place that one key ended at is of no use until that key is read
-//! further.
+//! key was read down to it. So rows past the place where one key ended are of no use until that key is read further.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +9,7 @@ use millrace_core::row::{Position, StoredRow};
 
 use crate::ListPage;
 
-/// How many rows each of some shards is asked for, so that their newest are `limit` rows or more, as a rule.
+/// How many rows to request from each of the shards, so that their newest are `limit` rows or more, as a rule.
 ///
 /// Ids are spread evenly, so each shard has its share of the newest rows, give or take: the square root of the share is
 /// the standard deviation at most (it is binomial), and three of them are seldom exceeded.
@@ -35,14 +34,14 @@ pub(super) struct Gap {
     pub(super) missing: u16,
 }
 
-/// A page of a list on its way.
+/// A page of a list, under construction.
 #[derive(Debug)]
 pub(super) struct Merge {
     limit: u16,
-    /// The newest of all that was shown, each with its place: no more than are asked for, so that many keys take no more
-    /// memory than few.
+    /// The newest rows so far, each with its place: no more than `limit`, so that many keys take no more memory than
+    /// few.
     rows: Vec<(Position, StoredRow)>,
-    /// Whether older ones were let go.
+    /// Whether older ones were dropped.
     let_go: bool,
     /// How far each key was read that was not read to its end.
     ends: BTreeMap<usize, Position>,
@@ -62,7 +61,7 @@ impl Merge {
         Self { limit, rows: Vec::new(), let_go: false, ends: BTreeMap::new() }
     }
 
-    /// Takes in what a key showed.
+    /// Takes in the rows of a key.
     pub(super) fn add(&mut self, key: usize, shown: Shown) {
         self.rows.extend(shown.rows);
         self.rows.sort_by(|(one, a), (other, b)| other.cmp(one).then(b.version.cmp(&a.version)));
@@ -131,7 +130,7 @@ mod tests {
     struct Key {
         /// Newest first.
         places: Vec<Position>,
-        /// How many rows one request brings at most, whatever its limit: as when they are large.
+        /// How many rows one request returns at most, whatever its limit: as when they are large.
         page: usize,
     }
 
@@ -238,7 +237,7 @@ mod tests {
                 pages += 1;
                 one_more += usize::from(requests > keys.len());
                 short += usize::from(page.rows.len() < usize::from(limit - 1));
-                // A page shows one row less than is asked for.
+                // A page with one row less than the limit.
                 before = places(&page).get(usize::from(limit - 2)).cloned().or(page.end);
             }
             let share = share(limit, shards);

@@ -31,7 +31,7 @@ use crate::{
     sum::{PartChange, Summed},
 };
 
-/// How often a write meets other writers at its row before it gives up.
+/// How often a write tries against other writers of its row before it gives up.
 pub(super) const ATTEMPTS: u32 = 12;
 
 /// The pauses between these attempts. A transaction takes some ten milliseconds.
@@ -41,8 +41,8 @@ pub(super) const PAUSES: Backoff =
 impl DynamoRows {
     /// Writes an update of a part.
     ///
-    /// The transaction holds only while part and rows have the versions that were read. So whatever has kept it from being
-    /// done, the versions that the next attempt reads tell whether to try again.
+    /// The transaction succeeds only while part and rows have the versions that were read. So whatever made it fail,
+    /// the versions that the next attempt reads tell whether to try again.
     pub(super) async fn write_part(
         &self,
         aggregation: &Aggregation,
@@ -121,7 +121,7 @@ impl DynamoRows {
             .client
             .transact_write_items()
             .set_transact_items(Some(actions))
-            // Where the reply is lost, the SDK's next attempt is told of the success of the first.
+            // If the reply is lost, the SDK's next attempt gets the success of the first.
             .client_request_token(Uuid::new_v4().to_string())
             .send()
             .await;
@@ -132,7 +132,7 @@ impl DynamoRows {
     }
 }
 
-/// The part in an item; none where there is none.
+/// The part in an item, empty where there is none.
 pub(super) fn part(item: Option<&Item>) -> Result<Attributes, AwsError> {
     match item {
         Some(item) if !item.contains_key(ABSENT) => {
@@ -143,13 +143,13 @@ pub(super) fn part(item: Option<&Item>) -> Result<Attributes, AwsError> {
     }
 }
 
-/// Whether a transaction that failed is to be tried again with what is then read; else its error.
+/// `Ok` where a failed transaction is to be tried again after another read; else its error.
 fn may_try_again(error: SdkError<TransactWriteItemsError>) -> Result<(), AwsError> {
     match error.as_service_error() {
         Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
             verdict(cancelled.cancellation_reasons())
         }
-        // An earlier attempt of the SDK has not come to its end, or another transaction has the same token.
+        // An earlier attempt of the SDK is still under way, or another transaction has the same token.
         Some(
             TransactWriteItemsError::TransactionInProgressException(_)
             | TransactWriteItemsError::IdempotentParameterMismatchException(_),
@@ -158,7 +158,7 @@ fn may_try_again(error: SdkError<TransactWriteItemsError>) -> Result<(), AwsErro
     }
 }
 
-/// What the reasons of a cancelled transaction come to, whatever their order (DynamoDB API Reference,
+/// The verdict over the reasons of a cancelled transaction, whatever their order (DynamoDB API Reference,
 /// `TransactionCanceledException`). A cancellation without reasons may have any.
 fn verdict(reasons: &[CancellationReason]) -> Result<(), AwsError> {
     let codes = || reasons.iter().filter_map(CancellationReason::code).filter(|code| *code != "None");

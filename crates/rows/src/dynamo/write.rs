@@ -89,7 +89,7 @@ impl DynamoRows {
             .send()
             .await;
         let Err(error) = sent else { return Ok(Updated::Done) };
-        // Conditions first: the text of an `AwsError` would hold the item that comes with them.
+        // Conditions first: the text of an `AwsError` would contain the returned item.
         match error.as_service_error() {
             Some(UpdateItemError::ConditionalCheckFailedException(failed)) => {
                 version(failed.item()).map(Updated::Refused)

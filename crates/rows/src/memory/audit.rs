@@ -20,12 +20,12 @@ use crate::{
 /// How many keys a page of a scan lists: few, so that most tables do not fit into one.
 const LISTED: usize = 7;
 
-/// A row or a part as it was found in memory.
+/// A row or a part as found in memory.
 #[derive(Debug, Clone)]
 pub struct MemoryRow {
     key: String,
     version: u64,
-    /// As it would stand on DynamoDB.
+    /// The item that it would be on DynamoDB.
     item: Attributes,
 }
 

@@ -1,4 +1,4 @@
-//! A wire between a deployable and its AWS: it meters what goes over it, and does to requests what networks do.
+//! A proxy between a deployable and its AWS: it meters the traffic and injects network faults.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -45,8 +45,8 @@ use meter::Bill;
 pub use meter::Traffic;
 use reply::Reply;
 
-/// The longest that one attempt of a call may take over a proxy. Longer than anything takes that does not hang, also on a
-/// busy machine; short enough to wait for what hangs.
+/// The time-out of one attempt of a call over a proxy. Longer than any attempt that does not hang, also on a busy
+/// machine; short enough for tests to wait for hanging ones.
 pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// More than AWS takes or gives in one piece.
@@ -55,9 +55,9 @@ const LARGEST_BODY: usize = 32 << 20;
 /// How many connections may wait to be taken.
 const BACKLOG: u32 = 1024;
 
-/// A proxy on loopback for HTTP/1.1. It ends when it is dropped, and with it everything on its way.
+/// A proxy on loopback for HTTP/1.1. Dropping it ends it, with all exchanges under way.
 ///
-/// A request that came in whole takes effect unless a fault says otherwise, even if its client has gone.
+/// A request that came in whole takes effect unless a fault says otherwise, even if its client has disconnected.
 pub struct FaultProxy {
     address: SocketAddr,
     url: String,
@@ -70,7 +70,7 @@ pub struct FaultProxy {
 enum End {
     /// Connections are taken, until this is cancelled.
     Open(CancellationToken, JoinHandle<()>),
-    /// The port is held, so that nobody else gets it, and nobody listens.
+    /// The port is bound, so that no other process gets it, and does not listen.
     Closed(TcpSocket),
     /// The port could not be held.
     Lost,
@@ -89,16 +89,16 @@ struct State {
     faults: Option<Faults>,
     /// How many requests there were of an operation since these faults began.
     ordinals: BTreeMap<String, u64>,
-    /// What befalls an operation's next requests, each in whose body a text stands.
+    /// The faults of an operation's next requests, each for one with the text in its body.
     next: BTreeMap<String, VecDeque<(String, Fault)>>,
-    /// What befalls every request of an operation, and who waits for one.
+    /// The fault of every request of an operation, with the channel that reports the first.
     ambushes: BTreeMap<String, (Fault, watch::Sender<bool>)>,
     injected: BTreeMap<FaultKind, u64>,
     traffic: BTreeMap<String, Traffic>,
     accesses: BTreeSet<Access>,
 }
 
-/// A fault that befalls every request of an operation, for as long as this lives.
+/// A fault of every request of an operation, for as long as this lives.
 pub struct Ambush {
     operation: String,
     shared: Arc<Shared>,
@@ -106,7 +106,7 @@ pub struct Ambush {
 }
 
 impl Ambush {
-    /// Waits until a request has met it.
+    /// Waits for a request with the fault.
     pub async fn met(&mut self) {
         if self.met.wait_for(|met| *met).await.is_err() {
             // Another ambush has taken its place.
@@ -135,7 +135,7 @@ impl FaultProxy {
         connector.set_nodelay(true);
         let aws = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            // Earlier than AWS would, so that no request meets a connection that is being closed.
+            // Earlier than AWS would, so that no request is sent on a connection that is being closed.
             .pool_idle_timeout(Duration::from_secs(10))
             .build(connector);
         let end = CancellationToken::new();
@@ -150,8 +150,8 @@ impl FaultProxy {
         Ok(Self { address, url, end: open, shared, _drop: end.drop_guard() })
     }
 
-    /// From now on connecting is refused, and what was connected is cut: AWS is out of reach. Requests that came in whole
-    /// take effect all the same, and their replies are lost.
+    /// Refuses connections from now on and cuts the open ones: AWS is out of reach. Requests that came in whole take
+    /// effect all the same, and their replies are lost.
     pub async fn refuse(&self) -> anyhow::Result<()> {
         let mut end = self.end.lock().await;
         let End::Open(cut, taken) = std::mem::replace(&mut *end, End::Lost) else {
@@ -159,7 +159,7 @@ impl FaultProxy {
         };
         cut.cancel();
         taken.await?;
-        // A socket that is bound and does not listen has its port, and refuses whoever comes to it.
+        // A socket that is bound and does not listen keeps its port, and refuses connections.
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(self.address).with_context(|| format!("holding the port of {}", self.address))?;
@@ -192,7 +192,7 @@ impl FaultProxy {
         Aws::new(account.sdk_config().await.into_builder().endpoint_url(self.url()).build(), attempt)
     }
 
-    /// What went over the wire since it was made or [taken](Self::take) last, by operation, such as `PutItem`.
+    /// The traffic since the start or the last [`take`](Self::take), by operation, such as `PutItem`.
     pub fn traffic(&self) -> BTreeMap<String, Traffic> {
         self.shared.state().traffic.clone()
     }
@@ -202,7 +202,7 @@ impl FaultProxy {
         std::mem::take(&mut self.shared.state().traffic)
     }
 
-    /// What was asked for over the wire, in all its life, as IAM would see it.
+    /// The permissions that all requests so far needed, as IAM would see them.
     pub fn accesses(&self) -> BTreeSet<Access> {
         self.shared.state().accesses.clone()
     }
@@ -213,26 +213,26 @@ impl FaultProxy {
         (state.faults, state.ordinals) = (Some(faults), BTreeMap::new());
     }
 
-    /// From now on no request meets a fault, not even one that was [put up](Self::next) for it.
+    /// From now on no request meets a fault, not even one [queued](Self::next) for it.
     pub fn calm(&self) {
         let mut state = self.shared.state();
         state.faults = None;
         state.next.clear();
     }
 
-    /// The operation's next request meets this fault; several queue up. These come before what chance would bring.
+    /// The operation's next request meets this fault; several queue up. These precede random faults.
     pub fn next(&self, operation: &str, fault: Fault) {
         self.next_about(operation, "", fault);
     }
 
-    /// The operation's next request about something, such as a table, meets this fault: one in whose body that stands.
+    /// The operation's next request with the text `about` in its body, such as a table's name, meets this fault.
     pub fn next_about(&self, operation: &str, about: &str, fault: Fault) {
         let mut state = self.shared.state();
         state.next.entry(operation.to_owned()).or_default().push_back((about.to_owned(), fault));
     }
 
-    /// Every request of the operation meets this fault, until what is returned is dropped. It comes before what chance
-    /// would bring, and goes before an earlier ambush.
+    /// Every request of the operation meets this fault, until the returned value is dropped. It precedes random faults
+    /// and replaces an earlier ambush.
     pub fn lie_in_wait(&self, operation: &str, fault: Fault) -> Ambush {
         let (meets, met) = watch::channel(false);
         self.shared.state().ambushes.insert(operation.to_owned(), (fault, meets));
@@ -246,7 +246,7 @@ impl FaultProxy {
 }
 
 impl State {
-    /// What befalls a request that has come in.
+    /// The fault for a request that has come in.
     fn befalling(&mut self, operation: &str, body: &[u8]) -> Option<Fault> {
         let ordinal = self.ordinals.entry(operation.to_owned()).or_default();
         let by_chance = self.faults.as_ref().and_then(|faults| faults.befalling(operation, *ordinal));
@@ -295,7 +295,7 @@ async fn take(listener: TcpListener, shared: Arc<Shared>, cut: CancellationToken
                 Ok((client, _)) => {
                     connections.spawn(serve(client, shared.clone()));
                 }
-                // A client that was gone before it was met, or no file left: the next one may do better.
+                // The client closed the connection early, or no file descriptor was left: the next accept may succeed.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             },
         }
@@ -307,7 +307,7 @@ async fn take(listener: TcpListener, shared: Arc<Shared>, cut: CancellationToken
 async fn serve(client: TcpStream, shared: Arc<Shared>) {
     let _ = client.set_nodelay(true);
     let service = service_fn(|request| carry(shared.clone(), request));
-    // It ends with an error where the client goes or the connection is cut.
+    // It ends with an error where the client or the proxy cuts the connection.
     let _ = http1::Builder::new().serve_connection(TokioIo::new(client), service).await;
 }
 
@@ -316,7 +316,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) {
 #[error("the wire is cut")]
 struct Cut;
 
-/// What a client sees of its request.
+/// The client's view of its request.
 enum Seen {
     Reply(Response<Bytes>),
     /// The head and half of the body.
@@ -339,7 +339,7 @@ where
         state.accesses.append(&mut access::asked(&call.service, &operation, &call.body));
         state.befalling(&operation, &call.body)
     };
-    // A task of its own: this one ends when the client goes away.
+    // A task of its own: this one ends when the client closes the connection.
     let exchange = suffer(shared.clone(), call, fault);
     let exchange = tokio::spawn(shared.end.clone().run_until_cancelled_owned(exchange));
     let reply = match exchange.await.map_err(|_| Cut)?.ok_or(Cut)?? {
@@ -426,7 +426,7 @@ fn told(mut reply: Response<Bytes>, tell: impl FnOnce(&[u8]) -> Option<Bytes>) -
 }
 
 impl Shared {
-    /// Has AWS do what a call says, once, and counts what it cost.
+    /// Sends a call to AWS once, and counts its cost.
     async fn forward(&self, call: &Call) -> Result<Response<Bytes>, Cut> {
         let (bill, body) = match Bill::ask(&call.service, &call.operation, &call.body) {
             Some((bill, body)) => (Some(bill), body),
@@ -453,7 +453,7 @@ impl Shared {
     }
 }
 
-/// The headers without those that are about one connection or the length of one body.
+/// The headers without those of one connection or of the length of one body.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     const OF_ONE_CONNECTION: [HeaderName; 7] =
         [CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE];

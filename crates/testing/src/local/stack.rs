@@ -6,14 +6,14 @@ use millrace_aws::Aws;
 use millrace_core::{Application, ProjectionName, names};
 use millrace_local::{ATTEMPT_TIMEOUT, Account, LocalError, Stack, StackOptions, test_account};
 
-/// An application's resources in an account of their own, by the templates that production has.
+/// An application's resources in an account of their own, by the templates of production.
 #[derive(Debug, Clone)]
 pub struct AwsStack {
     /// The application.
     pub application: Application,
     /// The account.
     pub account: Account,
-    /// What was deployed there.
+    /// The stack that was deployed there.
     pub stack: Stack,
     index_shards: u16,
 }
@@ -100,7 +100,7 @@ impl AwsStack {
         self.queue_url(&names::dead_letter_queue(self.stack.prefix(), &projection.id()))
     }
 
-    /// The URL of the queue that has what the bus could not deliver.
+    /// The URL of the queue with the events that the bus could not deliver.
     pub fn undelivered(&self) -> String {
         self.queue_url(&format!("{}-undelivered", self.stack.prefix()))
     }

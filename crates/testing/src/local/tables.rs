@@ -13,7 +13,7 @@ use crate::oracle::{FoundRows, Holders, Oracle, RowPlace};
 
 type Item = HashMap<String, AttributeValue>;
 
-/// The oracle of all that the event store holds.
+/// The oracle of the whole event store.
 ///
 /// # Errors
 /// If the table cannot be read, an item is no event, or the events break a promise.
@@ -24,7 +24,7 @@ pub async fn read_oracle(stack: &AwsStack) -> anyhow::Result<Oracle> {
     Ok(Oracle::new(&stack.application, events)?)
 }
 
-/// The holders of unique keys, as their table says.
+/// The holders of unique keys, from their table.
 ///
 /// # Errors
 /// If the table cannot be read.
@@ -37,11 +37,10 @@ pub async fn read_holders(stack: &AwsStack) -> anyhow::Result<Holders> {
     items.iter().map(|item| Ok((text(item, "Key")?, text(item, "AggregateId")?))).collect()
 }
 
-/// Every item of every projection's table as it is, each as of some moment of the call: to be held against
-/// [`Oracle::items`].
+/// Every item of every projection's table, each as of some moment of the call: to be compared with [`Oracle::items`].
 ///
 /// # Errors
-/// If a table cannot be read, or an item is none that a store of rows could have written.
+/// If a table cannot be read, or no store of rows could have written an item.
 pub async fn read_rows(stack: &AwsStack) -> anyhow::Result<FoundRows> {
     let mut rows = FoundRows::new();
     for projection in stack.application.projections() {

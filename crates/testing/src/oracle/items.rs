@@ -17,7 +17,7 @@ use uuid::Uuid;
 use super::{ExpectedRow, Oracle, RowPlace, Rows, States};
 
 impl Oracle {
-    /// The rows in the end as their tables hold them, where the keys of hot lists are spread over so many shards. Neither
+    /// The final rows as their tables hold them, where the keys of hot lists are spread over `shards` shards. Neither
     /// the key, the version nor the provenance is among the attributes.
     ///
     /// # Errors

@@ -40,8 +40,8 @@ pub struct ExpectedRow {
 /// Rows as they should be.
 pub type Rows = BTreeMap<RowPlace, ExpectedRow>;
 
-/// Every state that each row goes through; that of a row that many aggregates feed depends on their order, so of those
-/// there is the last one alone.
+/// Every state that each row goes through. The states of a row that many aggregates feed depend on their order, so only
+/// its last one is here.
 pub type States = BTreeMap<RowPlace, Vec<ExpectedRow>>;
 
 /// Rows as a store has them.
@@ -54,7 +54,7 @@ impl ExpectedRow {
         self.parts == Some(0)
     }
 
-    /// In what a row differs from this one: nothing, or an entry for each attribute.
+    /// The differences of a row from this one: none, or an entry for each attribute.
     pub fn differences(&self, found: &StoredRow) -> Vec<String> {
         let mut differences = Vec::new();
         if !self.versions.contains(&found.version) {
@@ -73,7 +73,7 @@ impl ExpectedRow {
     }
 }
 
-/// How rows that were found differ from those that should be there: nothing, or the first few differences.
+/// How found rows differ from the expected ones: not at all, or the first few differences.
 pub fn differences(expected: &Rows, found: &FoundRows) -> Vec<String> {
     const MAX: usize = 8;
     let missing = expected
@@ -174,7 +174,7 @@ impl Sums {
         Self(BTreeMap::new())
     }
 
-    /// Adds the parts of an aggregate, one after the other, and notes where each belongs.
+    /// Adds the parts of an aggregate, one after the other, and notes the row of each.
     fn add(
         &mut self,
         aggregation: &Aggregation,

@@ -1,4 +1,4 @@
-//! Rows as somebody saw them who looked again and again.
+//! Rows as an observer saw them in repeated looks.
 
 use std::collections::BTreeMap;
 
@@ -6,19 +6,19 @@ use millrace_core::row::StoredRow;
 
 use super::{FoundRows, RowPlace, States, Violation, ensure};
 
-/// What was seen of all rows.
+/// The observed states of all rows.
 #[derive(Debug, Default)]
 pub struct Sightings {
     looks: u64,
-    /// Each row as it was seen, once for each time that it had changed.
+    /// The states of each row, once for each time that it had changed.
     seen: BTreeMap<RowPlace, Vec<StoredRow>>,
 }
 
 impl Sightings {
-    /// Notes how all rows are.
+    /// Notes the present state of all rows.
     ///
     /// # Errors
-    /// If a row is gone that was there (I5).
+    /// If an earlier row is gone (I5).
     pub fn note(&mut self, rows: FoundRows) -> Result<(), Violation> {
         let gone = self.seen.keys().find(|place| !rows.contains_key(*place));
         ensure(gone.is_none(), || format!("I5: {gone:?} was there, and is gone"))?;
@@ -42,11 +42,11 @@ impl Sightings {
         self.seen.values().map(Vec::len).sum()
     }
 
-    /// Holds what was seen against the states that rows go through.
+    /// Compares the observed states with those that rows go through.
     ///
     /// # Errors
-    /// If a row went back, was of no stream, or was as its history never had it (I5). Of a row that many aggregates feed,
-    /// the version alone is known beforehand, and the last state.
+    /// If a row went back, was of no stream, or had a state that is not in its history (I5). Of a row that many
+    /// aggregates feed, only the version and the last state are known beforehand.
     pub fn check(&self, states: &States) -> Result<(), Violation> {
         for (place, seen) in &self.seen {
             let states =

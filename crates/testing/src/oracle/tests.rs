@@ -1,4 +1,4 @@
-//! The judge is held apart from the judged: what breaks a promise is found.
+//! Tests of the oracle itself: it finds every broken promise.
 
 use std::collections::BTreeMap;
 

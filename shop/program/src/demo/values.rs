@@ -1,4 +1,4 @@
-//! What the demo sends.
+//! The requests that the demo sends.
 
 use shop::contracts::{
     Money,

@@ -10,12 +10,12 @@ use std::{
 };
 
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(120);
-/// How the last line begins that says how to use what is up.
+/// The beginning of the last line that the program prints once it is up.
 const LAST_PRINTED: &str = "To run deployables by hand";
 const POLL: Duration = Duration::from_millis(20);
 
-/// A process, told apart by its command line from a later one with the same number, and from what it was before it
-/// became another program.
+/// A process. The command line distinguishes it from a later process with the same number, and from itself before an
+/// `exec`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Process {
     pub(crate) pid: u32,
@@ -27,7 +27,7 @@ pub(crate) struct Program {
     child: Child,
     stdout: Receiver<String>,
     stderr: Receiver<String>,
-    /// What it has started so far, as far as that was seen.
+    /// The child processes seen so far.
     started: BTreeSet<Process>,
 }
 
@@ -58,7 +58,7 @@ impl Program {
         Self { child, stdout, stderr, started: BTreeSet::new() }
     }
 
-    /// Waits until it is ready, and returns what it has printed by then.
+    /// Waits until it is ready, and returns the output so far.
     pub(crate) fn until_ready(&mut self) -> Vec<String> {
         self.until_said("ready");
         let mut printed = Vec::new();
@@ -72,7 +72,7 @@ impl Program {
         }
     }
 
-    /// Waits until it says a line on standard error that begins so.
+    /// Waits for a line with this beginning on standard error.
     pub(crate) fn until_said(&mut self, beginning: &str) {
         let deadline = Instant::now() + TIMEOUT;
         let mut said = Vec::new();
@@ -93,7 +93,7 @@ impl Program {
         kill(signal, self.child.id());
     }
 
-    /// What it has started and still runs.
+    /// The child processes that still run.
     pub(crate) fn running(&mut self) -> Vec<Process> {
         self.look();
         running(&self.started)
@@ -120,7 +120,7 @@ impl Program {
         Ended { status, stdout: text(&self.stdout), stderr: text(&self.stderr) }
     }
 
-    /// Notes what it has started.
+    /// Notes the child processes.
     fn look(&mut self) {
         let processes = processes();
         let mut families = BTreeSet::from([self.child.id()]);
@@ -147,7 +147,7 @@ impl Drop for Program {
     }
 }
 
-/// Reads a pipe to its end, whether or not somebody waits for its lines.
+/// Reads a pipe to its end, whether or not a test waits for its lines.
 fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {

@@ -1,4 +1,4 @@
-//! What a request asks IAM for: actions on resources.
+//! The permissions that a request needs from IAM: actions on resources.
 
 use std::collections::BTreeSet;
 
@@ -14,9 +14,9 @@ pub struct Access {
     pub resource: String,
 }
 
-/// What a request needs to be allowed (Service Authorization Reference).
+/// The permissions of a request (Service Authorization Reference).
 ///
-/// A transaction needs what each of its parts would by itself, and a batch on a queue what a single request would.
+/// A transaction needs those of each of its parts, and a batch on a queue those of a single request.
 pub(super) fn asked(service: &str, operation: &str, body: &[u8]) -> BTreeSet<Access> {
     let body: Value = serde_json::from_slice(body).unwrap_or_default();
     let (service, resources) = match service.split('_').next().unwrap_or_default() {

@@ -1,13 +1,13 @@
-//! Calls that bring many entries, of which AWS may take some and refuse others.
+//! Calls with many entries, of which AWS may take some and refuse others.
 
 use hyper::body::Bytes;
 use serde_json::{Map, Value, json};
 
-/// What a call, or a reply, says.
+/// The body of a call or a reply.
 type Fields = Map<String, Value>;
 
-/// Some entries of a batch: bit `n` stands for the entry at place `n`, counted from 0. Where that is none of them, it is
-/// the first.
+/// Some entries of a batch: bit `n` stands for the entry at place `n`, counted from 0. If the batch has none of them,
+/// the first entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entries(pub u16);
 
@@ -24,12 +24,12 @@ impl Entries {
 pub(super) struct Batch {
     call: Fields,
     entries: Vec<Value>,
-    /// The places of those that AWS refuses.
+    /// The places of the entries that AWS refuses.
     refused: Vec<usize>,
     service: Service,
 }
 
-/// Services that take entries, and tell of each by its place or by its name.
+/// Services that take entries, and identify each by its place or by its id.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Service {
     EventBridge,
@@ -61,7 +61,7 @@ impl Batch {
         Some(Self { call, entries, refused, service })
     }
 
-    /// The call without what is refused; none where nothing is left.
+    /// The call without the refused entries; none where no entry is left.
     pub(super) fn rest(&self) -> Option<Bytes> {
         let rest: Vec<_> = self.places().filter(|place| !self.refused.contains(place)).collect();
         if rest.is_empty() {
@@ -73,12 +73,12 @@ impl Batch {
         Some(bytes(call))
     }
 
-    /// What AWS says to the call, having said `reply` to [the rest](Self::rest) of it.
+    /// The reply to the call, made from AWS's `reply` to [the rest](Self::rest) of it.
     pub(super) fn told_of_rest(&self, reply: &[u8]) -> Option<Bytes> {
         self.told(reply, |place| !self.refused.contains(&place))
     }
 
-    /// What AWS says to the call, having said `reply` to all of it.
+    /// The reply to the call, made from AWS's `reply` to all of it.
     pub(super) fn told_of_all(&self, reply: &[u8]) -> Option<Bytes> {
         self.told(reply, |_| true)
     }
@@ -115,9 +115,8 @@ impl Batch {
         Some(bytes(reply))
     }
 
-    /// What is said of a refused entry: of one that it was too much, of the next that AWS is out of order. The codes are
-    /// those that the API References of both services name as passing (`PutEventsResultEntry`, `BatchResultErrorEntry`
-    /// and the common errors).
+    /// The reply for a refused entry: throttling and internal errors in turn. The API References of both services name
+    /// these codes as transient (`PutEventsResultEntry`, `BatchResultErrorEntry` and the common errors).
     fn refusal(&self, place: usize) -> Value {
         const WHY: &str = "injected by a test";
         let too_much = place.is_multiple_of(2);

@@ -45,8 +45,8 @@ impl Call {
         Self { service, operation, head: self.head.clone(), body }
     }
 
-    /// AWS asks for fewer calls. The codes are those of the API References: the errors of the operation, where one says
-    /// it, else the common ones.
+    /// AWS asks for fewer calls. The codes are those of the API References: the operation's own error where there is
+    /// one, else the common one.
     pub(super) fn throttled(&self, throttling: Throttling) -> Response<Bytes> {
         use Throttling::{ProvisionedThroughputExceeded, RequestLimitExceeded, Throttling as TooMany};
 

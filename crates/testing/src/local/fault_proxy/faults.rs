@@ -1,4 +1,4 @@
-//! What a wire may do to a request.
+//! The faults that the proxy can inject.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +10,11 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 pub use super::batch::Entries;
 use super::batch::is_batch;
 
-/// Something that goes wrong with one request.
+/// A fault of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// The request is late. It takes effect even if its client has gone meanwhile: with a delay longer than the
-    /// client's patience, after the retry of itself.
+    /// The request is late. It takes effect even after its client gave up: with a delay longer than the client's
+    /// time-out, after its own retry.
     Delay(Duration),
     /// The request takes effect at once, and its reply is late.
     DelayAfter(Duration),
@@ -22,7 +22,7 @@ pub enum Fault {
     Throttle(Throttling),
     /// AWS is out of order. Nothing was done.
     ServerError,
-    /// AWS says that it is out of order, and yet the request took effect.
+    /// AWS reports an internal error, and yet the request took effect.
     ServerErrorAfter,
     /// The connection is cut. Nothing was done.
     Reset,
@@ -30,20 +30,19 @@ pub enum Fault {
     ResetAfter,
     /// The request takes effect twice, one after the other.
     Duplicate(Answer),
-    /// No reply comes until the client goes away. Nothing was done.
+    /// No reply comes until the client closes the connection. The request took no effect.
     Hang,
-    /// The request took effect, and no reply comes until the client goes away.
+    /// The request took effect, and no reply comes until the client closes the connection.
     HangAfter,
-    /// The request took effect, and its reply stops in the middle of its body, until the client goes away.
+    /// The request took effect, and its reply stops in the middle of its body, until the client closes the connection.
     HangWithin,
-    /// AWS takes a batch, of which it refuses these entries, each by itself. Nothing was done about them.
+    /// AWS accepts a batch and refuses these entries, which take no effect.
     RefuseEntries(Entries),
-    /// AWS says that it refuses these entries of a batch, and yet all of it took effect.
+    /// AWS reports these entries of a batch as refused, and yet all of it took effect.
     RefuseEntriesAfter(Entries),
 }
 
-/// By which error AWS throttles, in the terms of DynamoDB. Another service answers by the one of its own errors that says
-/// the same.
+/// The error by which AWS throttles, in the terms of DynamoDB. Another service answers with its corresponding error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Throttling {
     /// `ProvisionedThroughputExceededException`: a partition is hot, as is a shard of a stream.
@@ -57,9 +56,9 @@ pub enum Throttling {
 /// Which of two replies the client is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// What the first request was answered. Where that is a refusal, there is no copy.
+    /// The reply to the first request. Where that is a refusal, there is no copy.
     First,
-    /// What its copy was answered.
+    /// The reply to its copy.
     Second,
 }
 
@@ -83,7 +82,7 @@ pub enum FaultKind {
 }
 
 impl Fault {
-    /// What kind of fault this is.
+    /// The kind of this fault.
     pub fn kind(self) -> FaultKind {
         match self {
             Self::Delay(_) => FaultKind::Delay,
@@ -104,7 +103,7 @@ impl Fault {
 }
 
 impl FaultKind {
-    /// What befalls an operation where this would: for one without entries, what comes nearest.
+    /// The fault that the operation meets in place of this: without entries, the nearest other fault.
     fn befalling(self, operation: &str) -> Self {
         if is_batch(operation) {
             return self;
@@ -115,10 +114,10 @@ impl FaultKind {
     }
 }
 
-/// How often which faults befall requests. At most one befalls a request, a retry being a request of its own.
+/// The rates of faults. A request meets one at most, and a retry is a request of its own.
 ///
-/// Chance is in the seed alone: the same seed and rates give the n-th request of an operation the same fault every
-/// time, whatever requests of other operations stand between.
+/// The seed decides everything: the same seed and rates give the n-th request of an operation the same fault every
+/// time, whatever requests of other operations come between.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Faults {
     seed: u64,
@@ -134,7 +133,7 @@ impl Faults {
         Self { seed, per_mille: BTreeMap::new(), longest_delay, operations: BTreeSet::new() }
     }
 
-    /// A bad day: a third of the requests meet a fault, a sixth fail or seem to. Of calls with three attempts about one
+    /// Many faults: a third of the requests meet one, a sixth fail or seem to. Of calls with three attempts about one
     /// in two hundred fails.
     pub fn storm(seed: u64) -> Self {
         [
@@ -155,7 +154,7 @@ impl Faults {
         .fold(Self::none(seed), |faults, (kind, per_mille)| faults.with(kind, per_mille))
     }
 
-    /// A day on which five in a hundred requests meet a fault, of every kind that there is.
+    /// Few faults: five in a hundred requests meet one, of every kind.
     pub fn drizzle(seed: u64) -> Self {
         [
             (FaultKind::Delay, 7),
@@ -176,7 +175,7 @@ impl Faults {
         .fold(Self::none(seed), |faults, (kind, per_mille)| faults.with(kind, per_mille))
     }
 
-    /// Sets the rate of one kind of fault: so many of a thousand requests. All rates sum up to a thousand at most.
+    /// Sets the rate of one kind of fault, in requests of a thousand. All rates sum up to a thousand at most.
     #[must_use]
     pub fn with(mut self, kind: FaultKind, per_mille: u16) -> Self {
         self.per_mille.insert(kind, per_mille);
@@ -199,7 +198,7 @@ impl Faults {
         self
     }
 
-    /// What befalls an operation's n-th request since these faults began, counted from 0.
+    /// The fault of an operation's n-th request since these faults began, counted from 0.
     pub fn befalling(&self, operation: &str, n: u64) -> Option<Fault> {
         if !self.operations.is_empty() && !self.operations.contains(operation) {
             return None;

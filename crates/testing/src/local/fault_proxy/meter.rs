@@ -1,11 +1,11 @@
-//! What a request costs: bytes, and DynamoDB's units.
+//! The cost of a request: bytes, and DynamoDB's units.
 
 use std::ops::AddAssign;
 
 use hyper::{StatusCode, body::Bytes};
 use serde_json::{Map, Value};
 
-/// What went over a wire for one operation.
+/// The traffic of one operation.
 #[derive(Default, Clone, Copy, Debug, PartialEq)]
 pub struct Traffic {
     /// Requests that came in, every attempt for itself.
@@ -18,7 +18,7 @@ pub struct Traffic {
     pub read_units: f64,
     /// Write units of DynamoDB that were used up, in the same way.
     ///
-    /// A failed condition uses some up as well, but DynamoDB does not say how many: they are not counted in.
+    /// A failed condition consumes some as well, but DynamoDB does not report how many: they are not counted.
     pub write_units: f64,
     /// Writes that a condition stopped. A transaction counts once.
     pub failed_conditions: u64,
@@ -35,17 +35,17 @@ impl AddAssign for Traffic {
     }
 }
 
-/// A request to DynamoDB for data, which is asked to say what it cost.
+/// A request to DynamoDB for data, which asks for its consumed capacity.
 pub(super) struct Bill {
     operation: String,
     request: Map<String, Value>,
     reads: bool,
-    /// The client did not ask itself, and is not shown the answer.
+    /// The client did not ask, so the answer is removed from its reply.
     hidden: bool,
 }
 
 impl Bill {
-    /// Asks what a request will cost. Nothing can be asked of other services and of what is no JSON object.
+    /// Asks for the cost of a request. `None` for other services and for bodies that are no JSON object.
     pub(super) fn ask(service: &str, operation: &str, body: &[u8]) -> Option<(Self, Bytes)> {
         let reads = match operation {
             "GetItem" | "Query" | "Scan" | "BatchGetItem" | "TransactGetItems" => true,
@@ -75,7 +75,7 @@ impl Bill {
         }
         for table in entries(reply.get("ConsumedCapacity")) {
             let units = table["CapacityUnits"].as_f64().unwrap_or(0.0);
-            // A transaction that was done before reads what it did.
+            // A transaction that was done before costs reads of its items only.
             let read = table.get("ReadCapacityUnits").is_some() && table.get("WriteCapacityUnits").is_none();
             if self.reads || read { traffic.read_units += units } else { traffic.write_units += units }
         }
@@ -109,10 +109,10 @@ fn condition_failed(error: &Map<String, Value>) -> bool {
         || entries(error.get("CancellationReasons")).iter().any(|reason| reason["Code"] == CODE)
 }
 
-/// What a read costs at least, by the rules of the DynamoDB Developer Guide, "DynamoDB read and write operations".
+/// The least cost of a read, by the rules of the DynamoDB Developer Guide, "DynamoDB read and write operations".
 ///
-/// The local AWS says the same of a large item and of a small one. AWS also charges what a filter or a projection
-/// leaves out, which is not to be seen here.
+/// The local AWS reports the same for a large item and a small one. AWS also charges the data that a filter or a
+/// projection leaves out, which is not visible here.
 fn read_units(operation: &str, request: &Map<String, Value>, reply: &Map<String, Value>) -> f64 {
     let none = Value::Null;
     let of = |json: &Map<String, Value>, name: &str| json.get(name).unwrap_or(&none).clone();

@@ -10,7 +10,7 @@ use hyper::body::{Body, Bytes, Frame, SizeHint};
 
 use super::length;
 
-/// A body of a length that is told beforehand. Where less is given than that, the rest never comes.
+/// A body with its length announced in advance. If fewer bytes are given, the rest never comes.
 pub(super) struct Reply {
     given: Option<Bytes>,
     told: u64,
@@ -22,7 +22,7 @@ impl Reply {
         Self { told: length(&body), given: Some(body) }
     }
 
-    /// The first half of a body; nothing of an empty one, which is told to have something.
+    /// The first half of a body. An empty one is announced with one byte, which never comes.
     pub(super) fn half(body: Bytes) -> Self {
         Self { told: length(&body).max(1), given: Some(body.slice(..body.len() / 2)) }
     }
@@ -47,7 +47,7 @@ impl Body for Reply {
                 Poll::Ready(Some(Ok(Frame::data(given))))
             }
             None if self.told == 0 => Poll::Ready(None),
-            // Nobody will ask for this to be looked at again.
+            // No wake-up follows: the rest never comes.
             None => Poll::Pending,
         }
     }
