@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The images, built and run as Kubernetes would run them, without a registry and without a daemon.
 
-    python tests/images/run.py --programs target/release
+    python tests/images/run.py --programs target/release --largest 40000000
 
 Builds the three images of the Dockerfile by podman, from programs that are there already and a base made of this
 machine's own C library and roots of trust. Runs each with the user, the read-only root, the capabilities and the probes
@@ -23,12 +23,11 @@ sys.path.insert(0, str(HERE.parent / "clients/python"))
 
 import environment  # noqa: E402 (it is the Python client's, which this borrows)
 
-LARGEST_IMAGE = 40_000_000
-
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", required=True, type=pathlib.Path, help="where the release's programs are")
+    parser.add_argument("--programs", required=True, type=pathlib.Path, help="the folder of the programs")
+    parser.add_argument("--largest", required=True, type=int, help="the largest size of an image in bytes")
     given = parser.parse_args()
     for program in ("podman", "runc"):
         if not shutil.which(program):
@@ -53,7 +52,7 @@ def main() -> int:
             with report.part("images"):
                 for name in podman.build(environment.ROOT, given.programs.resolve()):
                     with report.fact(f"the image of {name} is small, says what it is, and has no shell"):
-                        podman.look_at(name, LARGEST_IMAGE)
+                        podman.look_at(name, given.largest)
             with report.part("containers"), local_aws.running() as variables, running(podman, variables) as containers:
                 for container in containers.values():
                     with report.fact(f"{container.name} is held as its manifest says"):
