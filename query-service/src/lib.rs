@@ -31,10 +31,10 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     millrace_query::main(shop::shop(), DESCRIPTORS, args, adapters)
 }
 
-/// Serves queries from the tables that the configuration names, until the process is to end.
+/// Serves queries from the configured tables, until the process is to end.
 ///
 /// # Errors
-/// Where the configuration does not fit the shop, or serving fails.
+/// If the configuration does not fit the shop, or serving fails.
 pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Process) -> anyhow::Result<()> {
     millrace_query::run(&shop::shop()?, DESCRIPTORS, config, aws, listeners, process, adapters).await
 }
@@ -42,7 +42,7 @@ pub async fn run(config: Config, aws: &Aws, listeners: Listeners, process: Proce
 /// The gRPC services.
 ///
 /// # Errors
-/// Where one of their projections is not registered.
+/// If one of their projections is not registered.
 pub fn adapters(service: &QueryService) -> anyhow::Result<Services> {
     Ok(services![
         UserQueryServiceServer::new(Users(service.rows::<UserProfile, _>()?)),

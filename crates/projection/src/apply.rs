@@ -1,8 +1,8 @@
-//! Bringing one row up to date.
+//! Brings one row up to date.
 //!
-//! A row only ever goes from one version to a newer one, because every update is written under the condition that the
-//! row is where the update starts. Duplicates, late events and racing writers are harmless by that. The work left here is
-//! to write as seldom as possible, and to fetch from the event store the events that the queue has not brought.
+//! A row only goes from one version to a newer one: every update is written on the condition that the row is at the
+//! version where the update starts. So duplicates, late events and racing writers are harmless. This module writes as
+//! seldom as possible, and fetches from the event store the events that the queue has not brought.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ use millrace_rows::{WriteOutcome, WriteRows};
 
 use crate::ApplyError;
 
-/// How often a row is tried while others keep writing it.
+/// How often a row is tried while other writers keep changing it.
 const ROUNDS: u32 = 10;
 
 /// The most events that one request asks of the event store.
@@ -47,7 +47,7 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    /// Of a row that was throttled just now: nothing was tried.
+    /// The outcome of a row that was throttled just now: nothing was tried.
     pub(crate) fn throttled(pending: &PendingUpdates) -> Self {
         let oldest = pending.first_key_value().map_or(1, |(version, _)| *version);
         let error = AwsError::Throttled("the row was throttled a moment ago".to_owned());
@@ -60,7 +60,7 @@ impl Outcome {
     }
 }
 
-/// The update that an event makes; `None` where the bus left out its data, which the event store has.
+/// The update that an event makes; `None` where the bus left out its data, which is in the event store.
 pub(crate) fn update_of(spec: &ProjectionSpec, envelope: &Envelope) -> Result<Option<RowUpdate>, ApplyError> {
     // The update is the application's own code.
     let update = catch_unwind(AssertUnwindSafe(|| (spec.update)(envelope)));
@@ -73,13 +73,13 @@ pub(crate) fn update_of_stored(spec: &ProjectionSpec, event: &StoredEvent) -> Re
     update.ok_or_else(|| ApplyError::Projection(DecodeError::Malformed("no data".to_owned()).into()))
 }
 
-/// Two consecutive updates in one. `None` where the second has to be written by itself, so that it fails by itself.
+/// Two consecutive updates in one. `None` where the second must be written by itself, so that it fails by itself.
 pub(crate) fn merge(first: RowUpdate, second: RowUpdate) -> Option<RowUpdate> {
-    // A fold of the application's may run in here.
+    // This may call a fold of the application.
     catch_unwind(AssertUnwindSafe(|| first.merge(second))).ok().flatten()
 }
 
-/// Consecutive updates in one, as far as they could be had.
+/// Consecutive updates in one, up to the first failure.
 struct UpdateBuilder {
     update: Option<RowUpdate>,
     /// The version that they lead to.
@@ -107,9 +107,9 @@ pub(crate) struct RowUpdater<'a, W, R> {
 impl<W: WriteRows, R: ReadEvents> RowUpdater<'_, W, R> {
     /// Brings the row up to the newest event that the batch brought.
     ///
-    /// The first write assumes that the row is at the version before the oldest event. In the usual case it is, and that
-    /// was the only request; in any other the refused write tells where the row is. Where the application fails over
-    /// several events together, fewer and fewer are tried, so that those before the bad one are applied.
+    /// The first write assumes that the row is at the version before the oldest event. In the usual case it is, and
+    /// that was the only request; in any other the refused write tells the row's version. Where the application fails
+    /// over several merged events, fewer are tried each time, so that the events before the bad one are applied.
     pub(crate) async fn bring_up_to_date(&self) -> Outcome {
         let mut outcome = Outcome::default();
         let (Some((oldest, _)), Some((newest, _))) =

@@ -1,13 +1,13 @@
 //! `projector audit`: whether the rows are the folds of the events.
 //!
-//! Three passes. Forward: every event is read once, each aggregate's events are folded by each projection that takes
-//! them, and the fold is held against its row. Backward: every row's key is read, and the event store asked whether the
-//! row's stream has begun. Where rows sum up aggregates, those two are about the parts; a third pass, once these are
-//! settled, holds each row against its parts. A pass only suspects; a closer look decides ([`settle`], [`sums`]), and
-//! repairs where that is asked for.
+//! Three passes. Forward: every event is read once, each projection folds the events of the aggregates that it takes,
+//! and the fold is compared with its row. Backward: every row's key is read, and the event store is asked whether the
+//! row's stream has begun. Where rows sum up aggregates, those two passes cover the parts; a third pass, once these are
+//! settled, compares each row with its parts. A pass only suspects; a closer look decides ([`settle`], [`sums`]), and
+//! repairs if the options say so.
 //!
-//! Nothing is kept of rows that were right, so memory does not grow with the tables: a segment holds a page of events and
-//! the folds of at most a hundred aggregates, and there are at most a thousand suspects, for whom the readers wait.
+//! Right rows are forgotten, so memory does not grow with the tables: a segment holds a page of events and the folds of
+//! at most a hundred aggregates, and there are at most a thousand suspects; beyond them the readers wait.
 
 mod checked;
 mod config;
@@ -55,52 +55,52 @@ use crate::{
     pace::{Halt, Pace},
 };
 
-/// After how long a row that may be late is looked at again for the first time; then after twice as long, and so on. Most
-/// are late by less than a second.
+/// The wait before the second look at a row that may be late; each further wait is twice as long. Most rows are late by
+/// less than a second.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How many rows may be in question at a time. What waits takes some hundred bytes.
+/// The most rows in question at a time. A waiting row takes some hundred bytes.
 const MAX_SUSPECTS: usize = 1_000;
 
-/// How many of them are looked at at a time.
+/// How many suspects are looked at at a time.
 const LOOKS_AT_ONCE: usize = 8;
 
 /// How often rows that AWS leaves out of every answer are asked for.
 const STARVED: u32 = 40;
 
-/// A row that is to be looked at more closely.
+/// A row that needs a closer look.
 struct Suspect {
     /// The projection that it belongs to.
     home: Arc<dyn Audited>,
     subject: Subject,
 }
 
-/// The row itself.
+/// The suspected row.
 enum Subject {
-    /// A stream's, or its part.
+    /// The row of a stream, or its part.
     Stream {
         /// The stream.
         stream: StreamId,
-        /// The newest event that the scan met of the stream. `None` where a row was met, and no event.
+        /// The newest version that the scan saw of the stream. `None` where the scan saw a row and no event.
         due: Option<u64>,
     },
-    /// One that sums up aggregates.
+    /// A row that sums up aggregates.
     Sum(RowKey),
 }
 
-/// How an audit is to work.
+/// The settings of an audit.
 pub(crate) struct Settings {
     /// Into how many parts each table is divided, which are read side by side.
     pub(crate) segments: NonZeroU32,
     /// How long after its newest event a row may be late.
     pub(crate) grace: Duration,
-    /// Whether what is wrong is put right.
+    /// Whether faults are repaired.
     pub(crate) repair: bool,
     /// Where the time comes from.
     pub(crate) clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
 
-/// What all parts of an audit have in common.
+/// The state that all parts of an audit share.
 struct Shared {
     settings: Settings,
     pace: Pace,
@@ -116,8 +116,8 @@ impl Shared {
         self.pace.call(what, call).await
     }
 
-    /// Makes a call in which the application's own code runs, which may fail or panic over what it is given: that is told,
-    /// and ends nothing else.
+    /// Makes a call that runs the application's own code. If that code fails or panics over its input, the error is
+    /// returned and the audit goes on.
     async fn attempt<T, F>(&self, what: &'static str, call: impl Fn() -> F) -> Result<Result<T, String>, Halt>
     where
         F: Future<Output = Result<T, AwsError>>,
@@ -130,13 +130,13 @@ impl Shared {
         }
     }
 
-    /// Notes what a call took.
+    /// Notes the cost of a call.
     fn took(&self, read_units: f64) {
         self.pace.took(read_units);
         self.report.tally.took(read_units);
     }
 
-    /// Waits after an answer in parts that brought nothing of what was asked for.
+    /// Waits after a partial answer that had none of the keys that were asked for.
     async fn progress(&self, what: &'static str, failures: &mut u32, is_made: bool) -> Result<(), Halt> {
         if is_made {
             *failures = 0;
@@ -152,11 +152,11 @@ impl Shared {
 
     async fn suspect(&self, suspects: &mpsc::Sender<Suspect>, suspect: Suspect) -> Result<(), Halt> {
         self.report.tally.suspected();
-        // Suspects are taken for as long as there is somebody who raises them.
+        // Suspects are received until every sender is dropped.
         suspects.send(suspect).await.map_err(|_| Halt::Told)
     }
 
-    /// The right to look at a row.
+    /// Waits for a permit to look at a row.
     async fn turn(&self) -> Result<SemaphorePermit<'_>, Halt> {
         let turn = self.pace.stop.run_until_cancelled(self.looks.acquire()).await;
         turn.and_then(Result::ok).ok_or(Halt::Told)
@@ -166,7 +166,7 @@ impl Shared {
         self.pace.until(moment).await
     }
 
-    /// Where things stand, for somebody who watches.
+    /// The progress, for a person who watches.
     fn status(&self) -> String {
         match self.pace.throttled() {
             0 => self.report.tally.status(),
@@ -178,7 +178,7 @@ impl Shared {
         (self.settings.clock)()
     }
 
-    /// Hands a result on; where it is a failure, everybody else is told to end.
+    /// Returns the result; on a failure, tells all other parts to end.
     fn all_end_with<T>(&self, result: Result<T, Halt>) -> Result<T, Halt> {
         result.inspect_err(|_| self.pace.stop.cancel())
     }
@@ -192,13 +192,13 @@ pub(crate) struct Audit<E> {
 }
 
 impl<E: ScanEvents> Audit<E> {
-    /// An audit of no projection yet, against the events that there are.
+    /// An audit of no projection yet, against this event store.
     pub(crate) fn new(events: E, settings: Settings, pace: Pace, report: Report) -> Self {
         let shared = Shared { settings, pace, report, looks: Semaphore::new(LOOKS_AT_ONCE) };
         Self { events, shared: Arc::new(shared), projections: Vec::new() }
     }
 
-    /// The same with a projection and its rows, under a label.
+    /// Adds a projection and its rows, under a label.
     pub(crate) fn of<W: AuditRows>(mut self, spec: ProjectionSpec, label: &'static str, rows: W) -> Self {
         let (events, shared) = (self.events.clone(), Arc::clone(&self.shared));
         self.projections.push(Arc::new(Checked::new(spec, label, rows, events, shared)));
@@ -210,15 +210,14 @@ impl<E: ScanEvents> Audit<E> {
         &self.shared.report
     }
 
-    /// Goes through everything. Where a part fails, the others come to an end in order: a repair that was begun is
-    /// finished and reported.
+    /// Makes all passes. Where a part fails, the others end in order: a repair that has begun is finished and reported.
     pub(crate) async fn run(&self) -> Result<(), Halt> {
         self.pass(|suspects| self.read(suspects)).await?;
-        // A part may be put right whose contribution is not known. So rows are held against their parts after all that.
+        // The contribution of a repaired part may be unknown, so sums are compared after all parts are settled.
         self.pass(|suspects| self.list(Pass::Sums, suspects)).await
     }
 
-    /// A pass, with a closer look at those that it suspects.
+    /// A pass, with a closer look at its suspects.
     async fn pass<F>(&self, read: impl FnOnce(mpsc::Sender<Suspect>) -> F) -> Result<(), Halt>
     where
         F: Future<Output = Result<(), Halt>>,
@@ -228,7 +227,7 @@ impl<E: ScanEvents> Audit<E> {
         first_failure([read, settled])
     }
 
-    /// The passes forward and backward. Dropping `suspects` at the end tells that no more will come.
+    /// The passes forward and backward. Dropping `suspects` at the end says that no more will come.
     async fn read(&self, suspects: mpsc::Sender<Suspect>) -> Result<(), Halt> {
         let forward = Segment::all(self.shared.settings.segments).map(|segment| {
             let suspects = suspects.clone();
@@ -289,7 +288,7 @@ impl<E: ScanEvents> Audit<E> {
         Ok(())
     }
 
-    /// Whose item it is. One that is nobody's is reported.
+    /// The stream of an item. An item that names no aggregate is reported.
     fn stream_of(&self, item: &ScannedItem) -> Result<Option<StreamId>, Halt> {
         let other = match item {
             ScannedItem::Event(event) => return Ok(Some(event.envelope.stream())),
@@ -332,7 +331,7 @@ impl<E: ScanEvents> Audit<E> {
         outcome
     }
 
-    /// About how many events and rows there are, if AWS says it.
+    /// The approximate number of events and rows, if AWS reports it.
     async fn count(&self) -> Option<u64> {
         let mut total = self.events.count().await.ok()?;
         for projection in &self.projections {
@@ -342,7 +341,7 @@ impl<E: ScanEvents> Audit<E> {
     }
 }
 
-/// The failure that made the others fail: those were told to end.
+/// The failure that made the other parts end with `Halt::Told`.
 fn first_failure(results: impl IntoIterator<Item = Result<(), Halt>>) -> Result<(), Halt> {
     let mut outcome = Ok(());
     for result in results {
@@ -372,7 +371,7 @@ async fn run(
         repair: options.repair,
         clock: Box::new(clock::now),
     };
-    // Its own, since everybody is told to end where one fails.
+    // A token of its own, since one failure tells all parts to end.
     let pace = Pace::new(stop.child_token(), options.rate, rand::random);
     let dynamodb = aws.dynamodb_in_bulk();
     let events = DynamoReader::new(dynamodb.clone(), tables.events);
@@ -388,7 +387,7 @@ async fn run(
     let watched = report.screen.show(|| shared.status(), || report.tally.met(), total);
     let outcome = match select(Box::pin(audit.run()), Box::pin(watched)).await {
         futures::future::Either::Left((outcome, _)) => outcome,
-        // It is shown for as long as there is something to show.
+        // Progress is shown until the audit ends.
         futures::future::Either::Right(((), _)) => Err(Halt::Told),
     };
     report.screen.clear();

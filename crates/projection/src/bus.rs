@@ -1,4 +1,4 @@
-//! What EventBridge puts into a queue.
+//! The JSON that EventBridge puts into a queue.
 
 use millrace_core::{AggregateType, CommandId, Envelope, EventId, TenantId, Timestamp};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::ApplyError;
 
-/// The part of a bus event that matters here ("Events", EventBridge's user guide): all else repeats the envelope.
+/// The field of a bus event that matters here ("Events", EventBridge's user guide): all others repeat the envelope.
 #[derive(Deserialize)]
 struct BusEvent<D> {
     detail: D,
@@ -15,8 +15,8 @@ struct BusEvent<D> {
 
 /// Reads the envelope out of a message's body.
 ///
-/// The body is hostile. serde_json refuses nesting beyond 128 levels and numbers that do not fit, and its messages,
-/// which can quote what they found, are not handed on.
+/// The body is hostile. serde_json refuses nesting beyond 128 levels and numbers that do not fit. Its error messages
+/// can quote the body, so they are dropped.
 pub fn envelope(body: &str) -> Result<Envelope, ApplyError> {
     let error = match serde_json::from_str::<BusEvent<Envelope>>(body) {
         Ok(event) if event.detail.version == 0 => return Err(ApplyError::BadEnvelope("Version")),
@@ -29,7 +29,7 @@ pub fn envelope(body: &str) -> Result<Envelope, ApplyError> {
     }
 }
 
-/// The first field of the envelope that keeps it from being read.
+/// The first field of the envelope that cannot be read.
 fn culprit(body: &str) -> Option<&'static str> {
     type Check = fn(&Value) -> bool;
     const REQUIRED: [(&str, Check); 11] = [

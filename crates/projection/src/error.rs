@@ -1,4 +1,4 @@
-//! The reasons that an event did not reach its row.
+//! Why an event did not reach its row.
 
 use millrace_aws::AwsError;
 use millrace_core::{
@@ -7,13 +7,13 @@ use millrace_core::{
 use millrace_rows::WriteError;
 use millrace_server::TraceParent;
 
-/// The reason that an event was not applied. Its text goes to logs and dead letters, and holds no value of the message.
+/// Why an event was not applied. The text goes to logs and dead letters, and holds no value of the message.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ApplyError {
-    /// The body is not JSON, or is nested beyond all reason.
+    /// The body is not JSON, or is nested too deeply.
     #[error("the body is not JSON")]
     NotJson,
-    /// The body is JSON of another shape than the bus's.
+    /// The body is JSON, but not an event of the bus.
     #[error("the body is not an event of the bus")]
     NotABusEvent,
     /// A field of the envelope is missing or breaks its rule.
@@ -44,14 +44,14 @@ pub enum ApplyError {
     Aws(#[from] AwsError),
 }
 
-/// Where the cause of an error lies, which decides what becomes of the message.
+/// The origin of an error, which decides how the consumer treats the message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// In the message, or in the program that reads it.
     Message,
     /// In the release: a newer one wrote the event, and a replica of that one can read it.
     Release,
-    /// In a busy row or table. It passes, and another replica would meet it as well.
+    /// In a busy row or table. The cause passes, but another replica would have the same error.
     Load,
     /// AWS cannot be used.
     Outage,
@@ -110,7 +110,7 @@ impl ApplyError {
         }
     }
 
-    /// The error of the event of `version`, where it was found at the event of version `at`.
+    /// The error of the event of `version`, given this error of the event of version `at`.
     pub(crate) fn of_version(self, version: u64, at: u64) -> Self {
         if matches!(self, Self::Projection(_)) && at < version {
             Self::Behind { version: at, reason: Box::new(self) }
@@ -160,7 +160,7 @@ impl From<WriteError> for ApplyError {
 pub struct MessageError {
     /// The reason.
     pub cause: ApplyError,
-    /// The event that it brought, where the envelope could be read.
+    /// The event in the message, if the envelope could be read.
     pub event: Option<Box<EventRef>>,
 }
 
@@ -200,14 +200,14 @@ pub(crate) fn trace(envelope: &Envelope) -> Option<TraceParent> {
 }
 
 impl MessageError {
-    /// The error of a message whose envelope could be read.
+    /// The error of a message with a readable envelope.
     pub(crate) fn about(envelope: &Envelope, cause: ApplyError) -> Self {
         Self { cause, event: Some(Box::new(envelope.into())) }
     }
 }
 
 impl From<ApplyError> for MessageError {
-    /// The error of a message of which nothing is known.
+    /// The error of a message without a readable envelope.
     fn from(cause: ApplyError) -> Self {
         Self { cause, event: None }
     }

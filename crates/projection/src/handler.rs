@@ -1,4 +1,4 @@
-//! Messages: events read from them, grouped by row, and applied.
+//! Reads events from messages, groups them by row, and applies them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,19 +36,19 @@ pub trait Handle: Clone + Send + Sync + 'static {
     /// The handler's name in metrics, logs and traces.
     fn label(&self) -> &'static str;
 
-    /// The handler's name in dead letters, the same whatever else is registered.
+    /// The handler's name in dead letters; it does not depend on other registrations.
     fn name(&self) -> &'static str {
         self.label()
     }
 
-    /// Handles messages. There is an outcome for each, in their order.
+    /// Handles messages. Returns an outcome for each, in their order.
     fn handle(&self, messages: &[Message]) -> impl Future<Output = Vec<Result<(), MessageError>>> + Send;
 }
 
-/// Where the time comes from.
+/// The source of the time.
 pub type Clock = fn() -> Timestamp;
 
-/// Writes the updates that a projection makes of events into its rows.
+/// Writes a projection's updates of events into its rows.
 #[derive(Clone)]
 pub struct Projector<W, R> {
     spec: Arc<ProjectionSpec>,
@@ -56,9 +56,9 @@ pub struct Projector<W, R> {
     rows: W,
     events: R,
     clock: Clock,
-    /// Batches that are worked on at the same time often hold events of one row, mostly in order. One after another, each
-    /// finds the row as the one before left it. Side by side, all but one would find their condition failed, and read
-    /// from the event store the events that the others bring.
+    /// Concurrent batches often hold events of one row, mostly in order. One after another, each finds the row as the
+    /// one before left it. In parallel, all but one would fail their condition, and read from the event store the
+    /// events that the others bring.
     turns: KeyedMutex<StreamId>,
     throttled: Throttled,
 }
@@ -81,14 +81,14 @@ impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
         }
     }
 
-    /// The projector under another label than the projection's name: where several versions of it run.
+    /// Sets a label other than the projection's name, for a process with several versions of it.
     #[must_use]
     pub fn labelled(mut self, label: &'static str) -> Self {
         self.label = label;
         self
     }
 
-    /// Brings a row up to date and settles the messages that were about it.
+    /// Brings a row up to date and settles its messages.
     async fn apply(&self, stream: &StreamId, mut batch: RowBatch) -> Vec<(usize, Result<(), MessageError>)> {
         let row = RowUpdater {
             spec: &self.spec,
@@ -114,7 +114,7 @@ impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
         batch.messages.iter_mut().map(|message| (message.place, message.settle(&outcome))).collect()
     }
 
-    /// Notes the outcome of a row in metrics and logs. Failures are for the consumer to report.
+    /// Records the outcome of a row in metrics and logs. The consumer reports failures.
     fn report(&self, outcome: &Outcome, batch: &RowBatch) {
         let now = (self.clock)();
         let mut known = 0;
@@ -123,7 +123,7 @@ impl<W: WriteRows, R: ReadEvents> Projector<W, R> {
             let version = message.envelope.version;
             message.log_done(self.label, outcome.has_written(version));
             known += 1;
-            // Messages are in the order of versions, so copies of one event follow each other.
+            // Messages are sorted by version, so copies of one event follow each other.
             if outcome.has_written(version) && seen != version {
                 seen = version;
                 known -= 1;
@@ -185,8 +185,8 @@ impl<W: WriteRows, R: ReadEvents> Handle for Projector<W, R> {
     }
 }
 
-/// Rows that were throttled a moment ago. Batches that wait for the turn of such a row are not to be throttled one after
-/// another: their other rows' messages would wait with them, and so would those that are not received meanwhile.
+/// Rows that were throttled a moment ago. Batches that wait for such a row's lock must not be throttled one after
+/// another: their other rows' messages would wait too, and the queue's other messages would not be received.
 #[derive(Clone, Default)]
 struct Throttled(Arc<Mutex<HashMap<StreamId, Instant>>>);
 
@@ -209,7 +209,7 @@ impl Throttled {
     }
 }
 
-/// A message that could be read.
+/// A message with a readable event.
 struct InFlightMessage {
     /// Its place in the batch.
     place: usize,
@@ -220,8 +220,8 @@ struct InFlightMessage {
 }
 
 impl InFlightMessage {
-    /// Logs that the row has the event, `written` there by this batch or earlier. On the way of every event, so nothing is
-    /// made of it unless it is logged.
+    /// Logs that the row has the event, `written` there by this batch or earlier. Every event passes here, so no text
+    /// is made unless it is logged.
     fn log_done(&self, label: &'static str, written: bool) {
         let envelope = &self.envelope;
         tracing::debug!(
@@ -242,7 +242,7 @@ impl InFlightMessage {
     fn settle(&mut self, outcome: &Outcome) -> Result<(), MessageError> {
         let version = self.envelope.version;
         match &outcome.failure {
-            // The row was brought to it, or as far as the batch goes.
+            // The row has the event, or all that the batch could write.
             Some((at, error)) if version > outcome.reached => {
                 let error = error.clone().of_version(version, *at);
                 self.processing.failed(&error);
@@ -256,7 +256,7 @@ impl InFlightMessage {
     }
 }
 
-/// The messages of a batch that are about one row.
+/// The messages of a batch for one row.
 #[derive(Default)]
 struct RowBatch {
     pending: PendingUpdates,
@@ -271,8 +271,8 @@ impl RowBatch {
         self.messages.push(message);
     }
 
-    /// The span that the requests of the row belong to, and a span of the write in the trace of each message. The requests
-    /// are the newest event's, or those of a trace of their own where that has none.
+    /// The span of the row's requests, and a span of the write in each message's trace. The requests belong to the
+    /// newest event's trace, or to a trace of their own where that event has none.
     fn writes(&self, label: &'static str) -> (TraceParent, Vec<Writing>) {
         let mut writes: Vec<Writing> = Vec::new();
         for message in self.messages.iter().rev() {
@@ -282,7 +282,7 @@ impl RowBatch {
     }
 }
 
-/// The seconds between two times; none where clocks disagree about their order.
+/// The seconds between two times; zero where clocks disagree about their order.
 fn seconds(from: Timestamp, to: Timestamp) -> f64 {
     let micros = u64::try_from(to.unix_micros() - from.unix_micros()).unwrap_or(0);
     Duration::from_micros(micros).as_secs_f64()

@@ -48,7 +48,7 @@ use millrace_server::{
 };
 use projections::{Projections, labels};
 
-/// The time that batches in flight have from the signal on: less than the process has as a whole.
+/// The time that batches in flight have after the signal: less than the whole process has.
 const DRAIN: Duration = Duration::from_secs(15);
 
 /// Runs every registered projection until the process is told to stop.
@@ -84,7 +84,7 @@ pub async fn run(
 
     let served = Served {
         services: Services::default(),
-        // It has no calls of its own.
+        // The projector has no calls of its own.
         scope: QUERIES_READ,
         contracts: &[],
         probe: projections.probe(),
@@ -96,8 +96,8 @@ pub async fn run(
     projected.and(served)
 }
 
-/// The projector of an application as a process: configuration from `args`, of which the first is the program's name, and
-/// the environment. Where the second is the name of a command for operators, that is run instead.
+/// Runs an application's projector as a process: configuration from the environment and `args`, of which the first is
+/// the program's name. If the second names an operator's command, that command runs instead.
 ///
 /// Exits 2 where the registration is unsound, or the configuration does not fit it.
 pub fn main(
@@ -114,7 +114,7 @@ pub fn main(
         Some("redrive") => return redrive::main(app, args.drain(1..)),
         Some(_) | None => {}
     }
-    // Before anything is started, as every other mistake of configuration. One that clap finds is reported below.
+    // Before anything is started, like every other check of the configuration. A clap error is reported below.
     if let Ok(config) = read::<Config>(args.iter().cloned())
         && let Err(problems) = config.resolve(&app)
     {

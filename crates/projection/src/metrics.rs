@@ -10,7 +10,7 @@ const CALLS: [&str; 5] = ["receive", "delete", "hide", "dead_letter", "depth"];
 
 /// Events that were written into their rows, whether a message or the event store brought them.
 pub const EVENTS_APPLIED: &str = "projector_events_applied_total";
-/// Messages whose event the row had already.
+/// Messages whose event was already in the row.
 pub const DUPLICATES: &str = "projector_duplicates_total";
 /// Gaps between a row and its events, or among these, that were filled from the event store.
 pub const GAPS_HEALED: &str = "projector_gaps_healed_total";
@@ -30,7 +30,7 @@ pub const QUEUE_MESSAGES: &str = "projector_queue_messages";
 /// Messages of the dead-letter queue, about.
 pub const DEAD_LETTER_MESSAGES: &str = "projector_dead_letter_messages";
 
-/// Tells the metrics' recorder what each of them means.
+/// Describes each metric to the recorder.
 pub fn describe() {
     describe_counter!(EVENTS_APPLIED, "Events written into their rows.");
     describe_counter!(DUPLICATES, "Messages whose event the row had already.");
@@ -43,7 +43,7 @@ pub fn describe() {
     describe_gauge!(DEAD_LETTER_MESSAGES, "Messages of the dead-letter queue, about. Alarm on this.");
 }
 
-/// Lets the counters of a projection begin: Prometheus sees no increase of one that comes into being with its first count.
+/// Registers a projection's counters: Prometheus sees no increase of a counter that begins with its first count.
 pub(crate) fn begin(projection: &'static str) {
     for metric in [EVENTS_APPLIED, DUPLICATES, GAPS_HEALED] {
         counter!(metric, "projection" => projection).absolute(0);
@@ -83,7 +83,7 @@ pub(crate) fn depth(projection: &'static str, depth: Depth) {
     gauge!(DEAD_LETTER_MESSAGES, "projection" => projection).set(show(depth.dead));
 }
 
-/// Notes how long an event took to its row.
+/// Records the time from an event to the write of its row.
 pub(crate) fn lag(projection: &'static str, seconds: f64) {
     histogram!(LAG, "projection" => projection).record(seconds);
 }

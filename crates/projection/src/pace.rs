@@ -1,4 +1,4 @@
-//! How fast a command for operators calls AWS, and what it puts up with.
+//! The rate at which an operator's command calls AWS, and its retries.
 
 use std::{
     future::Future,
@@ -18,23 +18,23 @@ use tokio_util::sync::CancellationToken;
 /// Between attempts at a call that AWS did not serve.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(20) };
 
-/// How often a call is tried that AWS throttles: for about twenty minutes. Nobody waits for the answer, and others have
-/// the first right to the capacity.
+/// How often a throttled call is tried: for about twenty minutes. Nobody waits for the answer, and production comes
+/// first.
 const THROTTLED: u32 = 80;
 
-/// How often a call is tried while AWS cannot be reached: for about two minutes, on top of what each attempt takes.
+/// How often a call is tried while AWS cannot be reached: about two minutes, plus the time of each attempt.
 const UNREACHABLE: u32 = 12;
 
-/// Why a command ends before its end.
+/// Why a command ends early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Halt {
-    /// It was told to.
+    /// The command was told to end.
     #[error("told to end")]
     Told,
-    /// A call to AWS failed for good: what was done by it, and why it failed.
+    /// A call to AWS failed for good: the purpose of the call, and the error.
     #[error("{0}")]
     Aws(&'static str, #[source] AwsError),
-    /// Nobody takes the report any more.
+    /// The report's reader is gone.
     #[error("the report cannot be written")]
     Report(#[from] io::Error),
 }
@@ -62,8 +62,8 @@ impl Pace {
         }
     }
 
-    /// Makes a call when its time has come, and again while AWS throttles it or cannot be reached. `what` says what is
-    /// done by it.
+    /// Makes a call when its time has come, and again while AWS throttles it or cannot be reached. `what` names its
+    /// purpose.
     pub(crate) async fn call<T, F>(&self, what: &'static str, call: impl Fn() -> F) -> Result<T, Halt>
     where
         F: Future<Output = Result<T, AwsError>>,
@@ -101,17 +101,17 @@ impl Pace {
         }
     }
 
-    /// Counts a call that AWS did not serve, or only in part, for want of capacity.
+    /// Counts a call that AWS throttled, in full or in part.
     pub(crate) fn count_throttled(&self) {
         self.throttled.fetch_add(1, Relaxed);
     }
 
-    /// How many such calls there were.
+    /// The number of such calls.
     pub(crate) fn throttled(&self) -> u64 {
         self.throttled.load(Relaxed)
     }
 
-    /// Notes what a call took, which puts the next ones off.
+    /// Notes the cost of a call, which delays the next calls.
     pub(crate) fn took(&self, read_units: f64) {
         let Some(rate) = self.rate else { return };
         let time = Duration::try_from_secs_f64(read_units / rate).unwrap_or_default();
@@ -119,7 +119,7 @@ impl Pace {
         *next = (*next).max(Instant::now()) + time;
     }
 
-    /// Waits after so many failures.
+    /// Waits after this many failures.
     pub(crate) async fn pause(&self, failures: u32) -> Result<(), Halt> {
         let wait = BACKOFF.after(failures, (self.jitter)());
         self.stop.run_until_cancelled(sleep(wait)).await.ok_or(Halt::Told)

@@ -1,4 +1,4 @@
-//! The projections of a process, each a consumer of its own queue.
+//! The projections of a process; each consumes its own queue.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -22,14 +22,14 @@ const OPENING: Backoff = Backoff { first: Duration::from_millis(200), longest: D
 /// With fewer deliveries, messages that wait for a newer release or a throttled row are given up early.
 const ENOUGH_RECEIVES: u32 = 1_000;
 
-/// The labels of an application's projections in metrics, logs and traces: the name, or `<name>@<version>` while several
-/// versions are registered, since their counts must not run together.
+/// The labels of an application's projections in metrics, logs and traces: the name, or `<name>@<version>` while
+/// several versions are registered, since their counts must stay apart.
 pub(crate) fn labels(app: &Application) -> BTreeMap<ProjectionName, &'static str> {
     let versions =
         |name: ProjectionName| app.projections().iter().filter(|spec| spec.name.name == name.name).count();
     let label = |name: ProjectionName| match versions(name) {
         1 => name.name,
-        // Once a process and projection, and for its whole life.
+        // Leaked once for each projection, for the life of the process.
         _ => name.to_string().leak(),
     };
     app.projections().iter().map(|spec| (spec.name, label(spec.name))).collect()
@@ -46,7 +46,7 @@ pub(crate) struct Projections {
 }
 
 impl Projections {
-    /// None yet. They will wait `wait` for messages, and run until `stop`.
+    /// No projections yet. Each will wait `wait` for messages, and run until `stop`.
     pub(crate) fn new(aws: &Aws, wait: Duration, settings: Settings, stop: CancellationToken) -> Self {
         Self { aws: aws.clone(), wait, settings, stop, conditions: Vec::new(), running: JoinSet::new() }
     }
@@ -71,7 +71,7 @@ impl Projections {
         });
     }
 
-    /// Tells whether all of them can do their work.
+    /// A probe that says whether all projections can work.
     pub(crate) fn probe(&self) -> Probe {
         let conditions = self.conditions.clone();
         Box::new(move || {
@@ -80,7 +80,7 @@ impl Projections {
         })
     }
 
-    /// Waits until all have ended. Where one fails, all are told to stop.
+    /// Waits until all have ended. If one fails, all are told to stop.
     pub(crate) async fn run(mut self) -> anyhow::Result<()> {
         let mut outcome = Ok(());
         while let Some(ended) = self.running.join_next().await {

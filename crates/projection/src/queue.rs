@@ -13,26 +13,26 @@ pub use sqs::{SqsQueue, Unusable};
 /// How many messages a call to a queue holds at most (SQS API Reference, `ReceiveMessage`).
 pub const MAX_MESSAGES: u32 = 10;
 
-/// What proves that a message was received, and lets its receiver delete or hide it.
+/// Proof of a receive; with it the receiver deletes or hides the message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReceiptHandle(pub Arc<str>);
 
-/// A message as it was received. Its body may hold personal data: not for logs.
+/// A message as it was received. The body may hold personal data: do not log it.
 #[derive(Clone)]
 pub struct Message {
-    /// The message's id, the same each time that it is received.
+    /// The message's id, the same at each receive.
     pub id: String,
-    /// The proof of this time.
+    /// The proof of this receive.
     pub receipt: ReceiptHandle,
-    /// What it says.
+    /// The message's text.
     pub body: String,
-    /// How often it has been received, this time included.
+    /// How often the message has been received, this time included.
     pub attempts: u32,
-    /// How long before this time it was received first.
+    /// The time since the first receive.
     pub waited: Duration,
 }
 
-/// A queue on SQS: by its URL, or by its name in the account whose credentials are used.
+/// A queue on SQS: by its URL, or by its name in the account of the process's credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueAddress {
     /// By its URL.
@@ -51,33 +51,31 @@ impl fmt::Display for QueueAddress {
 /// The rules of a queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
-    /// How long a message that was received stays hidden from other receivers, if it is neither deleted nor hidden
-    /// anew.
+    /// How long a received message stays hidden from other receivers, unless it is deleted or hidden again.
     pub visibility: Duration,
-    /// How often a message is received at most, whatever becomes of it; after that the queue itself moves it to the dead
-    /// letters.
+    /// How often a message is received at most, with any outcome; then the queue itself moves it to the dead letters.
     pub max_receives: u32,
 }
 
 /// How many messages a queue has, about (SQS API Reference, `GetQueueAttributes`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// Those that can be received.
+    /// Visible messages.
     pub waiting: u64,
-    /// Those that are hidden: they are worked on, or failed and are to be tried again.
+    /// Hidden messages: in work, or failed and to be tried again.
     pub hidden: u64,
     /// Dead letters.
     pub dead: u64,
 }
 
-/// What a dead letter is to carry besides its body.
+/// The attributes of a dead letter.
 #[derive(Debug, Clone)]
 pub struct Cause {
     /// Why the message failed, in words.
     pub reason: String,
-    /// Whose work it was.
+    /// The projection that failed.
     pub projection: &'static str,
-    /// The trace that its event belongs to.
+    /// The trace of the event.
     pub trace_parent: Option<TraceParent>,
 }
 
@@ -89,11 +87,10 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// Receives up to [`MAX_MESSAGES`], waiting for the first one as long as the queue allows.
     fn receive(&self) -> impl Future<Output = Result<Vec<Message>, AwsError>> + Send;
 
-    /// Deletes messages, up to [`MAX_MESSAGES`], and says of each, in their order, whether that succeeded.
+    /// Deletes messages, up to [`MAX_MESSAGES`]. Returns a result for each, in their order.
     fn delete(&self, receipts: &[ReceiptHandle]) -> impl Future<Output = Vec<Result<(), AwsError>>> + Send;
 
-    /// Hides messages, up to [`MAX_MESSAGES`], for so long from now on, and says of each, in their order, whether
-    /// that succeeded.
+    /// Hides messages, up to [`MAX_MESSAGES`], for so long from now on. Returns a result for each, in their order.
     fn hide(
         &self,
         receipts: &[(ReceiptHandle, Duration)],
@@ -102,7 +99,7 @@ pub trait Queue: Clone + Send + Sync + 'static {
     /// Counts messages, about.
     fn depth(&self) -> impl Future<Output = Result<Depth, AwsError>> + Send;
 
-    /// Puts a copy of a message among the dead letters. The message itself stays to be deleted.
+    /// Puts a copy of a message among the dead letters. The message itself is still to be deleted.
     fn dead_letter(
         &self,
         message: &Message,

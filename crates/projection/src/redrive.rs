@@ -1,8 +1,8 @@
-//! `projector redrive`: dead letters back into the queues that they came from.
+//! `projector redrive`: sends dead letters back into the queues that they came from.
 //!
-//! A letter is received, sent, and then deleted, so that it is in one place or in both whenever the run is cut off. Those
-//! that are not to be sent are received too, since SQS has no other way to look at them; they stay hidden until the run
-//! ends, so that none is met twice, and are shown again then.
+//! A letter is received, sent, and then deleted, so after a crash it is in one place or in both. Letters that are not
+//! selected are received too, since SQS has no other way to read them; they stay hidden until the run ends, so that
+//! each is read once, and are then shown again.
 
 mod config;
 pub(crate) mod letters;
@@ -34,55 +34,55 @@ use crate::{
     queue::{MAX_MESSAGES, QueueAddress, ReceiptHandle, SqsQueue, Unusable},
 };
 
-/// After how many receivings in a row that brought nothing new a queue counts as seen through.
+/// After this many receives in a row without a new letter, the queue counts as read to its end.
 const IN_VAIN: u32 = 2;
 
-/// How often letters that were counted and not met are counted again before they are believed in.
+/// How often the count of unseen letters is read again before it is believed.
 const COUNTS: u32 = 5;
 
-/// How many letters are left alone at most, since each is remembered until the end. SQS hides 120,000 at a time (SQS
+/// The most letters that a run leaves, since each is remembered until the end. SQS hides 120,000 at a time (SQS
 /// Developer Guide, "Amazon SQS message quotas").
 const MAX_LEFT: usize = 20_000;
 
-/// How many reasons are told apart at most. A reason can name a version, so there may be many.
+/// The most reasons that are counted apart. A reason can name a version, so there may be many.
 const MAX_REASONS: usize = 100;
 
-/// How often it is told how far things are.
+/// The interval of progress lines.
 const TELLING: Duration = Duration::from_secs(10);
 
 /// How many letters are sent at a time.
 const SENT_AT_ONCE: usize = 10;
 
-/// What is to be sent back.
+/// The selection of letters to send back.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Selection {
-    /// At most so many.
+    /// The most letters to send.
     pub(crate) max: Option<u64>,
-    /// Only those whose reason contains this text.
+    /// Only letters whose reason contains this text.
     pub(crate) reason: Option<String>,
-    /// None: they are only told of.
+    /// Send nothing; only report.
     pub(crate) dry_run: bool,
 }
 
-/// What became of a queue's dead letters.
+/// The result for a queue's dead letters.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    /// Those that were sent back and deleted, or would have been.
+    /// Letters that were sent back and deleted, or would have been.
     pub(crate) sent: u64,
-    /// Those that were sent back, and could not be deleted. They are there still, and will be sent once more.
+    /// Letters that were sent back but not deleted. They remain, and will be sent once more.
     pub(crate) undeleted: u64,
-    /// Those that were to be sent, and the queue did not take.
+    /// Selected letters that the queue refused.
     pub(crate) failed: u64,
-    /// Those that were not asked for: of another reason, or another projection.
+    /// Letters outside the selection: of another reason, or another projection.
     pub(crate) others: u64,
-    /// Those that were sent to the dead letters after the run began: they failed again, or others did.
+    /// Letters that died after the run began: they failed again, or others did.
     pub(crate) newer: u64,
-    /// Those that were there at the end and had not been met, as far as the queue can tell: hidden by somebody else, or
-    /// come later.
+    /// Letters there at the end that were never received, as far as the queue can tell: hidden by another reader, or
+    /// new.
     pub(crate) unseen: u64,
-    /// How many of those that were asked for there were of each reason and number of attempts.
+    /// The number of selected letters of each reason and number of attempts.
     pub(crate) reasons: BTreeMap<(String, Option<u32>), u64>,
-    /// Whether the queue was seen through, or as many were sent as were asked for.
+    /// Whether the queue was read to its end, or the most letters were sent.
     pub(crate) complete: bool,
 }
 
@@ -90,36 +90,36 @@ pub(crate) struct Tally {
 pub(crate) struct Redrive<'a, D> {
     /// The letters.
     pub(crate) letters: &'a D,
-    /// The name of the projection whose queue it is, as dead letters have it.
+    /// The name of the queue's projection, as in dead letters.
     pub(crate) projection: &'static str,
     /// Its label in the report.
     pub(crate) label: &'static str,
-    /// Which of them.
+    /// The selection of letters.
     pub(crate) selection: &'a Selection,
     /// When the run began.
     pub(crate) began: Timestamp,
-    /// The pace of calls, and whether to end.
+    /// The pace of calls, and the signal to end.
     pub(crate) pace: &'a Pace,
 }
 
-/// What is remembered during a run.
+/// The state of a run.
 #[derive(Default)]
 struct Memory {
     tally: Tally,
-    /// The letters that are left alone, by id, each with its newest receipt.
+    /// The letters that are left, by id, each with its newest receipt.
     left: HashMap<String, ReceiptHandle>,
-    /// The ids of letters that were sent, and are there still.
+    /// The ids of letters that were sent but not deleted.
     undeleted: HashSet<String>,
 }
 
 impl<D: DeadLetters> Redrive<'_, D> {
-    /// Sends back what is asked for. Whatever ends it, letters that it leaves are shown again, as far as AWS lets it.
+    /// Sends the selected letters back. However the run ends, the letters it leaves are shown again, if AWS allows it.
     pub(crate) async fn run(&self) -> (Tally, Result<(), Halt>) {
         let mut memory = Memory::default();
         let result = self.send_all(&mut memory).await;
         let left: Vec<_> = memory.left.into_values().collect();
         for receipts in left.chunks(usize::try_from(MAX_MESSAGES).unwrap_or(1)) {
-            // Those for whom this fails come back by themselves.
+            // Letters for which this fails become visible by themselves.
             self.letters.show(receipts).await;
         }
         memory.tally.undeleted = u64::try_from(memory.undeleted.len()).unwrap_or(u64::MAX);
@@ -149,7 +149,7 @@ impl<D: DeadLetters> Redrive<'_, D> {
         Ok(())
     }
 
-    /// How many letters the queue has that were not met. Its counts lag, so they are asked for until they agree, or often
+    /// The number of letters that were never received. SQS's counts lag, so they are read until they agree, or often
     /// enough.
     async fn count_unseen(&self, memory: &Memory) -> Result<u64, Halt> {
         let met = u64::try_from(memory.left.len() + memory.undeleted.len()).unwrap_or(u64::MAX);
@@ -168,7 +168,7 @@ impl<D: DeadLetters> Redrive<'_, D> {
         self.selection.max.is_some_and(|max| memory.tally.sent + memory.tally.failed >= max)
     }
 
-    /// Those that are to be sent; and whether any was met that was not known.
+    /// The selected letters; and whether any letter was new.
     fn choose(&self, letters: Vec<Letter>, memory: &mut Memory) -> (Vec<Letter>, bool) {
         let (mut chosen, mut news) = (Vec::new(), false);
         for letter in letters {
@@ -210,7 +210,7 @@ impl<D: DeadLetters> Redrive<'_, D> {
         self.selection.max.is_none_or(|max| memory.tally.sent + memory.tally.failed + chosen < max)
     }
 
-    /// Sends letters, and deletes those that were sent. A letter that was sent before is only deleted.
+    /// Sends letters, and deletes them. A letter that was sent before is only deleted.
     async fn send(&self, letters: Vec<Letter>, memory: &mut Memory) -> Result<(), Halt> {
         let undeleted = &memory.undeleted;
         let sending = stream::iter(&letters).map(|letter| async move {
@@ -240,7 +240,7 @@ impl<D: DeadLetters> Redrive<'_, D> {
                         memory.undeleted.remove(&letter.id);
                         memory.tally.sent += 1;
                     }
-                    // It comes again, in this run or a later one.
+                    // The letter comes again, in this run or a later one.
                     Err(error) => {
                         tracing::warn!(%error, "a dead letter was sent back and could not be deleted");
                         memory.undeleted.insert(letter.id.clone());
@@ -263,13 +263,13 @@ impl Tally {
         *self.reasons.entry(kind).or_default() += 1;
     }
 
-    /// Whether nothing is left that was to be sent, as far as is known: one that is newer than the run, or was not met, may
-    /// be one of those.
+    /// Whether no selected letter is left, as far as is known: a letter that is newer than the run, or was never
+    /// received, may be one.
     pub(crate) fn is_done(&self) -> bool {
         self.complete && [self.failed, self.undeleted, self.newer, self.unseen].iter().all(|left| *left == 0)
     }
 
-    /// What a report says of it: a line for each reason, and one of all.
+    /// The report: a line for each reason, and a total.
     pub(crate) fn lines(&self, projection: &str, dry_run: bool) -> Vec<String> {
         let reasons = self.reasons.iter().map(|((reason, attempts), count)| {
             let attempts = attempts.map_or_else(|| "unknown".to_owned(), |attempts| attempts.to_string());
@@ -287,7 +287,7 @@ impl Tally {
     }
 }
 
-/// Sends back what `options` ask for, with the report on standard output.
+/// Sends back the letters that `options` select, with the report on standard output.
 async fn run(app: &Application, options: Options, aws: &Aws, pace: Pace) -> Result<Ended, Unfinished> {
     let began = clock::now();
     let chosen = options.choice.of(app)?;

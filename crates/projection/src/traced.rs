@@ -1,10 +1,10 @@
-//! What the projector does with messages, as spans of the traces that made their events.
+//! The projector's spans in the traces of the events.
 //!
-//! A message's span has for its parent the sending of its event to the bus, whose id follows from the event's: nothing of
-//! it need be in the message. Each delivery has a span of its own, so one that comes twice is seen to.
+//! The parent of a message's span is the event's sending to the bus. Its id follows from the event's id, so the message
+//! need not carry it. Each delivery has a span of its own, so a repeated delivery is visible.
 //!
-//! Messages of one row are worked on together, by one request as a rule. Each has a span for the write in its own trace;
-//! the requests belong to that of the newest, and the others point there.
+//! Messages of one row are handled together, usually by one request. Each has a span for the write in its own trace;
+//! the request belongs to the newest message's span, and the others link to it.
 
 use std::borrow::Cow;
 
@@ -28,7 +28,7 @@ pub(crate) struct Writing {
 }
 
 impl Processing {
-    /// The work on a message of a projection begins.
+    /// Begins the work on a message of a projection.
     pub(crate) fn begin(projection: &'static str, message: &Message, envelope: &Envelope) -> Self {
         let Some(origin) = trace(envelope) else { return Self::default() };
         let own = origin.child();
@@ -46,7 +46,7 @@ impl Processing {
         Self { own: Some(own), span }
     }
 
-    /// Its row is about to be written; the requests are `carried` by another message's writing, unless by this one's.
+    /// Begins the write of the row; the requests are `carried` by another message's span, or else by this one's.
     pub(crate) fn write(&self, projection: &'static str, carried: Option<&Writing>) -> Option<Writing> {
         let parent = self.own?;
         let own = parent.child();
@@ -59,12 +59,12 @@ impl Processing {
         Some(Writing { own, span })
     }
 
-    /// What became of it: `written` by this delivery, or known before.
+    /// Ends the span: `written` by this delivery, or known before.
     pub(crate) fn done(&mut self, written: bool) {
         self.span.describe(|span| span.set("millrace.outcome", if written { "written" } else { "known" }));
     }
 
-    /// Why it failed.
+    /// Records the error.
     pub(crate) fn failed(&mut self, error: &ApplyError) {
         self.span.describe(|span| span.fail(error.reason()));
     }
@@ -76,8 +76,8 @@ impl Writing {
         self.own
     }
 
-    /// What became of it: to which version the row was brought, how many gaps were filled from the event store, and why it
-    /// was not brought further.
+    /// Ends the span with the row's new version, the number of gaps filled from the event store, and the error that
+    /// stopped it there.
     pub(crate) fn ended(mut self, reached: u64, gaps: u64, error: Option<&ApplyError>) {
         self.span.describe(|span| {
             span.set("millrace.version", whole(reached));
@@ -91,7 +91,7 @@ impl Writing {
     }
 }
 
-/// Tells of a message that could not even be read, as far as its envelope could be.
+/// Records a message that could not be read, with the readable parts of its envelope.
 pub(crate) fn unread(projection: &'static str, message: &Message, error: &MessageError) {
     let name = || format!("process {projection}");
     about(error.event.as_deref(), Kind::Consumer, name, |span| {
@@ -101,7 +101,7 @@ pub(crate) fn unread(projection: &'static str, message: &Message, error: &Messag
     });
 }
 
-/// Tells of a message that is a dead letter from now on.
+/// Records that a message became a dead letter.
 pub(crate) fn given_up(projection: &'static str, message: &Message, error: &MessageError) {
     let name = || format!("dead letter {projection}");
     about(error.event.as_deref(), Kind::Producer, name, |span| {
@@ -111,7 +111,7 @@ pub(crate) fn given_up(projection: &'static str, message: &Message, error: &Mess
     });
 }
 
-/// A span that is over at once, of what happened to an event after its publication.
+/// A span of no duration, about an event after its publication.
 fn about<N: Into<Cow<'static, str>>>(
     event: Option<&EventRef>,
     kind: Kind,

@@ -7,28 +7,28 @@ use tokio::time::{Instant, sleep_until};
 
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(12), longest: Duration::from_millis(256) };
 
-/// The longest of the caller's time that is left for the answer to travel, and the least part of it.
+/// The longest time that is reserved for the reply to travel, and the least part of it.
 const TRAVEL_TIME: Duration = Duration::from_millis(100);
 const TRAVEL_PART: u32 = 10;
 
-/// How long a caller without a deadline is kept waiting.
+/// The time-out of a caller without a deadline.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Attempts until a caller stops waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attempts {
-    /// When a further attempt is of no more use.
+    /// The end of the time for attempts.
     pub(crate) end: Instant,
     failures: u32,
 }
 
 impl Attempts {
-    /// Attempts from now on, until shortly before the caller's deadline, so that the caller learns what became of them.
+    /// Attempts from now on, until shortly before the caller's deadline, so that the caller receives the result.
     pub(crate) fn until(deadline: Option<Instant>) -> Self {
         Self { end: give_up_at(Instant::now(), deadline), failures: 0 }
     }
 
-    /// Waits until the next attempt. `false` where there is no time for one.
+    /// Waits until the next attempt. `false` if there is no time for one.
     pub(crate) async fn next(&mut self) -> bool {
         self.failures = self.failures.saturating_add(1);
         let next = Instant::now() + BACKOFF.after(self.failures, rand::random());
@@ -37,7 +37,7 @@ impl Attempts {
     }
 }
 
-/// When waiting is of no more use.
+/// The time at which to stop waiting.
 fn give_up_at(now: Instant, deadline: Option<Instant>) -> Instant {
     match deadline {
         None => now + DEFAULT_TIMEOUT,

@@ -1,4 +1,4 @@
-//! Rows by many ids at once.
+//! Reads of many rows by their ids.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,18 +18,18 @@ use crate::{
     paging::MAX_BYTES,
 };
 
-/// The answer to a batch. Each id is in one of the three, in the order in which the request names them.
+/// The reply to a batch. Each id is in one of the three lists, in the request's order.
 #[derive(Debug)]
 pub struct Batch<M> {
     /// The rows, as messages.
     pub found: Vec<M>,
     /// The ids that have no row.
     pub missing: Vec<String>,
-    /// The ids without an answer.
+    /// The ids that were not read.
     pub unanswered: Vec<String>,
 }
 
-/// Reads the ids that a request names, each once, at its first place.
+/// Reads the request's ids, each once, at its first place.
 pub(crate) fn ids<I: RowId>(
     violations: &mut Violations,
     field: &str,
@@ -51,11 +51,11 @@ pub(crate) fn ids<I: RowId>(
     Some(ids)
 }
 
-/// Reads the rows of some ids, as strongly as one row is read, so that a batch can take the place of many calls. The row
-/// that was awaited is not read again.
+/// Reads the rows of some ids, as strongly as single rows are read, so that a batch can replace many calls. The awaited
+/// row is not read again.
 ///
-/// Those that AWS leaves out are asked for again, until shortly before the caller stops waiting. What is known by then is
-/// the answer; where nothing is, the call fails with the reason.
+/// Keys that AWS leaves out are asked for again, until shortly before the caller stops waiting. The reply then holds
+/// the known rows; if none is known, the call fails with the reason.
 pub(crate) async fn read<R: Row, M: Message + From<Versioned<R>>>(
     call: &Call,
     model: &ReadModel,
@@ -71,7 +71,7 @@ pub(crate) async fn read<R: Row, M: Message + From<Versioned<R>>>(
     while reading.is_of_use() {
         let keys = reading.keys(call);
         let asked = model.rows.get_many(&keys, Consistency::Strong);
-        // As long as nothing is known there is nothing to answer before the deadline.
+        // While nothing is known there is nothing to answer before the deadline.
         let reply =
             if reading.has_answers() { timeout_at(attempts.end, asked).await } else { Ok(asked.await) };
         match reply {
@@ -94,9 +94,9 @@ struct Reading<'a, M> {
     model: &'a ReadModel,
     found: HashMap<String, M>,
     bytes: usize,
-    /// The ids that are asked for, and asked for again.
+    /// The ids still to be read.
     left: Vec<String>,
-    /// The ids whose rows cannot be read. They are not missing, and will be no better next time.
+    /// The ids whose rows cannot be read. They are not missing, and another attempt would not help.
     unreadable: HashMap<String, AwsError>,
     missing: usize,
 }
@@ -107,7 +107,7 @@ impl<'a, M: Message> Reading<'a, M> {
         Self { model, found, bytes: 0, left: ids.to_vec(), unreadable, missing: 0 }
     }
 
-    /// Whether there is something left to read, and room for it in a reply.
+    /// Whether an id is left to read, and room for its row in the reply.
     fn is_of_use(&self) -> bool {
         !self.left.is_empty() && self.bytes <= MAX_BYTES
     }
@@ -152,7 +152,7 @@ impl<'a, M: Message> Reading<'a, M> {
         }
     }
 
-    /// What is known, or why nothing is.
+    /// The known rows, or why none is known.
     fn answer(mut self, ids: &[String]) -> Result<Batch<M>, Failure> {
         if !self.has_answers() {
             let unreadable = self.unreadable.into_values().next();

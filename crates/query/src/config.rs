@@ -39,11 +39,11 @@ pub struct Config {
     #[arg(long, env = "GRPC_ADDR", default_value = "0.0.0.0:50052")]
     pub grpc_addr: SocketAddr,
 
-    /// What every deployable can be told.
+    /// The settings of every deployable.
     #[command(flatten)]
     pub common: Common,
 
-    /// What the names of all tables begin with [default: the application's name].
+    /// The prefix of all table names [default: the application's name].
     #[arg(long, env = "MILLRACE_PREFIX", value_parser = names::prefix)]
     pub prefix: Option<String>,
 
@@ -72,20 +72,20 @@ pub struct Config {
     #[arg(long, env = "MAX_WATCHERS_PER_TENANT", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_watchers_per_tenant: Option<u32>,
 
-    /// How far apart the readings of a watched row lie at least, in milliseconds.
+    /// The shortest interval between reads of a watched row, in milliseconds.
     #[arg(long, env = "WATCH_POLL_MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub watch_poll_ms: u64,
 
-    /// How far apart they come to lie while the row does not change, in milliseconds: the lag of the first change after
-    /// a silence against the price of reads.
+    /// The longest interval, while the row does not change, in milliseconds: the lag of the first change after a
+    /// silence against the price of reads.
     #[arg(long, env = "WATCH_IDLE_POLL_MS", default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(10..=60_000))]
     pub watch_idle_poll_ms: u64,
 
     /// The secret that page tokens are sealed with, at least 32 bytes, the same for all replicas [default: derived from
     /// the name of the table of events].
     ///
-    /// Without a secret of its own, whoever knows that name can make tokens. That gains nothing: a token only says where
-    /// a list that its bearer may read goes on.
+    /// Without a secret, anybody with that name can make tokens. That gains nothing: a token only says where a list
+    /// that its bearer may read goes on.
     #[arg(long, env = "PAGE_TOKEN_KEY", hide_env_values = true)]
     pub page_token_key: Option<PageTokenKey>,
 }
@@ -99,7 +99,7 @@ impl Config {
     /// The table of each registered projection.
     ///
     /// # Errors
-    /// Each table that is given to a projection that is not registered, or twice.
+    /// Each override that is repeated, or for an unregistered projection.
     pub(crate) fn tables(
         &self,
         application: &Application,
@@ -122,7 +122,7 @@ impl Config {
             slowest: Duration::from_millis(self.watch_idle_poll_ms),
         };
         let max = self.max_watchers;
-        // Where tenants are what callers say, a part for each keeps nobody from anything.
+        // Where callers choose their tenants, a limit for each would not hold.
         let max_per_tenant = match self.common.security.authenticates() {
             true => self.max_watchers_per_tenant.unwrap_or((max / 2).max(1)),
             false => max,
@@ -161,7 +161,7 @@ impl Configured for Config {
     }
 }
 
-/// A secret of at least 32 bytes. Never shows, not even where it is refused.
+/// A secret of at least 32 bytes. Never printed, not even when it is refused.
 #[derive(Clone)]
 pub struct PageTokenKey(String);
 

@@ -1,7 +1,7 @@
-//! `HistoryService`: what happened.
+//! `HistoryService`: past events and states.
 //!
-//! An event is shown as it was stored ([`recorded`]), and one that cannot be read with the reason why. How an aggregate
-//! was is folded from its stream ([`past`]), for adapters that ask. A [`search`] reads an index.
+//! An event is shown as it was stored ([`recorded`]); an unreadable event is shown with the reason. A past state is
+//! folded from its stream ([`past`]), for adapters. A [`search`] reads an index.
 
 pub(crate) mod past;
 mod query;
@@ -81,7 +81,7 @@ impl History {
         Ok(GetHistoryResponse { events: page.events, next_page_token: next_page_token.unwrap_or_default() })
     }
 
-    /// A page of a stream, after the version that was reached before.
+    /// A page of a stream, after the version already reached.
     async fn part(&self, query: &Events, reached: Option<u64>, size: u16) -> Result<Page<u64>, Failure> {
         let mut page = Page::of(size);
         let mut versions = query.beyond(reached);
@@ -101,7 +101,7 @@ impl History {
     }
 }
 
-/// Reads whose history is asked for.
+/// Reads the request's stream.
 fn stream(
     violations: &mut Violations,
     application: &Application,
@@ -114,14 +114,14 @@ fn stream(
     Some(StreamId { tenant: tenant.clone(), aggregate_type: aggregate_type?, id: id? })
 }
 
-/// A page of events that is being put together, bounded in number and in bytes.
+/// A page of events under construction, bounded in number and in bytes.
 struct Page<P> {
     size: u16,
     events: Vec<RecordedEvent>,
     bytes: usize,
     /// The place of the last event.
     last: Option<P>,
-    /// Where the next page goes on, if there is one.
+    /// Where the next page begins, if there is one.
     next: Option<P>,
 }
 
@@ -132,11 +132,11 @@ impl<P> Page<P> {
     }
 
     fn len(&self) -> u16 {
-        // No longer than its size.
+        // Never longer than its size.
         u16::try_from(self.events.len()).unwrap_or(u16::MAX)
     }
 
-    /// Adds the event at a place, if there is room for it. Where there is none, the page is complete, and not the last.
+    /// Adds the event at a place, if there is room. If not, the page is complete, and another follows.
     fn add(&mut self, place: P, event: RecordedEvent) -> bool {
         self.bytes += event.encoded_len();
         if self.len() == self.size || (self.bytes > MAX_BYTES && !self.events.is_empty()) {

@@ -4,16 +4,16 @@ use millrace_core::{AggregatingProjection, FoldProjection, Projection, Projectio
 
 use crate::history::past::{Validity, validity};
 
-/// A projection of any kind: what [`Projection`], [`FoldProjection`] and [`AggregatingProjection`] have in common.
+/// A projection of any kind: [`Projection`], [`FoldProjection`] or [`AggregatingProjection`].
 ///
-/// `K` tells the kinds apart, and follows from the projection: `service.rows::<OrderSummary, _>()`.
+/// `K` is the kind, and follows from the projection: `service.rows::<OrderSummary, _>()`.
 pub trait AnyProjection<K> {
     /// Its name and version.
     const NAME: ProjectionName;
     /// Its rows.
     type Row: Row;
 
-    /// The check that refuses events that do not fit their stream; `None` where a row is of no single stream.
+    /// The check that refuses events that do not fit their stream; `None` where a row belongs to no single stream.
     #[doc(hidden)]
     const VALIDITY: Option<fn() -> Validity>;
 }

@@ -21,10 +21,11 @@
 //! }
 //! ```
 //!
-//! A query may carry a read-after token. The projection that the query is about is waited for, if it takes the events of
-//! the token's aggregate; else the first one that does ([`Rows`]). Where an index lags behind the awaited row, the row is
-//! laid over what the index shows. Lists come in pages with sealed tokens ([`token`]). Rows can be watched ([`watch`]),
-//! and shown as they were, folded from the event store. `HistoryService` comes with every query service ([`history`]).
+//! A query may carry a read-after token. It waits for its own projection, if that takes the events of the token's
+//! aggregate; else for the first one that does ([`Rows`]). Where an index lags behind the awaited row, the row is
+//! merged into the index's page. Lists come in pages with sealed tokens ([`token`]). Rows can be watched ([`watch`]),
+//! and shown in past states, folded from the event store. `HistoryService` comes with every query service
+//! ([`history`]).
 //!
 //! A registration alone is a whole query service, with `HistoryService` and no other:
 //!
@@ -101,7 +102,7 @@ pub fn main(
         Err(error) => return refuse(&error.to_string()),
     };
     let args: Vec<OsString> = args.into_iter().collect();
-    // Before anything is started, as every other mistake of configuration. One that clap finds is reported below.
+    // Before anything is started, like every other check of the configuration. A clap error is reported below.
     if let Ok(config) = read::<Config>(args.iter().cloned())
         && let Err(problems) = config.tables(&application)
     {
@@ -119,10 +120,10 @@ fn refuse(problems: &str) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// Serves queries from the tables that the configuration names, until the process is to end.
+/// Serves queries from the configured tables, until the process is to end.
 ///
 /// # Errors
-/// Where the configuration does not fit the application, or serving fails.
+/// If the configuration does not fit the application, or serving fails.
 pub async fn run(
     application: &Application,
     contracts: &'static [u8],
@@ -149,7 +150,7 @@ pub async fn run(
 /// Serves queries from stores of any kind, until the process is to end.
 ///
 /// # Errors
-/// Where serving fails.
+/// If serving fails.
 pub async fn serve(
     service: QueryService,
     services: Services,

@@ -15,18 +15,18 @@ use crate::{models::typed, paging::MAX_BYTES, token::Paged};
 pub struct Page<M> {
     /// The rows, newest first.
     pub rows: Vec<M>,
-    /// Asks for the next page; empty where this is the last one.
+    /// The token of the next page; empty on the last page.
     pub next_page_token: String,
 }
 
-/// A list of the rows of a projection, of whatever version: page tokens outlive a change of versions.
+/// A list of a projection's rows, of any version: page tokens outlive a change of versions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) projection: &'static str,
     pub(crate) query: ListQuery,
 }
 
-/// The place is the last one that was looked at, of a row that was shown or of one that was passed over.
+/// The place is that of the last row examined, shown or skipped.
 impl Paged for Listed {
     type Place = Position;
 
@@ -55,8 +55,8 @@ impl Paged for Listed {
     }
 }
 
-/// Lays a row that was read for certain over what an index shows, which may be older: its newest version takes the
-/// place of any other, where the list holds it at all and its place is on this page, which follows `before`.
+/// Merges a strongly read row into an index's page, which may be older: its newest version replaces any other, if the
+/// list holds it at all and its place is on this page, which follows `before`.
 pub(crate) fn overlay(page: &mut ListPage, query: &ListQuery, before: Option<&Position>, certain: StoredRow) {
     let shown = page.rows.iter().position(|row| row.key == certain.key);
     let shown = shown.map(|place| page.rows.remove(place));
@@ -75,8 +75,8 @@ pub(crate) fn overlay(page: &mut ListPage, query: &ListQuery, before: Option<&Po
     }
 }
 
-/// The first of the rows, at most `size` of them and as many as fit into a reply, and the place after which the next
-/// page begins, if there is one.
+/// The first rows, at most `size` and as many as fit into a reply, and the place after which the next page begins, if
+/// there is one.
 pub(crate) fn page<R: Row, M: Message + From<Versioned<R>>>(
     page: ListPage,
     list: &ListSchema,

@@ -1,4 +1,4 @@
-//! The rows that have a value, by an index that may lag.
+//! The row with a value, by an index that may lag.
 
 use millrace_aws::AwsError;
 use millrace_core::{
@@ -11,9 +11,9 @@ use crate::models::ReadModel;
 
 /// The row that holds a value, with `certain` as it was just read.
 ///
-/// One row shown is believed, as every row of an index is. Where the index contradicts itself by showing several, or may
-/// be behind `certain`, each row is read strongly: while a value passes from one to the next, their places in the index
-/// tell nothing of which is the last.
+/// A single row in the index is believed, like all its rows. If the index shows several, which is a contradiction, or
+/// may be behind `certain`, each row is read strongly: while a value passes from one row to the next, their order in
+/// the index does not tell the last holder.
 pub(crate) async fn holder(
     model: &ReadModel,
     lookup: &'static LookupSchema,
@@ -24,7 +24,7 @@ pub(crate) async fn holder(
     let has_it = |row: &StoredRow| text(row, &lookup.by).as_deref() == Some(value);
     let mut indexed = model.rows.lookup(lookup, tenant, value).await?;
     if let Some(certain) = &certain {
-        // The index is read after the row, so it may show the same row newer. What is older is known to be past.
+        // The index is read after the row, so it may show the same row newer. An older version is known to be past.
         indexed.retain(|row| row.key != certain.key || row.version > certain.version);
         let newer = indexed.iter().find(|row| row.key == certain.key);
         if let Some(newer) = newer {
@@ -45,7 +45,7 @@ pub(crate) async fn holder(
         return Err(AwsError::Throttled("a row was left out of many".to_owned()));
     }
     let rows = rows.found.into_iter().map(|(_, row)| row).collect::<Result<Vec<_>, _>>()?;
-    // Where the rows themselves are behind, several hold it still: the one that changed last is the likeliest.
+    // If the rows themselves are behind, several still hold it: the one that changed last is the likeliest.
     let changed = |row: &StoredRow| lookup.order_by.as_ref().and_then(|order_by| text(row, order_by));
     Ok(rows.into_iter().filter(has_it).max_by_key(|row| (changed(row), row.version, row.key.clone())))
 }
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
     use crate::testing::{BookRow, book, books, stored};
 
-    /// Books that pass a reader on, each in the version that the index shows and the one that it is.
+    /// Books that pass a reader on, each in the index's version and the actual one.
     fn model(all: &[[(u64, BookRow); 2]]) -> ReadModel {
         let rows = MemoryRows::new(&books());
         let version = |n: usize| {
@@ -95,7 +95,7 @@ mod tests {
         }
     }
 
-    /// One after the other held the value. The index still shows the first two, in whichever order.
+    /// One row after the other held the value. The index still shows the first two, in any order.
     #[tokio::test]
     async fn of_several_that_the_index_shows_the_one_that_holds_the_value_is_found() {
         for ids in [[1, 2, 3], [3, 2, 1], [2, 3, 1]] {

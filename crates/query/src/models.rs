@@ -17,15 +17,15 @@ use uuid::Uuid;
 
 use crate::{attempts::Attempts, stores::AnyRows};
 
-/// How long queries with a token waited.
+/// The waiting time of queries with a token.
 const READ_AFTER: &str = "read_after_seconds";
 
-/// Tells the metrics' recorder what is measured.
+/// Describes the metrics to the recorder.
 pub(crate) fn describe() {
     metrics::describe_histogram!(READ_AFTER, metrics::Unit::Seconds, "How long queries with a token waited.");
 }
 
-/// The version of an aggregate that an answer must not be older than.
+/// The least version of an aggregate that a reply must reflect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct After {
     pub(crate) stream: StreamId,
@@ -63,7 +63,7 @@ pub(crate) fn registered(application: &Application, text: &str) -> Result<Aggreg
 pub(crate) struct ReadModel {
     pub(crate) spec: ProjectionSpec,
     pub(crate) rows: Box<dyn AnyRows>,
-    /// Whether an adapter asked for it.
+    /// Whether an adapter uses it.
     pub(crate) is_asked_for: AtomicBool,
 }
 
@@ -72,7 +72,7 @@ impl ReadModel {
         Self { spec: spec.clone(), rows: Box::new(rows), is_asked_for: AtomicBool::new(false) }
     }
 
-    /// Whether each row is an aggregate's own, and has its id and its version.
+    /// Whether each row belongs to one aggregate, and has its id and version.
     pub(crate) fn is_of_aggregates(&self) -> bool {
         match self.spec.kind {
             ProjectionKind::Blind | ProjectionKind::Fold => true,
@@ -80,10 +80,10 @@ impl ReadModel {
         }
     }
 
-    /// Waits until the rows hold what `after` names; strongly consistent. The row of that aggregate, where rows are the
-    /// aggregates' own. Rows that are fresh at once cost one request.
+    /// Waits until the rows reflect `after`; strongly consistent. Returns the row of that aggregate, if each row
+    /// belongs to one aggregate. Rows that are up to date at once cost one request.
     ///
-    /// Fails with [`Failure::ReadModelBehind`] shortly before the caller stops waiting, so that the caller learns of it.
+    /// Fails with [`Failure::ReadModelBehind`] shortly before the caller stops waiting, so that the caller receives it.
     pub(crate) async fn caught_up(&self, call: &Call, after: &After) -> Result<Option<StoredRow>, Failure> {
         let start = Instant::now();
         let row = self.wait(call, after).await;
@@ -108,7 +108,7 @@ impl ReadModel {
         }
     }
 
-    /// Up to which version the events of a stream are in the rows, and the stream's own row.
+    /// The version up to which the events of a stream are in the rows, and the stream's own row.
     async fn look(&self, stream: &StreamId) -> Result<(u64, Option<StoredRow>), AwsError> {
         if self.is_of_aggregates() {
             let key = RowKey { tenant: stream.tenant.clone(), id: stream.id.to_string() };
@@ -119,14 +119,14 @@ impl ReadModel {
         }
     }
 
-    /// Looks whether rows can be read, by one that nobody has.
+    /// Checks whether rows can be read, by a row that does not exist.
     pub(crate) async fn probe(&self) -> Result<(), AwsError> {
         let nobody = RowKey { tenant: TenantId::default(), id: Uuid::nil().to_string() };
         self.rows.get(&nobody).await.map(drop)
     }
 }
 
-/// A row with its type; `None` where there is no row, but the version that is kept in its place.
+/// A row with its type; `None` if only a version is kept in the row's place.
 pub(crate) fn typed<R: Row>(row: StoredRow) -> Result<Option<Versioned<R>>, AwsError> {
     let unusable = |error| AwsError::InvalidResponse(format!("a row of a {}: {error}", R::SCHEMA.resource));
     row.typed().map_err(unusable)

@@ -1,24 +1,24 @@
-//! The common parts of queries whose answers come in pages.
+//! The common parts of paged queries.
 
 use millrace_core::{Invalid, TenantId};
 use millrace_server::Violations;
 
 use crate::token::{PageTokens, Paged};
 
-/// How much a page holds where the request does not say.
+/// The default page size.
 const PAGE_SIZE: u16 = 20;
 
-/// The most that a page holds.
+/// The largest page size.
 const MAX_ON_PAGE: u16 = 100;
 
-/// The longest page token that is looked at, in characters.
+/// The longest page token that is read, in characters.
 const MAX_TOKEN_CHARS: usize = 1024;
 
-/// The most that a reply weighs, in bytes, but for one whose only part weighs more. gRPC clients refuse messages over
-/// 4 MiB unless they are told otherwise, and 100 orders of the largest kind weigh 8.
+/// The largest reply, in bytes, unless its only part is larger. gRPC clients by default refuse messages over 4 MiB, and
+/// 100 orders of the largest kind weigh 8.
 pub(crate) const MAX_BYTES: usize = 3 << 20;
 
-/// Reads how much a page is to hold.
+/// Reads a page size.
 pub(crate) fn page_size(violations: &mut Violations, size: i32) -> Option<u16> {
     let size = match u16::try_from(size) {
         Ok(0) => Ok(PAGE_SIZE),
@@ -28,9 +28,9 @@ pub(crate) fn page_size(violations: &mut Violations, size: i32) -> Option<u16> {
     violations.field("page_size", size)
 }
 
-/// Reads where a query goes on by a page token: `None` in it at its beginning, where the token is empty.
+/// Reads the place of a page token: `None` in it at the beginning, where the token is empty.
 ///
-/// Where the query itself is bad, there is nothing that a token could be good for, so only its length is looked at.
+/// For a bad query no token can be valid, so only its length is checked.
 pub(crate) fn reached<Q: Paged>(
     violations: &mut Violations,
     tokens: &PageTokens,

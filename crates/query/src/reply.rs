@@ -1,4 +1,4 @@
-//! Requests and replies, and which replies are compressed where their caller asks for it.
+//! Requests, replies, and the choice of the replies to compress.
 
 use futures::stream::BoxStream;
 use millrace_server::{Call, Failure};
@@ -8,30 +8,30 @@ use tonic::{Request, Response, Status};
 /// The result of a call.
 pub type Reply<M> = Result<Response<M>, Status>;
 
-/// The messages of a call whose reply goes on.
+/// The messages of a streaming reply.
 pub type Messages<M> = BoxStream<'static, Result<M, Status>>;
 
 /// The caller, and the message of the request.
 ///
 /// # Errors
-/// Where the request names no tenant that there could be.
+/// If the request names no valid tenant.
 pub fn accept<M>(request: Request<M>) -> Result<(Call, M), Failure> {
     Ok((Call::of(&request)?, request.into_inner()))
 }
 
-/// The smallest reply that is compressed, in bytes: about what a packet holds. Below it compression costs time on both
-/// sides, and the network carries as many packets as before. ARCHITECTURE.md has figures.
+/// The smallest reply that is compressed, in bytes: about a packet. Below it compression costs time on both sides, and
+/// the network carries as many packets as before. ARCHITECTURE.md has figures.
 const WORTH_COMPRESSING: usize = 1_400;
 
-/// The largest reply that is compressed, in bytes: three times a page of a hundred usual orders. The framework compresses
-/// a reply in one go, while nobody else is answered by that thread, health least of all: a page of 3 MiB, of texts that
-/// somebody chose for it, keeps it for a third of a second by gzip, one of this size for 6 ms.
+/// The largest reply that is compressed, in bytes: three times a page of a hundred usual orders. The framework
+/// compresses a reply in one go, and its thread answers no other call meanwhile, not even health: gzip takes a third of
+/// a second for a page of 3 MiB of texts chosen by an attacker, 6 ms for one of this size.
 const MAX_COMPRESSED: usize = 64 * 1024;
 
 /// A reply that succeeds.
 ///
 /// # Errors
-/// None: the type is the one that calls return.
+/// None: the type is that of calls.
 pub fn reply<M: Message>(message: M) -> Reply<M> {
     let is_compressed = is_compressed(message.encoded_len());
     let mut response = Response::new(message);
@@ -41,7 +41,7 @@ pub fn reply<M: Message>(message: M) -> Reply<M> {
     Ok(response)
 }
 
-/// Whether a reply of so many bytes is compressed where its caller takes that.
+/// Whether a reply of so many bytes is compressed for a caller that accepts it.
 fn is_compressed(bytes: usize) -> bool {
     (WORTH_COMPRESSING..=MAX_COMPRESSED).contains(&bytes)
 }

@@ -1,4 +1,4 @@
-//! The rows of a projection with their type, as adapters read them.
+//! The typed rows of a projection, for adapters.
 
 use std::{fmt, marker::PhantomData, sync::Arc};
 
@@ -29,10 +29,10 @@ use crate::{
     watch::Hub,
 };
 
-/// The rows of a projection, to be read by their type. Clones are the same.
+/// The typed rows of a projection. Clones are the same.
 ///
-/// Each method answers one kind of query whole: it checks the fields of the request and names all that are bad, waits
-/// for the read-after token, reads, and lays the awaited row over an index that lags behind it.
+/// Each method answers one kind of query completely: it checks the request's fields and names all bad ones, waits for
+/// the read-after token, reads, and merges the awaited row into an index that lags behind it.
 pub struct Rows<R> {
     shared: Arc<Shared>,
     model: Arc<ReadModel>,
@@ -64,10 +64,10 @@ impl<R: Row> Rows<R> {
         Self { shared, model, hub, validity, row: PhantomData }
     }
 
-    /// The row of an id, which stands in the request's field of this name.
+    /// The row of the id in the request's field of this name.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] where there is none.
+    /// [`Failure::NotFound`] if there is none.
     pub async fn get(
         &self,
         call: &Call,
@@ -77,10 +77,10 @@ impl<R: Row> Rows<R> {
         self.stored(call, id, after).await.map(|(_, row)| row)
     }
 
-    /// Several rows, by the ids that stand in the request's field of this name, as messages.
+    /// Several rows, by the ids in the request's field of this name, as messages.
     ///
     /// # Errors
-    /// Where no id has an answer.
+    /// If no id has an answer.
     pub async fn batch<M: Message + From<Versioned<R>>>(
         &self,
         call: &Call,
@@ -95,11 +95,11 @@ impl<R: Row> Rows<R> {
         batch::read(call, &self.model, &ids, awaited).await
     }
 
-    /// The row that has a value, by a look-up such as `UserProfile::BY_EMAIL`. The value stands in the request's field of
-    /// this name.
+    /// The row with a value, by a look-up such as `UserProfile::BY_EMAIL`. The value is in the request's field of this
+    /// name.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] where there is none. It does not repeat the value, which may be personal data.
+    /// [`Failure::NotFound`] if there is none. The error does not repeat the value, which may be personal data.
     pub async fn lookup<V: IndexValue>(
         &self,
         call: &Call,
@@ -116,8 +116,8 @@ impl<R: Row> Rows<R> {
         found.map(typed).transpose()?.flatten().ok_or_else(|| not_found::<R>(String::new()))
     }
 
-    /// The rows that share a value, by a list such as `OrderSummary::BY_STATUS`. The value stands in the request's field
-    /// of this name.
+    /// The rows that share a value, by a list such as `OrderSummary::BY_STATUS`. The value is in the request's field of
+    /// this name.
     pub fn list<V: IndexValue>(
         &self,
         list: row::List<R, V>,
@@ -129,11 +129,11 @@ impl<R: Row> Rows<R> {
         List { rows: self, list: list.schema(), violations, value, filter: Some(None), times }
     }
 
-    /// A reply of the row's states that are newer than version `seen`: the present one, and those to come. `message` makes
-    /// a message of each.
+    /// A stream of the row's states newer than version `seen`: the present one, and later ones. `message` makes a
+    /// message of each.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] where there is no row.
+    /// [`Failure::NotFound`] if there is no row.
     pub async fn watch<S: From<Versioned<R>>, M: Send + 'static>(
         &self,
         call: &Call,
@@ -149,11 +149,11 @@ impl<R: Row> Rows<R> {
         Ok(Response::new(watch.messages(seen, call.end_of_stream, message)))
     }
 
-    /// The row of an aggregate as it was, folded from the aggregate's events. The id stands in the request's field of
+    /// The row of an aggregate in a past state, folded from the aggregate's events. The id is in the request's field of
     /// this name.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] where there was none, [`Failure::UnreadableEvent`] where an event cannot be folded.
+    /// [`Failure::NotFound`] if there was none, [`Failure::UnreadableEvent`] if an event cannot be folded.
     pub async fn as_of(
         &self,
         call: &Call,
@@ -173,7 +173,7 @@ impl<R: Row> Rows<R> {
         typed(row)?.ok_or_else(|| not_found::<R>(stream.id.to_string()))
     }
 
-    /// The row of an id, as it is stored and with its type.
+    /// The row of an id, as stored and typed.
     async fn stored(
         &self,
         call: &Call,
@@ -200,7 +200,7 @@ impl<R: Row> Rows<R> {
         After::parse(violations, self.application(), &call.tenant, after)
     }
 
-    /// Waits for what the token names. Its row, where it is one of these.
+    /// Waits for the token's aggregate. Returns its row, if it is one of these.
     async fn awaited(&self, call: &Call, after: Option<After>) -> Result<Option<StoredRow>, Failure> {
         let Some(after) = after else { return Ok(None) };
         if self.model.spec.source == after.stream.aggregate_type {
@@ -221,12 +221,12 @@ fn not_found<R: Row>(name: String) -> Failure {
     Failure::NotFound { resource_type: R::SCHEMA.resource.into(), name }
 }
 
-/// A value as an index has it.
+/// A value in an index's form.
 fn indexed(value: &impl IndexValue) -> Result<String, Invalid> {
     value.index_value().ok_or(Invalid("must be a value that is indexed"))
 }
 
-/// A list that is asked for, page by page.
+/// A list query, page by page.
 #[must_use]
 pub struct List<'a, R> {
     rows: &'a Rows<R>,
@@ -238,7 +238,7 @@ pub struct List<'a, R> {
 }
 
 impl<R: Row> List<'_, R> {
-    /// Only rows with a value in another attribute, where the request's field of this name has one.
+    /// Only rows with a value in another attribute, if the request's field of this name has one.
     pub fn filter<V: IndexValue>(
         mut self,
         attribute: Field<R, V>,
@@ -250,7 +250,7 @@ impl<R: Row> List<'_, R> {
         self
     }
 
-    /// Only rows of a range of times, by the request's fields of these names: from the first on, and before the second.
+    /// Only rows in a range of times, from the fields of these names: from the first on, and before the second.
     pub fn times(mut self, since: (&str, Option<Timestamp>), before: (&str, Option<Timestamp>)) -> Self {
         self.times = range(&mut self.violations, since, before);
         self
@@ -259,7 +259,7 @@ impl<R: Row> List<'_, R> {
     /// A page of the list, as messages. The arguments are the request's `page_size`, `page_token` and `after`.
     ///
     /// # Errors
-    /// Where a field is bad, or a read fails.
+    /// If a field is bad, or a read fails.
     pub async fn page<M: Message + From<Versioned<R>>>(
         self,
         call: &Call,
@@ -279,7 +279,7 @@ impl<R: Row> List<'_, R> {
         let (listed, (size, before)) = violations.finish(query.zip(size.zip(before)))?;
 
         let awaited = rows.awaited(call, after).await?;
-        // One more than fits shows whether there is a next page; another one replaces what the overlay may take away.
+        // One more than fits shows whether there is a next page; another replaces a row that the overlay may remove.
         let limit = size + 1 + u16::from(awaited.is_some());
         let mut found = rows.model.rows.page(&listed.query, before.as_ref(), limit).await?;
         if let Some(awaited) = awaited {

@@ -1,4 +1,4 @@
-//! All that an application's query service needs, made from its registration.
+//! An application's query service, made from its registration.
 
 use std::{
     collections::BTreeSet,
@@ -27,8 +27,7 @@ use crate::{
     watch::{self, Hub, Watching},
 };
 
-/// The read models and the event store of an application: where its adapters get their [`Rows`] from. Clones are the
-/// same.
+/// The read models and the event store of an application; adapters get their [`Rows`] here. Clones are the same.
 #[derive(Clone)]
 pub struct QueryService {
     shared: Arc<Shared>,
@@ -57,8 +56,8 @@ pub struct NotRegistered(ProjectionName);
 pub struct NotServed(ProjectionName);
 
 impl QueryService {
-    /// A service over a store of rows for each registered projection, and an event store. What is watched is not read
-    /// until [`watch`](Self::watch) runs, and until `ending`.
+    /// A service over a store of rows for each registered projection, and an event store. Watched rows are not read
+    /// until [`watch`](Self::watch) runs, and only until `ending`.
     pub fn new<S: ReadRows>(
         application: &Application,
         store: impl Fn(&ProjectionSpec) -> S,
@@ -81,7 +80,7 @@ impl QueryService {
     /// The rows of a projection. `K` follows from `P`.
     ///
     /// # Errors
-    /// Where the projection is not registered.
+    /// If the projection is not registered.
     pub fn rows<P: AnyProjection<K>, K>(&self) -> Result<Rows<P::Row>, NotRegistered> {
         let is_it = |model: &ReadModel| model.spec.name == P::NAME;
         let found = self.shared.models.iter().zip(&*self.hubs).find(|(model, _)| is_it(model));
@@ -90,8 +89,8 @@ impl QueryService {
         Ok(Rows::new(Arc::clone(&self.shared), Arc::clone(model), hub.clone(), P::VALIDITY))
     }
 
-    /// Fails where no rows of a registered projection were asked for: its queries would be unknown to callers. Of several
-    /// versions of a projection, one is enough.
+    /// Fails if no adapter reads the rows of a registered projection: callers could not query it. Of several versions
+    /// of a projection, one is enough.
     ///
     /// # Errors
     /// The first such projection.
@@ -102,12 +101,12 @@ impl QueryService {
         names.find(|name| !asked_for.contains(name.name)).map_or(Ok(()), |name| Err(NotServed(name)))
     }
 
-    /// Questions about the past.
+    /// Past events and states.
     pub fn history(&self) -> History {
         History::new(Arc::clone(&self.shared))
     }
 
-    /// Reads what is watched, and shows how much that is, until the process is to end.
+    /// Reads the watched rows, and records their number, until the process is to end.
     pub async fn watch(&self) {
         let hubs = Arc::clone(&self.hubs);
         let watched_rows = move || hubs.iter().map(Hub::watched_rows).sum();
@@ -115,10 +114,10 @@ impl QueryService {
         future::join(shown, future::join_all(self.hubs.iter().cloned().map(Hub::run))).await;
     }
 
-    /// Looks whether all tables can be read, by rows and a stream that nobody has.
+    /// Checks whether all tables can be read, by rows and a stream that do not exist.
     ///
     /// # Errors
-    /// The reason that one cannot.
+    /// Why a table cannot be read.
     pub async fn probe(&self) -> Result<(), String> {
         let nobody = AggregateType::new("probe");
         let stream = StreamId { tenant: TenantId::default(), aggregate_type: nobody, id: Uuid::nil() };

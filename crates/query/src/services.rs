@@ -1,6 +1,6 @@
 //! Services whose replies are compressed.
 
-/// Generated services, as [`Services`](crate::Services). Replies are compressed where a caller asks for it and they are
+/// Generated services, as [`Services`](crate::Services). Replies are compressed if the caller accepts it and they are
 /// [worth it](crate::reply).
 #[macro_export]
 macro_rules! services {

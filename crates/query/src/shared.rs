@@ -1,4 +1,4 @@
-//! The parts of a query service that every query may need.
+//! The state that all queries share.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// The read model that answers for an aggregate's type where a query is about another: the first one registered.
+    /// The read model that answers for an aggregate's type if a query is about another: the first one registered.
     pub(crate) fn model_of(&self, aggregate_type: &AggregateType) -> Option<&ReadModel> {
         self.models.iter().find(|model| model.spec.source == *aggregate_type).map(|model| &**model)
     }

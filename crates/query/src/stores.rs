@@ -1,5 +1,5 @@
 //! Stores of any kind behind one pointer, so that adapters name none. That costs an allocation a request, which is
-//! nothing beside the request.
+//! negligible.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,4 @@
-//! A small application to test with: the books of a library, and who reads them.
+//! A small application for tests: the books of a library, and their readers.
 
 use millrace_core::{
     Aggregate, AggregateType, AggregatingProjection, Application, Change, DecodeError, Encoded, EventCodec,
@@ -78,7 +78,7 @@ impl EventCodec for BookEvent {
     }
 }
 
-/// A book as queries show it.
+/// A book in queries.
 #[derive(Debug, Clone, PartialEq, Row)]
 #[row(resource = "book", key = book_id, lookup(name = "by-reader", by = reader))]
 #[row(list(name = "by-shelf", by = shelf, order_by = placed_at))]
@@ -190,7 +190,7 @@ pub(crate) fn book(id: u128, reader: Option<&str>) -> BookRow {
     }
 }
 
-/// A row as a store has it.
+/// A row in a store's form.
 pub(crate) fn stored(version: u64, row: &BookRow) -> StoredRow {
     let mut attributes = row.to_attributes().unwrap();
     attributes.retain(|_, value| !value.is_null());

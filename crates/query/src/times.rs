@@ -1,4 +1,4 @@
-//! Times, as requests name them: to the nanosecond, where what happened has whole microseconds.
+//! Times in requests: to the nanosecond, while events have whole microseconds.
 
 use std::cmp::Ordering;
 
@@ -7,11 +7,11 @@ use millrace_proto as proto;
 use millrace_rows::TimeRange;
 use millrace_server::Violations;
 
-/// 9999-12-31T23:59:59Z: the last second that `google.protobuf.Timestamp` can name.
+/// 9999-12-31T23:59:59Z: the last second in `google.protobuf.Timestamp`.
 const LAST_SECOND: i64 = 253_402_300_799;
 
-/// Reads a range of times, which begins and ends by the fields of these names: its start belongs to it, its end does not.
-/// Either may be absent.
+/// Reads a range of times from the fields of these names: its start is part of it, its end is not. Either may be
+/// absent.
 pub(crate) fn range(
     violations: &mut Violations,
     (since_field, since): (&str, Option<proto::Timestamp>),
@@ -21,12 +21,12 @@ pub(crate) fn range(
     let start = since.flatten();
     let before =
         before.map(|time| violations.field(before_field, checked(time).and_then(|time| end(start, time))));
-    // Absent is good, and one that is there and was refused is not.
+    // An absent time is good, a refused one is not.
     let good = |time: Option<Option<proto::Timestamp>>| time.map_or(Some(None), |read| read.map(Some));
     Some(TimeRange { since: good(since)?.map(first_since), before: good(before)?.map(first_since) })
 }
 
-/// The last microsecond that is not later than a time.
+/// The last microsecond at or before a time.
 pub(crate) fn until(time: proto::Timestamp) -> Result<Timestamp, Invalid> {
     let time = checked(time)?;
     Ok(from_micros(time.seconds, i64::from(time.nanos / 1_000)))
@@ -57,8 +57,8 @@ fn compare(a: &proto::Timestamp, b: &proto::Timestamp) -> Ordering {
     (a.seconds, a.nanos).cmp(&(b.seconds, b.nanos))
 }
 
-/// The first microsecond that is not earlier than a time. Events have whole microseconds, so those since then, or before,
-/// are the same.
+/// The first microsecond at or after a time. Events have whole microseconds, so those since then, or before, are the
+/// same.
 fn first_since(time: proto::Timestamp) -> Timestamp {
     from_micros(time.seconds, (i64::from(time.nanos) + 999).div_euclid(1_000))
 }
@@ -83,7 +83,7 @@ mod tests {
         i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
     }
 
-    /// The range, or the fields that are bad.
+    /// The range, or the bad fields.
     fn read(
         since: Option<proto::Timestamp>,
         before: Option<proto::Timestamp>,

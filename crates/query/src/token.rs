@@ -1,4 +1,4 @@
-//! Page tokens: where an answer in pages goes on, sealed so that nobody can make, change or misplace one.
+//! Page tokens: the place in a paged reply, sealed so that nobody can make, change or misuse one.
 
 use std::fmt;
 
@@ -7,17 +7,17 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use millrace_core::{Invalid, TenantId};
 use sha2::{Digest as _, Sha256};
 
-/// The form of a token: this byte, the place, the seal; in base64url without padding.
+/// The version of the format: this byte, the place, the seal; in base64url without padding.
 const FORM: u8 = 2;
 const SEAL_LEN: usize = 32;
 
-/// A query whose answer comes in pages.
+/// A query with a paged reply.
 pub trait Paged {
-    /// Where a page ends.
+    /// The end of a page.
     type Place;
 
-    /// What tells the query from every other, its filters and its order included; not the size of a page, which a caller
-    /// may change under way. The first part names the kind of query.
+    /// Distinguishes the query from every other, with its filters and its order, but without the page size, which a
+    /// caller may change between pages. The first part is the kind of query.
     fn identity(&self) -> Vec<Vec<u8>>;
 
     /// A place as bytes.
@@ -29,8 +29,8 @@ pub trait Paged {
 
 /// Makes and reads page tokens.
 ///
-/// A token holds a place and an HMAC-SHA256 over it, the query and the tenant. So it is good for going on in the answer
-/// to that query of that tenant, and for nothing else.
+/// A token holds a place and an HMAC-SHA256 over it, the query and the tenant. So it is valid only for continuing that
+/// query of that tenant.
 #[derive(Clone)]
 pub struct PageTokens(Hmac<Sha256>);
 
@@ -46,15 +46,14 @@ impl PageTokens {
         Self(Hmac::new_from_slice(key).expect("HMAC takes keys of any length (RFC 2104, section 2)"))
     }
 
-    /// Tokens sealed with a key that whoever knows the table's name can derive. See `PAGE_TOKEN_KEY` for why that does
-    /// no harm.
+    /// Tokens sealed with a key derived from the table's name. See `PAGE_TOKEN_KEY` for why a public name does no harm.
     pub fn of_table(name: &str) -> Self {
         let key: [u8; 32] =
             Sha256::new().chain_update("millrace page tokens of ").chain_update(name).finalize().into();
         Self::new(&key)
     }
 
-    /// The token to go on after `place`.
+    /// The token for the page after `place`.
     pub fn seal<Q: Paged>(&self, tenant: &TenantId, query: &Q, place: &Q::Place) -> String {
         let mut token = vec![FORM];
         token.extend(Q::write(place));
@@ -77,7 +76,7 @@ impl PageTokens {
         }
     }
 
-    /// What is sealed. Each part has its length before it, so no two different queries, tenants or places are the same
+    /// The sealed bytes. Each part has its length before it, so different queries, tenants or places have different
     /// bytes.
     fn sealing<Q: Paged>(&self, tenant: &TenantId, query: &Q, body: &[u8]) -> Hmac<Sha256> {
         let mut mac = self.0.clone();

@@ -1,7 +1,7 @@
-//! Watching rows: who wants to know when a row changes, and the reading that finds it out.
+//! Watches of rows: the watchers, and the reads that find changes.
 //!
-//! A row that is watched is read again and again, once for all who watch it, and many rows in one request: four times a
-//! second at first, ever less often while it does not change. ARCHITECTURE.md has the reasons and the costs.
+//! A watched row is read repeatedly, once for all its watchers, and many rows in one request: four times a second at
+//! first, less and less often while it does not change. ARCHITECTURE.md has the reasons and the costs.
 
 #[cfg(test)]
 mod tests;
@@ -32,36 +32,36 @@ use crate::{
     reply::Messages,
 };
 
-/// How long a row may be unreadable before its watchers are told: they would go on to believe the state they have.
+/// How long a row may be unreadable before its watchers get an error: they would still believe their last state.
 const UNREADABLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How many requests are made at a time.
 const REQUESTS_AT_ONCE: usize = 4;
 
-/// The attribute that says when a row changed last, where a row has one. The lag of watches is measured by it.
+/// The attribute with the time of a row's last change, if it has one. The lag of watches is measured by it.
 const UPDATED_AT: &str = "UpdatedAt";
 
-/// How rows are watched.
+/// The intervals of reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Pace {
-    /// How far apart the readings of a row lie that has just changed, or has just come to be watched.
+    /// The interval for a row that has just changed, or has a new watcher.
     pub fastest: Duration,
-    /// How far apart they come to lie while it does not change: each time by an eighth more.
+    /// The longest interval, while the row does not change: each is longer by an eighth.
     pub slowest: Duration,
 }
 
-/// How much is watched, and how.
+/// The limits and intervals of watches.
 #[derive(Debug, Clone, Copy)]
 pub struct Watching {
-    /// How rows are watched.
+    /// The intervals of reads.
     pub pace: Pace,
-    /// How many watchers the process takes, of whatever kind of row.
+    /// The most watchers of the process, over all kinds of rows.
     pub max: u32,
-    /// How many of them one tenant may have.
+    /// The most watchers of one tenant.
     pub max_per_tenant: u32,
 }
 
-/// The rows of one projection that are watched in this process. Clones are the same.
+/// The watched rows of one projection in this process. Clones are the same.
 #[derive(Clone)]
 pub(crate) struct Hub(Arc<Inner>);
 
@@ -78,23 +78,22 @@ struct Inner {
 
 type AllWatched = HashMap<RowKey, Watched>;
 
-/// The known state of a row that somebody watches.
+/// The known state of a watched row.
 struct Watched {
-    /// The newest state that was read, or why none could be read for long.
+    /// The newest state read, or why none could be read for long.
     state: watch::Sender<State>,
-    /// How many watch it. Counted under the lock: the receivers of the state come and go outside of it.
+    /// The number of watchers. Counted under the lock: the receivers of the state come and go outside of it.
     watchers: usize,
     interval: Duration,
     due: Instant,
     failing_since: Option<Instant>,
 }
 
-/// The newest state that was read, or why none could be read for long.
+/// The newest state read, or why none could be read for long.
 type State = Result<Arc<StoredRow>, AwsError>;
 
 impl Hub {
-    /// A hub without watchers, which share `limiter` with those of other hubs. It does nothing until it
-    /// [runs](Self::run).
+    /// A hub without watchers; hubs share `limiter`. It does nothing until it [runs](Self::run).
     pub(crate) fn new(
         model: Arc<ReadModel>,
         pace: Pace,
@@ -105,13 +104,13 @@ impl Hub {
         Self(Arc::new(Inner { model, pace, limiter, ending, watched, joined: Notify::new() }))
     }
 
-    /// A permit to watch, if there [is one](TenantLimiter::acquire) for this tenant. It is taken before the row is read, so
-    /// that nothing is read for a caller that cannot watch.
+    /// A permit to watch, if there [is one](TenantLimiter::acquire) for this tenant. It is taken before the row is
+    /// read, so that nothing is read for a caller without a permit.
     pub(crate) fn permit(&self, tenant: &TenantId) -> Result<Permit, Failure> {
         self.0.limiter.acquire(tenant)
     }
 
-    /// Begins to watch a row, which was just read.
+    /// Begins to watch a row that was just read.
     pub(crate) fn watch(&self, permit: Permit, row: StoredRow) -> Watch {
         let (key, began_at) = (row.key.clone(), row.version);
         let (row, pace) = (Arc::new(row), self.0.pace);
@@ -125,12 +124,12 @@ impl Hub {
         Watch { hub: self.clone(), key, states, began_at, _permit: permit }
     }
 
-    /// How many rows are watched, by however many.
+    /// The number of watched rows, each counted once.
     pub(crate) fn watched_rows(&self) -> usize {
         self.look().len()
     }
 
-    /// Reads what is watched until the process is to end.
+    /// Reads the watched rows until the process is to end.
     pub(crate) async fn run(self) {
         let ending = self.0.ending.clone();
         let reading = async {
@@ -138,7 +137,7 @@ impl Hub {
                 if self.look().is_empty() {
                     self.0.joined.notified().await;
                 }
-                // What comes to be due meanwhile is read together.
+                // Rows that become due meanwhile are read together.
                 sleep(self.0.pace.fastest).await;
                 self.round().await;
             }
@@ -146,7 +145,7 @@ impl Hub {
         ending.run_until_cancelled(reading).await;
     }
 
-    /// Reads every row that is due, once.
+    /// Reads every due row once.
     async fn round(&self) {
         let now = Instant::now();
         let due: Vec<_> =
@@ -156,7 +155,7 @@ impl Hub {
     }
 
     async fn read(&self, keys: &[RowKey]) {
-        // A reading may be a moment old, for half the price: the next one is newer.
+        // An eventually consistent read costs half, and may be a moment old: the next one is newer.
         let outcome = self.0.model.rows.get_many(keys, Consistency::Eventual).await;
         let mut watched = self.look();
         let many = match outcome {
@@ -181,11 +180,11 @@ impl Hub {
             match (watched.get_mut(&key), row) {
                 (Some(there), Ok(row)) => there.read(row, self.0.pace),
                 (Some(there), Err(error)) => there.failed(&error, self.0.pace),
-                // Nobody watches it any more.
+                // It has no watcher any more.
                 (None, _) => {}
             }
         }
-        // What has no row any more keeps the state that it had, in case it comes back.
+        // A row that is gone keeps its last state, in case it comes back.
         for key in unchanged {
             if let Some(row) = watched.get_mut(key) {
                 row.rest(self.0.pace);
@@ -194,7 +193,7 @@ impl Hub {
     }
 
     fn look(&self) -> MutexGuard<'_, AllWatched> {
-        // Nothing in here panics halfway through a change.
+        // No code under this lock panics half-way through a change.
         self.0.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -210,7 +209,7 @@ impl Watched {
         }
     }
 
-    /// Somebody comes to watch it, who has just read it.
+    /// Adds a watcher, which has just read the row.
     fn joined(&mut self, row: Arc<StoredRow>, pace: Pace) {
         self.failing_since = None;
         if self.offer(row) {
@@ -219,7 +218,7 @@ impl Watched {
         }
     }
 
-    /// Takes a state if it is newer than what is there; says whether it was.
+    /// Stores a state if it is newer; returns whether it was.
     fn offer(&self, row: Arc<StoredRow>) -> bool {
         self.state.send_if_modified(|state| {
             let is_news = match state {
@@ -234,7 +233,7 @@ impl Watched {
     }
 
     fn read(&mut self, row: StoredRow, pace: Pace) {
-        // A row that is gone keeps the state that it had, in case it comes back.
+        // A row that is gone keeps its last state, in case it comes back.
         if !row.attributes.is_empty() && self.offer(Arc::new(row)) {
             self.interval = pace.fastest;
             self.due = Instant::now() + self.interval;
@@ -244,13 +243,13 @@ impl Watched {
         }
     }
 
-    /// It has not changed.
+    /// The row has not changed.
     fn rest(&mut self, pace: Pace) {
         self.put_off(pace);
         self.failing_since = None;
     }
 
-    /// It could not be read. Whatever keeps it from that, to read it more often would not help.
+    /// The row could not be read. More frequent reads would not help, whatever the cause.
     fn failed(&mut self, error: &AwsError, pace: Pace) {
         self.put_off(pace);
         let since = *self.failing_since.get_or_insert_with(Instant::now);
@@ -265,12 +264,12 @@ impl Watched {
     }
 }
 
-/// Somebody who watches a row. Dropping it ends that.
+/// A watcher of a row. Dropping it ends the watch.
 pub(crate) struct Watch {
     hub: Hub,
     key: RowKey,
     states: watch::Receiver<State>,
-    /// The version that the row had when this began.
+    /// The row's version when the watch began.
     began_at: u64,
     _permit: Permit,
 }
@@ -281,13 +280,13 @@ impl Watch {
         let is_news = |state: &State| state.as_ref().map_or(true, |row| row.version > seen);
         match self.states.wait_for(is_news).await {
             Ok(state) => Ok(state.clone()?),
-            // The hub keeps what is watched.
+            // The hub keeps watched rows.
             Err(_) => Err(Failure::Internal("a row was let go of while it was watched".to_owned())),
         }
     }
 
-    /// The states that are newer than version `seen`, as messages, until `end` or the end of the process. Where the
-    /// messages are taken slowly, those in between are left out.
+    /// The states newer than version `seen`, as messages, until `end` or the end of the process. A slow reader misses
+    /// the states in between.
     pub(crate) fn messages<R: Row, M: Send + 'static>(
         self,
         seen: u64,
@@ -306,7 +305,7 @@ impl Watch {
             };
             match next {
                 Ok((typed, row)) => {
-                    // What was there before has no lag, only an age.
+                    // An older state has no lag, only an age.
                     if row.version > watch.began_at {
                         note_lag(&row);
                     }
@@ -331,7 +330,7 @@ impl Drop for Watch {
     }
 }
 
-/// The error at the end of a watch, when that has come.
+/// The error at the end of a watch, when the end has come.
 async fn passed(end: Option<EndOfStream>) -> Failure {
     match end {
         Some(end) => {
@@ -342,7 +341,7 @@ async fn passed(end: Option<EndOfStream>) -> Failure {
     }
 }
 
-/// Shows how many watch, and how many rows, until the process is to end.
+/// Records the numbers of watchers and watched rows, until the process is to end.
 pub(crate) async fn show(
     limiter: TenantLimiter,
     watched_rows: impl Fn() -> usize,
@@ -365,12 +364,12 @@ pub(crate) async fn show(
     ending.run_until_cancelled(showing).await;
 }
 
-/// The row of a state. The hub keeps no state without one.
+/// The row of a state. The hub keeps only states with a row.
 fn present<R: Row>(row: &StoredRow) -> Result<Versioned<R>, Failure> {
     typed(row.clone())?.ok_or_else(|| Failure::Internal("a watched row is gone".to_owned()))
 }
 
-/// Notes how long it took from a change to the sending of the state that it made, where the row says when it changed.
+/// Records the time from a change to the sending of its state, if the row has the time of its change.
 fn note_lag(row: &StoredRow) {
     let updated_at = row.attributes.get(UPDATED_AT).and_then(|value| value.as_str()?.parse().ok());
     let Some(updated_at): Option<Timestamp> = updated_at else { return };

@@ -10,37 +10,38 @@ use crate::{
     identity::{AuthError, authenticator::Identity, tenant::named_tenant},
 };
 
-/// The caller, the trace, and the time until which an answer is of use.
+/// The caller, the trace, and the deadline of a request.
 #[derive(Debug, Clone)]
 pub struct Call {
     /// The caller's tenant.
     pub tenant: TenantId,
     /// The trace that the call belongs to, with the server's own span.
     pub trace: TraceParent,
-    /// When the caller stops waiting, or the server ends the call if that is sooner; `None` where the caller did not say.
+    /// When the caller stops waiting, or the server ends the call if that is sooner; `None` if the caller set no
+    /// deadline.
     pub deadline: Option<Instant>,
-    /// When a reply that goes on has to end; `None` where it need not.
+    /// When a streaming reply has to end; `None` where it need not.
     pub end_of_stream: Option<EndOfStream>,
 }
 
-/// When a reply that goes on has to end, and why.
+/// The time and the reason of a streaming reply's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EndOfStream {
-    /// The caller stops waiting, however long that may be.
+    /// The caller's deadline, however late.
     Deadline(Instant),
-    /// The caller's token is no longer good.
+    /// The expiry of the caller's token.
     Token(Instant),
 }
 
 impl EndOfStream {
-    /// When that is.
+    /// The time of the end.
     pub fn at(self) -> Instant {
         match self {
             Self::Deadline(at) | Self::Token(at) => at,
         }
     }
 
-    /// The caller's error in that case.
+    /// The caller's error at that time.
     pub fn failure(self) -> Failure {
         match self {
             Self::Deadline(_) => Failure::DeadlineExceeded,
@@ -52,16 +53,16 @@ impl EndOfStream {
 /// The caller's deadline, put into the request's extensions at the edge.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
-    /// As far as the edge lets the call go on.
+    /// The server's deadline for the call.
     pub(crate) of_call: Instant,
-    /// As the caller said it.
+    /// The deadline that the caller set.
     pub(crate) of_caller: Instant,
 }
 
 impl Call {
-    /// Reads what the edge knows of a request's caller, and what its metadata says. Where callers are authenticated, the
-    /// tenant is the token's; elsewhere it is the one that the request names, and one that is not well-formed, or named
-    /// twice, is refused.
+    /// Reads the caller from the edge's extensions and the request's metadata. Where callers are authenticated, the
+    /// tenant is the token's; elsewhere it is the one that the request names, and a tenant that is not well-formed, or
+    /// named twice, is refused.
     pub fn of<T>(request: &Request<T>) -> Result<Self, Failure> {
         let identity = request.extensions().get::<Identity>();
         let tenant = match identity {

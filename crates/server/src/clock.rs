@@ -9,7 +9,7 @@ pub fn now() -> Timestamp {
     Timestamp::from_unix_micros(i64::try_from(since_epoch().as_micros()).unwrap_or(i64::MAX))
 }
 
-/// The same as the time since 1970-01-01T00:00:00Z.
+/// The present time since 1970-01-01T00:00:00Z.
 pub(crate) fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Configuration: flags, each with an environment variable. Everything is checked before a port is bound, and
-//! everything that is wrong is said at once.
+//! Configuration: flags, each with an environment variable. Everything is checked before a port is bound, and all
+//! errors are reported at once.
 
 use std::{collections::HashSet, ffi::OsString, net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     traces::TraceSettings,
 };
 
-/// What every deployable can be told.
+/// The settings of every deployable.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Where metrics are served for Prometheus, at /metrics.
@@ -29,8 +29,8 @@ pub struct Common {
     #[arg(long, env = "MAX_CONCURRENT_CALLS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrent_calls: u32,
 
-    /// How many threads carry calls out. One fills a core with thousands of calls a second, and does not wake others up
-    /// to share what little there is; replicas make more, where more is needed.
+    /// How many threads carry calls out. One fills a core with thousands of calls a second, without waking others to
+    /// share little work; for more, add replicas.
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub worker_threads: u16,
 
@@ -38,7 +38,7 @@ pub struct Common {
     #[command(flatten)]
     pub aws: AwsSettings,
 
-    /// TLS, and who may call.
+    /// TLS and authentication.
     #[command(flatten)]
     pub security: SecuritySettings,
 
@@ -76,7 +76,7 @@ impl AwsSettings {
 
 /// Reads a configuration from arguments and environment.
 ///
-/// The error is for a person and names all that is wrong: clap alone stops at the first bad value.
+/// The error is for a person and names all faults: clap alone stops at the first bad value.
 pub fn read<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, clap::Error> {
     let args: Vec<OsString> = args.into_iter().collect();
     let (parsed, filter) = (C::try_parse_from(&args), telemetry::filter());
@@ -97,7 +97,7 @@ pub fn read<C: Parser>(args: impl IntoIterator<Item = OsString>) -> Result<C, cl
     Err(C::command().error(kind, problems.join("\n\n")))
 }
 
-/// Whether clap's error is no error, but what `--help` or `--version` asked for.
+/// Whether clap's error is the output of `--help` or `--version`.
 fn is_asked_for(error: &clap::Error) -> bool {
     matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
 }
@@ -110,7 +110,7 @@ fn told(error: &clap::Error) -> String {
     text.get(..end.unwrap_or(text.len())).unwrap_or(text).trim().to_owned()
 }
 
-/// Tries each flag and each variable as if it were the only one; then, without any, what is missing.
+/// Tries each flag and each variable as if it were the only one; then checks for missing ones.
 fn all_wrong(command: &Command, args: &[OsString]) -> Vec<String> {
     let program = args.first().cloned().into_iter();
     let flags = flags(command, args);
@@ -143,7 +143,7 @@ fn all_wrong(command: &Command, args: &[OsString]) -> Vec<String> {
     errors.filter(|error| !is_asked_for(error)).map(|error| told(&error)).collect()
 }
 
-/// The flags among the arguments, each with its tokens: `--name=value`, or `--name` and what follows it.
+/// The flags among the arguments, each with its tokens: `--name=value`, or `--name` and the tokens after it.
 fn flags(command: &Command, args: &[OsString]) -> Vec<(String, Vec<OsString>)> {
     let mut flags = Vec::new();
     let mut rest = args.iter().skip(1).peekable();
@@ -154,7 +154,7 @@ fn flags(command: &Command, args: &[OsString]) -> Vec<(String, Vec<OsString>)> {
         let argument = command.get_arguments().find(|argument| argument.get_long() == Some(&name));
         let takes_one = argument.is_some_and(|argument| argument.get_action().takes_values());
         if takes_one && !text.contains('=') {
-            // A flag is nobody's value.
+            // A flag is never a value.
             tokens.extend(rest.next_if(|next| !next.to_string_lossy().starts_with("--")).cloned());
         }
         flags.push((name, tokens));

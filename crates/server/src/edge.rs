@@ -63,7 +63,7 @@ pub(crate) struct EdgeCall {
 /// In place of `tower::Layer`: a layer is one async function, and a stack of them needs one allocation a call, not one a
 /// layer.
 trait Layer: Send + Sync + 'static {
-    /// Answers a call, as a rule with what the layers within answer.
+    /// Answers a call, usually with the reply of the layers within.
     fn around<N: Next>(&self, call: EdgeCall, next: N) -> impl Future<Output = Response<Body>> + Send;
 }
 
@@ -75,7 +75,7 @@ trait Next: Send {
 
 /// Two layers, the outer one first. A stack is a pair whose second part is a stack.
 impl<Outer: Layer, Inner: Layer> Layer for (Outer, Inner) {
-    // Here and below the future itself, not another one around it: a deep stack has as few types as can be.
+    // Here and below the future itself is returned, without a wrapper: a deep stack has as few types as possible.
     fn around<N: Next>(&self, call: EdgeCall, next: N) -> impl Future<Output = Response<Body>> + Send {
         self.0.around(call, Within(&self.1, next))
     }
@@ -114,8 +114,8 @@ pub(crate) struct EdgeLayer {
 }
 
 impl EdgeLayer {
-    /// An edge that runs up to `max_calls` calls at a time. Logs and metrics name the calls in `methods`; any other path is
-    /// the caller's invention, of any number and content, and is called `unknown`.
+    /// An edge that runs up to `max_calls` calls at a time. Logs and metrics name the calls in `methods`. A caller can
+    /// invent any other path, so all of those are called `unknown`.
     pub(crate) fn new(max_calls: u32, methods: Methods, authenticator: Option<Arc<Authenticator>>) -> Self {
         let rest = (DeadlineLayer, (PanicLayer, (AuthLayer(authenticator), BadRequestLayer)));
         let stack = (CompressionLayer, (ConcurrencyLayer::new(max_calls), rest));
@@ -158,8 +158,8 @@ where
         let inner = std::mem::replace(&mut self.inner, clone);
         let method = self.edge.methods.get(request.uri().path());
         let stack = self.edge.stack.clone();
-        // Read here and not within the future: tonic's own timer, which answers CANCELLED, is set once this returns, and so
-        // never rings before that of `DeadlineLayer`.
+        // Read here and not within the future: tonic's own timer, which answers CANCELLED, is set after this returns,
+        // and so never fires before that of `DeadlineLayer`.
         let call = EdgeCall { request, method, arrived: Instant::now() };
         async move { Ok(stack.around(call, Innermost(inner)).await) }.boxed()
     }

@@ -1,4 +1,4 @@
-//! The one table of errors: what can go wrong with a call, and the status that its caller sees.
+//! The one table of errors: each failure of a call, and its status for the caller.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::{TraceParent, identity::AuthError};
 /// The domain of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "millrace";
 
-/// After this long a call that was refused for want of capacity may be tried again.
+/// How long the caller should wait before it repeats a call refused for lack of capacity.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// After this long a read model that was behind may have caught up.
+/// The same after a read from a read model that was behind.
 const RETRY_READ_AFTER: Duration = Duration::from_millis(200);
 
-/// Why a call fails, by what its caller can do about it.
+/// Why a call fails, by the action that its caller can take.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// Fields are missing or break rules.
@@ -30,56 +30,56 @@ pub enum Failure {
     /// An aggregate or a row does not exist.
     #[error("the {resource_type} does not exist")]
     NotFound {
-        /// The kind of thing that is missing, such as `user`.
+        /// The type of the missing thing, such as `user`.
         resource_type: Cow<'static, str>,
         /// Its name. Empty where the name is personal data.
         name: String,
     },
-    /// Another aggregate of the tenant holds a value that only one may hold.
+    /// Another aggregate of the tenant holds a value that must be unique.
     #[error("the value of {scope} is taken")]
     KeyTaken {
         /// The kind of value, such as `user.email`.
         scope: &'static str,
     },
-    /// The aggregate is at another version than the command may be applied to.
+    /// The aggregate is not at the version that the command requires.
     #[error("the version is not the current one")]
     VersionConflict {
         /// The aggregate's version.
         current: u64,
     },
-    /// A rule of the domain forbids it in the present state.
+    /// A rule of the domain forbids the command in the present state.
     #[error("{description}")]
     Precondition {
         /// The kind of rule, such as `ORDER_STATUS`.
         kind: &'static str,
-        /// The subject of the rule, such as an order's id.
+        /// The rule's subject, such as an order's id.
         subject: String,
         /// The reason, in words.
         description: String,
     },
-    /// An event that the answer rests on cannot be read by this release, or is missing.
+    /// An event that the reply depends on is missing, or this release cannot read it.
     #[error("the event of version {version} cannot be read: {reason}")]
     UnreadableEvent {
         /// The event's version.
         version: u64,
-        /// Why, in words. Never holds what the event says.
+        /// Why, in words. Never holds the event's data.
         reason: String,
     },
     /// Millrace was deployed without something that the call needs.
     #[error("{what} was not deployed")]
     NotDeployed {
-        /// What is missing.
+        /// The missing part.
         what: &'static str,
         /// The reason in the `ErrorInfo`, such as `EVENT_TYPE_INDEX_OFF`.
         reason: &'static str,
     },
-    /// The caller is not known, or may not do this.
+    /// The caller is not authenticated, or lacks permission.
     #[error(transparent)]
     Auth(#[from] AuthError),
-    /// The caller's tenant has as many calls or watches under way as one tenant may have.
+    /// The caller's tenant is at its limit of concurrent calls or watches.
     #[error("this tenant has its part of what the server does at a time")]
     TenantBusy,
-    /// The process has as much to do as it takes on.
+    /// The process is at its limit of concurrent work.
     #[error("the server is busy")]
     Overloaded,
     /// The read model has not caught up with the caller's read-after token.
@@ -88,7 +88,7 @@ pub enum Failure {
     /// The caller's deadline passed.
     #[error("the deadline passed")]
     DeadlineExceeded,
-    /// The process is to end, and a reply that would go on ends with it.
+    /// The process is ending, and streaming replies end with it.
     #[error("the server is ending")]
     Ending,
     /// A call to AWS failed.
@@ -108,7 +108,7 @@ pub struct Violation {
     pub description: String,
 }
 
-/// The most bad fields that a reply names. Details travel in a header, and clients take 8 KiB of headers by default.
+/// The most bad fields in a reply. Details travel in a header, and clients take 8 KiB of headers by default.
 pub const MAX_VIOLATIONS: usize = 50;
 
 /// How many bad fields the status message names; the details name the others.
@@ -124,18 +124,18 @@ fn summary(violations: &[Violation]) -> String {
     }
 }
 
-/// Collects what is wrong with a request, so that its caller learns all of it at once: every bad field in the order in
-/// which they are noted, up to [`MAX_VIOLATIONS`].
+/// Collects the faults of a request, so that its caller learns all at once: every bad field in the order of notes, up
+/// to [`MAX_VIOLATIONS`].
 #[derive(Debug, Default)]
 pub struct Violations(Vec<Violation>);
 
 impl Violations {
-    /// Takes the value out, or notes why there is none.
+    /// Returns the value, or notes why there is none.
     pub fn field<T>(&mut self, field: impl Into<String>, value: Result<T, Invalid>) -> Option<T> {
         value.map_err(|invalid| self.add(field, invalid.0)).ok()
     }
 
-    /// Notes that a field is bad. The first reason that a field was given stays.
+    /// Notes that a field is bad. A field keeps its first reason.
     pub fn add(&mut self, field: impl Into<String>, description: impl Into<String>) {
         if self.is_full() {
             return;
@@ -146,12 +146,12 @@ impl Violations {
         }
     }
 
-    /// Whether no further field would be named, so that there is no use in looking for one.
+    /// Whether no further field would be named, so that checking more is useless.
     pub fn is_full(&self) -> bool {
         self.0.len() == MAX_VIOLATIONS
     }
 
-    /// Hands on what was parsed, `None` where some of it is missing, or fails with all that was noted.
+    /// Returns the parsed value, or fails with all noted fields. `parsed` is `None` where a part is bad.
     pub fn finish<T>(self, parsed: Option<T>) -> Result<T, Failure> {
         match parsed {
             Some(parsed) if self.0.is_empty() => Ok(parsed),
@@ -167,7 +167,7 @@ impl Failure {
     }
 }
 
-/// The reason that a key is taken: the last part of its scope, so that `user.email` is EMAIL_TAKEN.
+/// The reason for a taken key: the last part of its scope, so that `user.email` is EMAIL_TAKEN.
 fn taken(scope: &str) -> String {
     let value = scope.rsplit('.').next().unwrap_or(scope);
     format!("{}_TAKEN", value.to_ascii_uppercase().replace('-', "_"))
@@ -183,7 +183,7 @@ fn retry_later(reason: &str, after: Duration) -> ErrorDetails {
     details
 }
 
-/// The table. Every failure of every call becomes a status here and nowhere else.
+/// The table. Only here does a failure become a status.
 impl From<Failure> for Status {
     fn from(failure: Failure) -> Self {
         let message = failure.to_string();
@@ -255,7 +255,8 @@ impl From<Failure> for Status {
     }
 }
 
-/// The part of the table about callers. Who cannot show who they are learn little; who can learn what they lack.
+/// The part of the table about callers. Unauthenticated callers learn little; authenticated ones learn the missing
+/// permission.
 fn turned_away(error: AuthError) -> (Code, ErrorDetails) {
     let unknown = |reason| (Code::Unauthenticated, error_info(reason));
     let denied = |reason| (Code::PermissionDenied, error_info(reason));
@@ -408,7 +409,7 @@ mod tests {
         }
         let status = Status::from(violations.finish(None::<()>).unwrap_err());
         assert_eq!(status.get_error_details().bad_request().unwrap().field_violations.len(), MAX_VIOLATIONS);
-        // Base64 in the header takes a third more.
+        // Base64 makes the header a third longer.
         assert!(status.details().len() * 4 / 3 < 8 * 1024, "{}", status.details().len());
     }
 }

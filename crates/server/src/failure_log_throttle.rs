@@ -1,19 +1,19 @@
-//! When a repeated failure is worth a line in the log.
+//! Decides when a repeated failure is logged.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long attempts fail before that is logged. Shorter outages are healed by retries, and show in metrics.
+/// How long attempts fail before a line is logged. Retries heal shorter outages, which metrics show.
 const WORTH_A_LINE: Duration = Duration::from_secs(60);
 
-/// After how long it is logged again.
+/// The interval of further lines.
 const REMINDER: Duration = Duration::from_secs(10 * 60);
 
-/// Work that is tried again and again, and for how long it has failed.
+/// Repeated work, and for how long it has failed.
 ///
-/// A line in the log is for a person who must act. A single failure needs nobody: it is counted, and the next attempt may
-/// succeed. Failures without an end are logged after a minute, and every ten minutes from then on.
+/// A line in the log is for a person who must act. A single failure needs nobody: it is counted, and the next attempt
+/// may succeed. Failures without an end are logged after a minute, and every ten minutes from then on.
 #[derive(Debug, Clone, Default)]
 pub struct FailureLogThrottle {
     failing_since: Option<Instant>,
@@ -21,7 +21,7 @@ pub struct FailureLogThrottle {
 }
 
 impl FailureLogThrottle {
-    /// Notes a failure. Where it is time for a line in the log, returns for how long the attempts have failed.
+    /// Notes a failure. Returns for how long the attempts have failed if a line is due.
     pub fn failed(&mut self) -> Option<Duration> {
         let now = Instant::now();
         let lasted = now - *self.failing_since.get_or_insert(now);

@@ -1,4 +1,4 @@
-//! Files that are mounted, and change while the process runs.
+//! Mounted files, which change while the process runs.
 
 use std::{
     io::{self, Read as _},

@@ -1,6 +1,5 @@
-//! What reads a call before any service sees it, and what reads the files that decide on callers, for the fuzz targets:
-//! these stand outside of the crate, and nobody else has a use for the parts by themselves. Only there with
-//! `cfg(fuzzing)`, which cargo-fuzz sets.
+//! For the fuzz targets, which are outside of the crate: the readers of calls before any service, and of the files
+//! about callers. Nobody else uses them by themselves. Compiled only with `cfg(fuzzing)`, which cargo-fuzz sets.
 
 use std::time::Duration;
 
@@ -20,20 +19,20 @@ use crate::{
     tls,
 };
 
-/// The issuer, the audience, the claim that names the tenant, and that with the scopes, by which [`admit`] decides.
+/// The issuer, the audience, the tenant's claim and the scopes' claim in the rules of [`admit`].
 pub const RULES: [&str; 4] = ["issuer", "audience", "tenant", "scope"];
 
-/// By how much clocks may differ for [`admit`].
+/// The clock difference that [`admit`] allows.
 pub const LEEWAY: Duration = Duration::from_secs(60);
 
-/// How long a caller waits, by what `grpc-timeout` says.
+/// How long a caller with this `grpc-timeout` waits.
 pub fn timeout(timeout: &[u8]) -> Option<Duration> {
     let mut request = Request::new(());
     request.headers_mut().insert("grpc-timeout", HeaderValue::from_bytes(timeout).ok()?);
     caller_timeout(&request)
 }
 
-/// How many keys a set has, if it is one. Panics where one of them would verify what anybody can sign.
+/// How many keys a set has, if it is valid. Panics if a key would verify a signature that anybody can make.
 pub fn keys(set: &[u8]) -> Option<usize> {
     let set = KeySet::parse(set).ok()?;
     for symmetric in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
@@ -42,11 +41,11 @@ pub fn keys(set: &[u8]) -> Option<usize> {
     Some(set.len())
 }
 
-/// What a token says, if it came by these values of `authorization` and is signed with a key of the set.
+/// The claims of a token in these values of `authorization`, if it is signed with a key of the set.
 pub fn claims(authorization: &[&[u8]], set: &[u8]) -> Result<Map<String, Value>, AuthError> {
     let mut headers = HeaderMap::new();
     for value in authorization {
-        // What is no value of a header comes through no server.
+        // A server rejects an invalid header value earlier.
         headers.append("authorization", HeaderValue::from_bytes(value).map_err(|_| AuthError::Malformed)?);
     }
     let keys = KeySet::parse(set).map_err(|_| AuthError::NoKeys)?;
@@ -55,7 +54,7 @@ pub fn claims(authorization: &[&[u8]], set: &[u8]) -> Result<Map<String, Value>,
     token.verify(key)
 }
 
-/// The tenant of a caller of commands whose token says this, at a time since 1970.
+/// The tenant of a caller of commands with these claims, at a time since 1970.
 pub fn admit(claims: &Map<String, Value>, now: Duration) -> Result<TenantId, AuthError> {
     let [issuer, audience, tenant, scope] = RULES.map(str::to_owned);
     let rules = Rules {
@@ -70,7 +69,7 @@ pub fn admit(claims: &Map<String, Value>, now: Duration) -> Result<TenantId, Aut
     caller.tenant.ok_or(AuthError::NoTenant)
 }
 
-/// Whether a server could be served with these files in PEM.
+/// Whether a server could use these files in PEM.
 pub fn pem(chain: &[u8], key: &[u8], client_authorities: Option<&[u8]>) -> bool {
     tls::of_pem(chain, key, client_authorities).is_ok()
 }

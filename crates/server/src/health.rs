@@ -1,4 +1,4 @@
-//! Health by `grpc.health.v1`: whether the process lives, and whether it can do its work.
+//! Health by `grpc.health.v1`: whether the process lives, and whether it can work.
 
 pub(crate) use tonic_health::pb::health_server::SERVICE_NAME;
 use tonic_health::{
@@ -22,7 +22,7 @@ pub(crate) struct Board {
 }
 
 impl Board {
-    /// A board for these gRPC services, not ready yet, and the service that shows it.
+    /// A board for these gRPC services, not ready yet, and its health service.
     pub(crate) async fn new(services: &[&'static str]) -> (Self, HealthServer<impl Health + use<>>) {
         let (reporter, server) = health_reporter();
         let names = ["", READINESS].into_iter().chain(services.iter().copied()).collect();
@@ -33,7 +33,7 @@ impl Board {
         (board, server)
     }
 
-    /// Says whether the process can do its work.
+    /// Sets whether the process can do its work.
     pub(crate) async fn ready(&self, ready: bool) {
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for name in &self.names {

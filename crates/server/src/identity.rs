@@ -1,7 +1,7 @@
 //! The caller of a request, and its permissions.
 //!
-//! [`token`] reads a token and verifies it with a key of [`keys`]; [`rules`] decides on its claims; [`jwks_cache`] keeps
-//! the keys up to date with what [`fetch`] reads; the [`authenticator`] combines them, once a call.
+//! [`token`] reads a token and verifies it with a key of [`keys`]; [`rules`] decides on its claims; [`jwks_cache`]
+//! keeps the keys up to date by [`fetch`]; the [`authenticator`] combines them, once a call.
 
 mod auth_error;
 pub(crate) mod authenticator;

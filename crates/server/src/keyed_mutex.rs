@@ -1,4 +1,4 @@
-//! A mutex for each key: within a process, work on one thing is done one after another.
+//! A mutex for each key.
 
 use std::{
     collections::HashMap,
@@ -10,8 +10,8 @@ use tokio::sync::{Mutex as Queue, OwnedMutexGuard};
 
 /// Serialises work on one key, first come, first served.
 ///
-/// The tables take one write at a time on an item, under a condition. Writers that race for it from within one process
-/// would only make each other's requests fail; in a queue, each finds the state that the one before it left. Between
+/// The tables take one write at a time on an item, under a condition. Writers that race for it within one process would
+/// only make each other's requests fail; in a queue, each finds the state that the one before it left. Between
 /// processes the condition decides, so this lock saves requests and no correctness depends on it.
 #[derive(Debug)]
 pub struct KeyedMutex<K>(Shared<K>);
@@ -68,7 +68,7 @@ impl<K: Clone + Eq + Hash> Drop for KeyedMutexGuard<K> {
     fn drop(&mut self) {
         drop(self.held.take());
         let mut queues = self.mutex.queues();
-        // Every holder and every waiter has a count of its own, taken under this lock.
+        // Every holder and every waiter has its own reference, taken under this lock.
         if queues.get(&self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             queues.remove(&self.key);
         }

@@ -2,9 +2,9 @@
 //!
 //! A deployable is a configuration ([`config`]), a set of gRPC [`Services`], and perhaps a task in the background.
 //! [`process::main`] gives it telemetry and signals; [`serve::serve`] gives it a port, health, reflection, metrics and
-//! an orderly end; [`Failure`] is the one table of errors; [`Call`] is what a request says of its caller;
-//! [`FailureLogThrottle`] decides when a failure is worth a line in the log; [`KeyedMutex`] keeps the tasks of a process
-//! from racing for one item, and [`TenantLimiter`] one tenant from taking everything.
+//! an orderly end; [`Failure`] is the one table of errors; [`Call`] holds the caller of a request;
+//! [`FailureLogThrottle`] decides when a failure is logged; [`KeyedMutex`] keeps the tasks of a process from racing for
+//! one item, and [`TenantLimiter`] one tenant from taking everything.
 //!
 //! ```
 //! use millrace_core::TenantId;

@@ -13,7 +13,7 @@ use crate::own_process;
 /// How often the samples of histograms are aggregated.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keeps the memory of the metrics bounded: until this is done, every sample of a histogram is kept.
+/// Bounds the memory of the metrics: without this, every sample of a histogram is kept.
 pub(crate) async fn keep_up(handle: Option<PrometheusHandle>, shutdown: CancellationToken) {
     let Some(handle) = handle else { return };
     let upkeep = async {

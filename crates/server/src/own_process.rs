@@ -1,5 +1,5 @@
-//! What every client of Prometheus tells of its own process, by the same names (Prometheus, "Writing client libraries",
-//! "Process metrics"). Read from Linux's `/proc`; elsewhere nothing is told.
+//! The process metrics of every Prometheus client, by the same names (Prometheus, "Writing client libraries", "Process
+//! metrics"). Read from Linux's `/proc`; elsewhere there are none.
 //!
 //! There are libraries for it. The one that was tried brings 25 packages for systems that this does not run on.
 
@@ -18,7 +18,7 @@ const THREADS: &str = "process_threads";
 /// Linux's unit of time for programs, a second: 100 on every architecture (`USER_HZ`; proc(5) calls it `_SC_CLK_TCK`).
 const TICKS: u64 = 100;
 
-/// Tells the recorder what is told.
+/// Describes each metric to the recorder.
 pub(crate) fn describe() {
     describe_counter!(CPU, Unit::Seconds, "Time of processors that was used, in whole seconds.");
     describe_gauge!(RESIDENT, Unit::Bytes, "Resident memory.");
@@ -29,7 +29,7 @@ pub(crate) fn describe() {
     describe_gauge!(THREADS, "Threads.");
 }
 
-/// Tells how it is now. What cannot be read is left as it was told last.
+/// Records the present values. A value that cannot be read stays as it was.
 pub(crate) fn tell() {
     // A gauge is a floating-point number: exact up to 2^53.
     let show = |metric: &'static str, value: Option<u64>| {
@@ -43,7 +43,7 @@ pub(crate) fn tell() {
     show(VIRTUAL, of_status(&status, "VmSize:").map(kibibytes));
     show(THREADS, of_status(&status, "Threads:"));
     show(MAX_FILES, most_files(&text("/proc/self/limits")));
-    // One is open for looking at them.
+    // This very look has one file open.
     let open = fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1));
     show(OPEN_FILES, open.ok().and_then(|open| open.try_into().ok()));
     if let Some(times) = Times::read(&text("/proc/self/stat")) {
@@ -63,13 +63,13 @@ fn of_status(status: &str, name: &str) -> Option<u64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// The bound that counts now; none where there is no bound.
+/// The soft limit; `None` if there is none.
 fn most_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().next()?.parse().ok()
 }
 
-/// When the machine began, in seconds since 1970.
+/// When the machine booted, in seconds since 1970.
 fn booted(stat: &str) -> Option<u64> {
     stat.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
@@ -77,7 +77,7 @@ fn booted(stat: &str) -> Option<u64> {
 /// Times of `/proc/self/stat`, in ticks.
 #[derive(Debug, PartialEq, Eq)]
 struct Times {
-    /// In the program and in the kernel for it.
+    /// CPU time of the program, and of the kernel for it.
     used: u64,
     /// From the machine's start to the process's.
     started: u64,
@@ -85,7 +85,7 @@ struct Times {
 
 impl Times {
     fn read(stat: &str) -> Option<Self> {
-        // The second field is the program's name in parentheses, which may hold anything; the third is the first after it.
+        // The second field is the program's name in parentheses, with any content; the third is the first after it.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         Some(Self { used: field(14)?.checked_add(field(15)?)?, started: field(22)? })

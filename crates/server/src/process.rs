@@ -17,18 +17,18 @@ use crate::{
     traces::Exporting,
 };
 
-/// From the signal to the end a process has this long for what is in flight. Kubernetes' default patience is 30 s.
+/// How long work in flight may take after the signal. Kubernetes waits 30 s by default.
 const DRAIN: Duration = Duration::from_secs(18);
 
-/// A configuration that has the common part.
+/// A configuration with the common settings.
 pub trait Configured: Parser + Send + 'static {
-    /// The common part.
+    /// The common settings.
     fn common(&self) -> &Common;
 }
 
 /// A configuration of an operator's command.
 pub trait Commanded: Parser + Send + 'static {
-    /// How log lines are to be written.
+    /// The format of log lines.
     fn log_format(&self) -> Option<LogFormat>;
 }
 
@@ -72,12 +72,12 @@ where
     }
 }
 
-/// Left to itself, tokio takes a thread for each core of the machine, of which a container without a limit sees all.
+/// By default, tokio takes a thread for each core of the machine, and a container without a limit sees all cores.
 fn runtime(common: &Common) -> std::io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(common.worker_threads.into()).enable_all().build()
 }
 
-/// A configuration whose values go together, or all that does not.
+/// A configuration whose values fit together, or all conflicts.
 fn consistent<C: Configured>(config: C) -> Result<C, clap::Error> {
     let common = config.common();
     let mut problems = common.security.problems();
@@ -88,16 +88,16 @@ fn consistent<C: Configured>(config: C) -> Result<C, clap::Error> {
     Err(C::command().error(ErrorKind::ArgumentConflict, problems.join("\n\n")))
 }
 
-/// How an operator's command ended that did all that it was to do.
+/// How an operator's command ended that ran completely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// Nothing is left to be done: exit code 0.
+    /// No work is left: exit code 0.
     Well,
-    /// Something is left for a person to see to: exit code 1.
+    /// A person has to act on the rest: exit code 1.
     Left,
 }
 
-/// Why an operator's command did not do all that it was to do.
+/// Why an operator's command did not run completely.
 #[derive(Debug)]
 pub enum Unfinished {
     /// The configuration or the environment is unusable: exit code 2.
@@ -106,9 +106,9 @@ pub enum Unfinished {
     Incomplete(anyhow::Error),
 }
 
-/// Runs a command of an operator's as a process: reads its configuration from `args` (the first is the program's name)
-/// and the environment, starts logging to standard error, runs `work`, and cancels it on SIGTERM and SIGINT. Where the
-/// configuration is bad, `hint` says what to do about it.
+/// Runs an operator's command as a process: reads its configuration from `args` (the first is the program's name) and
+/// the environment, starts logging to standard error, runs `work`, and cancels it on SIGTERM and SIGINT. `hint` is the
+/// advice for a bad configuration.
 ///
 /// Exits as [`Ended`] and [`Unfinished`] say.
 pub fn command<C, W, F>(args: impl IntoIterator<Item = OsString>, hint: &str, work: W) -> ExitCode
@@ -151,7 +151,7 @@ where
     }
 }
 
-/// Says something on standard error. That nobody may listen there any more is no reason to panic.
+/// Writes to standard error. A closed standard error is no reason to panic.
 fn say(words: &str) {
     let _ = writeln!(std::io::stderr(), "{words}");
 }
@@ -175,7 +175,7 @@ where
     ended?
 }
 
-/// Runs `work` to its end; on SIGTERM and SIGINT it is told so by `shutdown`, and has a while to come to it.
+/// Runs `work` to its end; SIGTERM and SIGINT cancel `shutdown`, and `work` then has `DRAIN` to end.
 async fn until_told<T>(shutdown: CancellationToken, work: impl Future<Output = T>) -> anyhow::Result<T> {
     let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
@@ -190,7 +190,7 @@ async fn until_told<T>(shutdown: CancellationToken, work: impl Future<Output = T
     tokio::time::timeout(DRAIN, work).await.context("work in flight did not end in time")
 }
 
-/// Cancels when standard input ends, which it does when the parent process ends, however that comes about.
+/// Cancels at the end of standard input, which comes when the parent process ends in any way.
 fn cancel_with_stdin(shutdown: CancellationToken) {
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());

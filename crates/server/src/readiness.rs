@@ -1,4 +1,4 @@
-//! Readiness: whether the process can do its work, as probes are told.
+//! Readiness: whether the process can do its work, for probes.
 
 use std::time::Duration;
 
@@ -9,22 +9,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::Board;
 
-/// How often a process probes whether it can do its work. While it starts, it probes sooner, and each time waits twice as
-/// long.
+/// How often a process probes whether it can work. At its start it probes sooner, with pauses that double.
 const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 const FIRST_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A probe that takes longer fails.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often the reason is repeated while a process cannot do its work.
+/// How often the reason is logged again while a process cannot work.
 const REMIND_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Probes whether the process can do its work; the error says why not.
+/// Probes whether the process can work; the error says why not.
 pub type Probe = Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
-/// Readiness by a read from AWS. A table that throttles is reachable: to take replicas out of service because of it would
-/// only load the others more.
+/// Readiness by a read from AWS. A table that throttles is reachable: taking replicas out of service would only load
+/// the others more.
 pub fn reachable<T>(read: Result<T, AwsError>) -> Result<(), String> {
     match read {
         Ok(_) | Err(AwsError::Throttled(_)) => Ok(()),
@@ -35,7 +34,7 @@ pub fn reachable<T>(read: Result<T, AwsError>) -> Result<(), String> {
 }
 
 /// Shows the probe's result until the shutdown, and NOT_SERVING from then on. Each change is logged; while the process
-/// cannot do its work, the reason is repeated from time to time.
+/// cannot work, the reason is repeated from time to time.
 pub(crate) async fn keep_readiness<F>(board: Board, probe: impl Fn() -> F, shutdown: CancellationToken)
 where
     F: Future<Output = Result<(), String>>,
@@ -57,7 +56,7 @@ where
     board.ready(false).await;
 }
 
-/// The readiness that was logged last, and when.
+/// The readiness last logged, and the time.
 struct Readiness {
     started: Instant,
     ready: Option<bool>,
@@ -69,7 +68,7 @@ impl Readiness {
         Self { started: Instant::now(), ready: None, logged: None }
     }
 
-    /// Logs a change, and a reason that lasts. A process that is not ready in its first moments is not worth a line.
+    /// Logs a change, and a lasting reason. A process that is not ready in its first moments is not logged.
     fn log(&mut self, found: &Result<(), String>) {
         let now = Instant::now();
         let was_ready = self.ready == Some(true);

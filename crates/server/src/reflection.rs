@@ -1,4 +1,4 @@
-//! Reflection: a server shows the contracts of its services, exactly those.
+//! Reflection: a server shows exactly the contracts of its services.
 
 use tonic_reflection::{
     pb::{v1, v1alpha},
@@ -12,7 +12,7 @@ use crate::{Services, bounded, identity::rules::Need};
 pub enum Reflection {
     /// Everybody.
     Open,
-    /// Callers with a valid token, of whatever tenant and scope; everybody where callers are not authenticated.
+    /// Callers with a valid token, of any tenant and scope; everybody where callers are not authenticated.
     #[default]
     Token,
     /// Nobody: it is not served.

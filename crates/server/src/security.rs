@@ -23,14 +23,14 @@ use crate::{
 #[derive(Default)]
 pub struct Security {
     pub(crate) tls: Option<Tls>,
-    /// Authenticates callers; absent where anybody may call.
+    /// Authenticates callers; `None` if anybody may call.
     pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) reflection: Reflection,
 }
 
 impl Security {
-    /// Reads the files that the settings name. A file that cannot be used is an error. An unreachable URL is not, since it
-    /// may be reachable in a moment; until its keys are read, the process is not ready.
+    /// Reads the files in the settings. A file that cannot be used is an error. An unreachable URL is not, since it may
+    /// be reachable in a moment; until its keys are read, the process is not ready.
     pub async fn load(settings: &SecuritySettings, max_concurrent_calls: u32) -> anyhow::Result<Self> {
         let tls = settings.tls().map_err(anyhow::Error::msg)?;
         let tls = tls.map(|files| Tls::load(files, tls::LOOK_INTERVAL)).transpose().context("TLS")?;
@@ -110,7 +110,7 @@ impl Security {
         }
     }
 
-    /// Warns of a port that others can reach and that is not secured.
+    /// Warns of an unsecured port that other machines can reach.
     pub(crate) fn warn(&self, grpc: SocketAddr) {
         for warning in self.warnings(grpc) {
             tracing::warn!(grpc_addr = %grpc, "{warning}");

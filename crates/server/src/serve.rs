@@ -23,13 +23,13 @@ use crate::{
     tls::{Tls, incoming::incoming},
 };
 
-/// How long calls in flight have from the shutdown on; connections that are idle but open are cut after it.
+/// How long calls in flight have after the shutdown; then idle connections are cut.
 const DRAIN: Duration = Duration::from_secs(12);
 
-/// How many calls of health run at a time on a port of its own.
+/// How many health calls run at a time on a port of their own.
 const MAX_HEALTH_CALLS: u32 = 16;
 
-/// The ports of a deployable, bound, and what secures the gRPC port.
+/// The bound ports of a deployable, and the security of the gRPC port.
 pub struct Listeners {
     /// For gRPC.
     pub grpc: TcpListener,
@@ -59,7 +59,7 @@ impl Listeners {
         })
     }
 
-    /// A gRPC port that anybody may call, and no other.
+    /// A gRPC port that anybody may call, and no other port.
     pub fn open(grpc: TcpListener) -> Self {
         Self { grpc, metrics: None, health: None, security: Security::default() }
     }
@@ -83,11 +83,11 @@ pub struct Served {
 
 /// Serves until `shutdown`, then lets calls in flight end.
 ///
-/// From the moment of `shutdown` on the health service answers NOT_SERVING and no connection is taken. Where serving
-/// fails, `shutdown` is cancelled, so that everything else that listens to it ends as well.
+/// From `shutdown` on, the health service answers NOT_SERVING and no connection is accepted. If serving fails,
+/// `shutdown` is cancelled, so that all its other listeners end as well.
 ///
 /// # Errors
-/// Where a service has no contract, or a port fails.
+/// If a service has no contract, or a port fails.
 pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Listeners { grpc, metrics, health, security } = listeners;
     let grpc_addr = grpc.local_addr()?;
@@ -132,7 +132,7 @@ pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationT
                 () = after(&shutdown, DRAIN) => Ok(()),
             }
         };
-        // The health port stays for as long as calls are answered, to say that no more should come.
+        // The health port stays while calls are answered, to say that no more should come.
         let ended = tokio::select! {
             ended = served => ended,
             ended = health => ended,
@@ -145,7 +145,7 @@ pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationT
     grpc.and(metrics)
 }
 
-/// The contracts of an application with Millrace's own, and those of health and reflection.
+/// The contracts of the application, of Millrace, of health and of reflection.
 fn all_contracts(application: &'static [u8]) -> Vec<&'static [u8]> {
     let own = [application, millrace_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
     own.into_iter().chain(reflection::CONTRACTS).collect()
@@ -170,8 +170,8 @@ fn server() -> Server {
         .http2_max_header_list_size(Some(16 * 1024))
 }
 
-/// Serves health alone, open to all, for as long as it is polled. It takes no slots from calls, and shows nothing but
-/// whether the process lives and works.
+/// Serves health alone, open to all, while it is polled. It takes no slots from calls, and shows only whether the
+/// process lives and works.
 fn serve_health(
     listener: Option<TcpListener>,
     services: Services,

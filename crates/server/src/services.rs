@@ -36,7 +36,7 @@ macro_rules! services {
     };
 }
 
-/// The gRPC services of a server. Their names are those by which health and reflection know them.
+/// The gRPC services of a server, with their names in health and reflection.
 #[derive(Debug, Default, Clone)]
 pub struct Services {
     routes: RoutesBuilder,

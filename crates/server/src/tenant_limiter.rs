@@ -23,7 +23,7 @@ struct Running {
     by_tenant: HashMap<TenantId, u32>,
 }
 
-/// Permission for one piece of work, given back when it is dropped.
+/// A permit for one piece of work, returned when it is dropped.
 #[derive(Debug)]
 pub struct Permit {
     tenant: TenantId,

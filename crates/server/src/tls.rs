@@ -1,8 +1,7 @@
 //! Server TLS from mounted files, read again when they change.
 //!
-//! What is swapped is the whole configuration, not only the certificate: new connections get the certificate, the key and
-//! the authorities of clients that the files had last, and no session of theirs is taken up that began under older ones.
-//! Connections that are open go on with what they began with.
+//! The whole configuration is swapped, not only the certificate: new connections get the latest certificate, key and
+//! client authorities, and cannot resume a session from older ones. Open connections keep their configuration.
 
 pub(crate) mod incoming;
 
@@ -18,17 +17,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::files;
 
-/// How often the files are looked at. Kubernetes itself takes about a minute to bring a changed secret to a pod.
+/// How often the files are read. Kubernetes itself takes about a minute to bring a changed secret to a pod.
 pub(crate) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where the files are, in PEM.
+/// The paths of the files, in PEM.
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
-    /// The server's certificate and what leads from it to an authority.
+    /// The server's certificate and its chain to an authority.
     pub(crate) chain: PathBuf,
     /// Its private key.
     pub(crate) key: PathBuf,
-    /// The authorities of clients. With them, a client without a certificate of theirs is turned away.
+    /// The authorities of clients. With them, a client needs a certificate of theirs.
     pub(crate) client_authorities: Option<PathBuf>,
 }
 
@@ -38,18 +37,18 @@ pub(crate) enum TlsError {
     /// A file cannot be read.
     #[error("cannot read {0}")]
     File(#[from] io::Error),
-    /// A file does not hold what it should.
+    /// A file does not hold the expected content.
     #[error("{} holds no {what} in PEM", .path.display())]
     Empty {
-        /// Which file.
+        /// The file.
         path: PathBuf,
         /// The expected content.
         what: &'static str,
     },
-    /// The certificate and the key are no pair, or of a kind that is not known.
+    /// The certificate and the key do not match, or are of an unknown kind.
     #[error("the certificate and the key cannot be used: {0}")]
     Unusable(#[from] rustls::Error),
-    /// No client could be verified by the authorities.
+    /// The authorities cannot verify any client.
     #[error("the authorities of clients cannot be used: {0}")]
     Authorities(#[from] VerifierBuilderError),
 }
@@ -69,9 +68,9 @@ impl Files {
         Ok(Contents { chain: files::read(&self.chain)?, key: files::read(&self.key)?, client_authorities })
     }
 
-    /// Makes a configuration of what the files held: TLS 1.2 and 1.3, and HTTP/2 only.
+    /// The configuration for these contents: TLS 1.2 and 1.3, and HTTP/2 only.
     fn configuration(&self, contents: &Contents) -> Result<ServerConfig, TlsError> {
-        // The library of cryptography that the AWS SDK uses as well.
+        // The same cryptography library as the AWS SDK's.
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config =
             ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
@@ -96,7 +95,7 @@ impl Files {
     }
 }
 
-/// A configuration of files that hold this.
+/// A configuration of files with these contents.
 #[cfg(fuzzing)]
 pub(crate) fn of_pem(
     chain: &[u8],
@@ -118,7 +117,7 @@ fn certificates(path: &std::path::Path, pem: &[u8]) -> Result<Vec<CertificateDer
     }
 }
 
-/// TLS as the files had it last, of those times when they could be used.
+/// TLS by the last usable contents of the files.
 pub(crate) struct Tls {
     files: Files,
     interval: Duration,
@@ -127,7 +126,7 @@ pub(crate) struct Tls {
 }
 
 impl Tls {
-    /// Reads the files for the first time, when what is wrong with them is an error.
+    /// Reads the files for the first time; here a fault in them is an error.
     pub(crate) fn load(files: Files, interval: Duration) -> Result<Self, TlsError> {
         let began_with = files.read()?;
         let config = watch::Sender::new(Arc::new(files.configuration(&began_with)?));
@@ -144,7 +143,7 @@ impl Tls {
         self.config.subscribe()
     }
 
-    /// Looks at the files again and again, until the shutdown. What cannot be used is told, once, and changes nothing.
+    /// Reads the files repeatedly, until the shutdown. Unusable files are logged once, and change nothing.
     pub(crate) async fn keep(&self, shutdown: CancellationToken) {
         let mut last = Ok(self.began_with.clone());
         metrics::gauge!("tls_files_refused").set(0.0);
@@ -152,7 +151,7 @@ impl Tls {
             loop {
                 tokio::time::sleep(self.interval).await;
                 let seen = self.look().await;
-                // Files that are read while they change do not belong together: they are read until they rest.
+                // Files read during a change do not belong together: they are read until they are stable.
                 if seen != last && seen == self.look().await {
                     self.take_up(&seen);
                     last = seen;
@@ -162,7 +161,7 @@ impl Tls {
         shutdown.run_until_cancelled(keep).await;
     }
 
-    /// The present content of the files, or the reason that they cannot be read.
+    /// The present content of the files, or why they cannot be read.
     async fn look(&self) -> Result<Contents, String> {
         let files = self.files.clone();
         let read = tokio::task::spawn_blocking(move || files.read()).await;

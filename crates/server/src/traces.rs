@@ -1,8 +1,8 @@
-//! Traces: what is recorded of them, and how it leaves the process.
+//! Traces: their recording and export.
 //!
-//! What the work of Millrace is told as is `millrace-telemetry`' affair. Here ended spans are put into a queue of a bounded
-//! length and sent by OTLP, by a task of its own. Whatever becomes of the collector, nobody waits for it: what does not
-//! fit is counted and dropped, and at the end of the process what is left has a moment.
+//! The spans of Millrace's work are made in `millrace-telemetry`. Here ended spans enter a queue of bounded length, and
+//! a task of its own sends them by OTLP. No work waits for the collector: spans that do not fit are counted and
+//! dropped, and at the end of the process the remaining ones have a moment.
 
 mod export;
 mod settings;

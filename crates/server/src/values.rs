@@ -1,6 +1,6 @@
 //! Readers of single values of a configuration.
 
-/// Into how many shards a sharded index key is spread.
+/// The number of shards of a sharded index key.
 pub type IndexShards = u16;
 
 /// Reads a number of index shards: 1 to 256.

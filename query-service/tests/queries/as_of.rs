@@ -1,4 +1,4 @@
-//! Aggregates as they were.
+//! Past states of aggregates.
 
 use millrace_core::{Aggregate, AggregateState, CommittedEvent, Envelope, EventCodec, Timestamp};
 use millrace_event_store::StoredEvent;
@@ -57,7 +57,7 @@ fn folded<A: Aggregate<Event: EventCodec>>(history: &[StoredEvent], version: u64
     root.state().cloned()
 }
 
-/// The newest version of this time or an earlier one, as the contract says it.
+/// The newest version of this time or an earlier one, by the contract.
 fn newest_at(history: &[StoredEvent], time: Timestamp) -> Option<u64> {
     history
         .iter()
@@ -67,7 +67,7 @@ fn newest_at(history: &[StoredEvent], time: Timestamp) -> Option<u64> {
         .max()
 }
 
-/// What a user's stream may hold after its beginning, each event at any time: clocks differ.
+/// A user's stream after its beginning, with any time for each event: clocks differ.
 fn any_user_history() -> impl Strategy<Value = Vec<StoredEvent>> {
     let change = (option::of("[a-z]{1,3}"), option::of("[a-z]{1,3}"), 0..20_i64);
     (0..20_i64, vec(change, 0..12)).prop_map(|(first, changes)| {
@@ -200,7 +200,7 @@ async fn what_was_not_there_is_not_found() {
     }
 }
 
-/// Says which event a failure names.
+/// The version of the event in a failure.
 fn unreadable(status: &Status) -> u64 {
     assert_eq!(
         (status.code(), reason(status).as_deref()),
@@ -243,7 +243,7 @@ async fn an_event_that_cannot_be_read_is_named_where_it_is_in_the_way_and_nowher
             assert!(!status.message().contains("secret"), "{status:?}");
         }
         assert_eq!(profile(&world, 1, time(1)).await.unwrap().version, 1);
-        // Version 5 has that time, and rests on the third.
+        // Version 5 has that time, and depends on the third.
         for micros in [2, 3, 4, 99] {
             assert_eq!(unreadable(&profile(&world, 1, time(micros)).await.unwrap_err()), 3, "at {micros}");
         }
@@ -266,7 +266,7 @@ async fn a_missing_event_is_named_where_it_is_in_the_way() {
     let world = world_of(&[created(&stream, 1), renamed(&stream, 3, 3)]).await;
     assert_eq!(profile(&world, 1, AsOf::Version(1)).await.unwrap().version, 1);
     assert_eq!(not_found(&profile(&world, 1, AsOf::Version(2)).await.unwrap_err()).0, "user version");
-    // At whatever time: nobody knows when the missing event happened.
+    // At any time: the time of the missing event is unknown.
     for as_of in [AsOf::Version(3), time(0), time(1), time(3)] {
         assert_eq!(unreadable(&profile(&world, 1, as_of).await.unwrap_err()), 2, "{as_of:?}");
     }
@@ -287,7 +287,7 @@ async fn a_long_history_is_folded_part_by_part() {
         let before = world.events.requests();
         assert_eq!(profile(&world, 1, as_of).await.unwrap().version, version);
         let requests_taken = world.events.requests() - before;
-        // A part that ends where the history does may be followed by an empty one.
+        // A full page at the end of the history may be followed by an empty one.
         assert!((requests..=requests + 1).contains(&requests_taken), "{as_of:?}: {requests_taken} requests");
     }
 }

@@ -1,4 +1,4 @@
-//! Rows by many ids at once.
+//! Reads of many rows by their ids.
 
 use std::time::Duration;
 
@@ -155,7 +155,7 @@ async fn a_batch_waits_for_its_token_and_reads_the_awaited_row_once() {
     let reply = orders(&world, &[2], after_order(2, 2)).await.unwrap();
     assert_eq!((told(&reply), world.orders.gets_of(2)), ([vec![2], vec![], vec![]], looked + 1));
 
-    // The token of a user, whose batch it is not in; and of an order, in a batch of users.
+    // The token of a user, in a batch of orders; and of an order, in a batch of users.
     world.user(7, 1, "john@example.com").await;
     let reply = orders(&world, &[1], after_user(7, 1)).await.unwrap();
     assert_eq!(told(&reply), [vec![1], vec![], vec![]]);
@@ -198,7 +198,7 @@ async fn what_aws_leaves_out_until_the_end_is_told_and_can_be_asked_for_again() 
         let rest = orders(&world, &[2, 0], None).await.unwrap();
         assert_eq!(told(&rest), [vec![2, 0], vec![], vec![]]);
     }
-    // What is known by the token is an answer.
+    // The awaited row suffices for a reply.
     world.orders.next_batches(std::iter::repeat_with(throttled).take(100));
     let reply = orders(&world, &[2, 3], after_order(3, 1)).await.unwrap();
     assert_eq!(told(&reply), [vec![3], vec![], vec![2]]);
@@ -230,7 +230,7 @@ async fn a_batch_of_which_nothing_is_answered_fails_as_one_row_does() {
     assert_eq!(failed(&world).await, (Code::Internal, "INTERNAL".to_owned()));
     world.orders.next_batches(vec![BatchReply::Answered(0); 100]);
     assert_eq!(failed(&world).await, (Code::ResourceExhausted, "THROTTLED".to_owned()));
-    // What makes no sense is no reason to keep quiet about it, even after a part was answered.
+    // A refused request fails the call, even after a part was answered.
     world
         .orders
         .next_batches([BatchReply::Answered(1), BatchReply::Fails(AwsError::Refused("no".to_owned()))]);

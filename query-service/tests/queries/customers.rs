@@ -1,4 +1,4 @@
-//! Customers' totals: rows that no aggregate has as its own, each fed by many.
+//! Customers' totals: rows that belong to no aggregate, each fed by many.
 
 use std::time::Duration;
 
@@ -32,7 +32,7 @@ async fn totals(world: &World, id: u128, after: Option<ReadAfter>) -> Result<Cus
     Ok(reply.into_inner().totals.expect("totals in every reply"))
 }
 
-/// The customer's totals come to know an order's next version.
+/// Adds an order's next version to the customer's totals.
 async fn learn(world: &World, id: u128, version: u64, event: OrderEvent) {
     let micros = i64::try_from(version).unwrap();
     written(&world.customers, &update("customer-totals", &order(id), version, micros, &event)).await;
@@ -81,7 +81,7 @@ async fn who_has_placed_no_order_is_not_found() {
 async fn the_token_of_an_order_waits_for_the_totals_to_hold_its_command() {
     let world = World::default();
     place(&world, 1).await;
-    // The row is at another version than any order: it counts its own changes.
+    // The row's version is none of an order's: it counts its own changes.
     cancel(&world, 1).await;
     let start = Instant::now();
     let writes = async {
@@ -111,7 +111,7 @@ async fn the_token_of_an_order_waits_for_the_totals_to_hold_its_command() {
 async fn totals_wait_for_themselves_and_for_no_other_rows_of_orders() {
     let world = World::default();
     place(&world, 1).await;
-    // No summary of the order is there yet.
+    // The order has no summary yet.
     assert_eq!(totals(&world, BUYER, after_order(1, 1)).await.unwrap().orders, 1);
     assert_eq!(world.orders.requests(), 0);
     assert_eq!(world.customers.requests(), 2, "one for the token, one for the row");

@@ -1,4 +1,4 @@
-//! Streams of events for questions about the past.
+//! Streams of events for queries about the past.
 
 use millrace_core::{
     Aggregate as _, CommandDigest, CommandId, Envelope, EventCodec, EventId, StreamId, TenantId,
@@ -30,7 +30,7 @@ pub(crate) fn of(stream: &StreamId) -> GetHistoryRequest {
     GetHistoryRequest { aggregate_type, aggregate_id, ..Default::default() }
 }
 
-/// A user with an address is created.
+/// The event that creates a user with an address.
 pub(crate) fn created_as(email: &str) -> UserEvent {
     UserEvent::UserCreated(UserCreated {
         email: Email::try_from(email.to_owned()).unwrap(),
@@ -50,7 +50,7 @@ pub(crate) fn renamed(stream: &StreamId, version: u64, micros: i64) -> StoredEve
     stored(stream, version, micros, &event)
 }
 
-/// A user places an order.
+/// The event by which a user places an order.
 pub(crate) fn placed_by(buyer: u128, basket: Basket) -> OrderEvent {
     OrderEvent::OrderCreated(OrderCreated { user_id: user_id(buyer), basket })
 }
@@ -111,7 +111,7 @@ pub(crate) fn versions(events: &[RecordedEvent]) -> Vec<u64> {
     events.iter().map(|event| event.version).collect()
 }
 
-/// The payload of an event that can be read, which is a message of this name.
+/// The payload of a readable event, which is a message of this name.
 pub(crate) fn payload<M: prost::Message + Default>(event: &RecordedEvent, name: &str) -> M {
     let Some(Payload::Event(any)) = &event.payload else { unreachable!("{event:?}") };
     assert_eq!(any.type_url, format!("type.googleapis.com/{name}"));

@@ -1,4 +1,4 @@
-//! Lists of which only some orders are asked for.
+//! Lists of some orders only.
 
 use millrace_proto::Timestamp;
 use millrace_rows::MAX_EXAMINED;
@@ -18,7 +18,7 @@ use crate::support::{World, after_order, at, bad_fields, order_id, user_id};
 
 const BUYER: u128 = 1 << 100;
 
-/// The nanosecond that lies so far after the start of 2026.
+/// The time so many nanoseconds after the start of 2026.
 fn nanos(nanos: i64) -> Timestamp {
     let seconds = at(0).unix_micros() / 1_000_000;
     let (more, nanos) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
@@ -164,7 +164,7 @@ async fn a_page_of_few_among_many_may_be_short_or_empty_and_is_not_the_last_for_
     for n in 0..many {
         world.place(n, BUYER, i64::try_from(n).unwrap()).await;
     }
-    // The oldest of all, and two that stand where the third page ends.
+    // The oldest of all, and two at the end of the third page.
     let edge = many - 2 * u128::from(MAX_EXAMINED);
     for n in [0, edge, edge - 1] {
         world.advance(n, 2, OrderStatus::Cancelled).await;
@@ -185,7 +185,7 @@ async fn a_page_of_few_among_many_may_be_short_or_empty_and_is_not_the_last_for_
     }
     assert_eq!(pages, [vec![], vec![edge], vec![edge - 1], vec![0]]);
 
-    // An order that has just come to the status is on the page of its place, and on no other.
+    // An order that has just changed to the status is on the page of its place, and on no other.
     world.orders.rows.hold_index();
     world.advance(edge + 1, 2, OrderStatus::Cancelled).await;
     (request.page_token, request.after) = (String::new(), after_order(edge + 1, 2));

@@ -28,7 +28,7 @@ async fn page(world: &World, request: GetHistoryRequest) -> Result<GetHistoryRes
     Ok(world.history_service().get_history(Request::new(request)).await?.into_inner())
 }
 
-/// Every page, with what is done between them.
+/// Every page; the given action runs between them.
 async fn pages(
     world: &World,
     request: GetHistoryRequest,
@@ -104,7 +104,7 @@ async fn an_aggregate_without_events_is_not_found() {
     assert_eq!(status.code(), Code::NotFound, "another tenant's user");
 }
 
-/// Makes an event one that cannot be read.
+/// Makes an event unreadable.
 type Spoil<'a> = &'a dyn Fn(&mut StoredEvent);
 
 #[tokio::test]
@@ -201,7 +201,7 @@ proptest! {
             let order = if newest_first { NEWEST } else { OLDEST };
             let request = GetHistoryRequest { page_size, order, ..of(&user(1)) };
             let pages = pages(&world, request, async |page| {
-                // Not for ever: readers of the oldest would never come to the end.
+                // A bounded number: readers of the oldest would never come to the end.
                 for _ in 0..if page < 20 { appended } else { 0 } {
                     total += 1;
                     world.append(renamed(&stream, total, 0)).await;
@@ -271,12 +271,12 @@ async fn a_token_that_is_not_this_querys_own_is_refused() {
     let status = world.history_service().get_history(foreign).await.unwrap_err();
     assert_eq!(bad_fields(&status), ["page_token"], "another tenant");
 
-    // The size of a page is no part of the query, nor is whether the usual order is named.
+    // The query is the same with another page size, and with the default order named or not.
     let request = GetHistoryRequest { page_size: 100, order: OLDEST, ..with(&token) };
     assert_eq!(versions(&page(&world, request).await.unwrap().events), [2, 3]);
 }
 
-/// Ids of which none is one, and some would be something else as part of a key.
+/// Invalid ids; some would have a meaning as part of a key.
 const HOSTILE: [&str; 7] = [
     "",
     "7",
@@ -301,7 +301,7 @@ async fn every_bad_field_is_named() {
     for id in HOSTILE {
         let status = page(&world, bad("order", id, i32::MIN, i32::MAX)).await.unwrap_err();
         assert_eq!(bad_fields(&status), rest, "{id}");
-        // No guess at what may be meant.
+        // No guess at the intended type.
         for unknown in ["", "User", "users", "invoice", "user#", "user\u{0}", &"x".repeat(100)] {
             let status = page(&world, bad(unknown, id, 101, -1)).await.unwrap_err();
             assert_eq!(bad_fields(&status), [&["aggregate_type"], &rest[..]].concat(), "{unknown} {id}");

@@ -1,5 +1,5 @@
-//! Ids and tenants as an attacker writes them, over a connection: each is refused by the name of its field, and nothing
-//! is read. So no key is ever made of them.
+//! An attacker's ids and tenants, over a connection: each is refused by the name of its field, before any read. So no
+//! key is ever made of them.
 
 use futures::future::BoxFuture;
 use millrace_proto::query::{
@@ -25,7 +25,7 @@ use crate::{
     support::{self, World, bad_fields, order_id, user_id},
 };
 
-/// A call that names an id, and the field that it is named in.
+/// A call with an id, and the id's field.
 type Call = (fn(Channel, String) -> BoxFuture<'static, Result<(), Status>>, &'static str);
 
 fn users(channel: Channel) -> UserQueryServiceClient<Channel> {
@@ -56,7 +56,7 @@ fn as_of() -> Option<AsOf> {
     Some(AsOf { point: Some(Point::Version(1)) })
 }
 
-/// Every field of every call that an id, an address or a type of events stands in.
+/// Every field of every call with an id, an address or an event type.
 const CALLS: [Call; 18] = [
     (
         |channel, user_id| {

@@ -1,6 +1,6 @@
 //! A thousand commands, each followed at once by every query that could show it, over indexes that lag.
 //!
-//! `SEED=4711 cargo test -p query-service lagging` takes the same course again.
+//! `SEED=4711 cargo test -p query-service lagging` repeats a course.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -42,15 +42,15 @@ use crate::support::{
     WATCHING, after_order, after_user, at, basket, moving, placing, projection, shop, user_change,
 };
 
-/// How many commands there are.
+/// The number of commands.
 const COMMANDS: u64 = 1_000;
 
-/// How many writes of its table an index may be behind.
+/// The most writes of its table by which an index may be behind.
 const MAX_BEHIND: usize = 40;
 
-/// Rows in memory, and an index of them that lags: each time that it is read, it shows each row as it was up to so many
-/// writes ago, chance has it how many, and leaves a row out that is younger than that. It may even go back. DynamoDB's
-/// eventually consistent reads are no worse.
+/// Rows in memory, and an index of them that lags: each read of it shows each row as it was a random number of writes
+/// ago, and leaves out rows younger than that. It may even go back. DynamoDB's eventually consistent reads are no
+/// worse.
 #[derive(Debug, Clone)]
 struct Lagging {
     spec: ProjectionSpec,
@@ -60,14 +60,14 @@ struct Lagging {
 
 #[derive(Debug)]
 struct Index {
-    /// The rows as they were written, in this order.
+    /// The writes of the rows, in order.
     written: Vec<Written>,
     /// A number for each row.
     numbers: HashMap<RowKey, usize>,
     chance: StdRng,
 }
 
-/// A row as it was written, with its value and place in each list of its schema, and its value in each look-up.
+/// A written row, with its value and place in each list of its schema, and its value in each look-up.
 #[derive(Debug)]
 struct Written {
     number: usize,
@@ -86,7 +86,7 @@ impl Index {
         self.written.push(Written { number, places, values, row });
     }
 
-    /// The rows as the index shows them.
+    /// The rows in the index.
     fn shown(&mut self) -> impl Iterator<Item = &Written> {
         let mut behind: Vec<Option<usize>> = vec![None; self.numbers.len()];
         let mut shown: Vec<Option<&Written>> = vec![None; self.numbers.len()];
@@ -166,32 +166,32 @@ impl ReadRows for Lagging {
     }
 }
 
-/// A user as the course has it.
+/// A user in the course.
 #[derive(Debug, Clone)]
 struct User {
     version: u64,
     email: String,
 }
 
-/// An order as the course has it.
+/// An order in the course.
 #[derive(Debug, Clone)]
 struct Order {
     buyer: u128,
     placed: i64,
     version: u64,
     status: OrderStatus,
-    /// Where it stood before.
+    /// Its previous status.
     before: Option<OrderStatus>,
 }
 
-/// What was commanded last.
+/// The target of the last command.
 #[derive(Debug, Clone, Copy)]
 enum Commanded {
     User(u128),
     Order(u128),
 }
 
-/// Commands, and what has come of them.
+/// Commands, and their effects.
 struct Course {
     users: Lagging,
     orders: Lagging,
@@ -240,7 +240,7 @@ impl Course {
         }
     }
 
-    /// Creates a user or changes its address, to one that nobody has now. There are few, so that they change hands.
+    /// Creates a user or changes its address, to a free one. There are few, so that they change hands.
     async fn user(&mut self) -> Commanded {
         let taken: HashSet<_> = self.people.values().map(|user| user.email.clone()).collect();
         let free = (0..12).map(|n| format!("user{n}@example.com")).filter(|email| !taken.contains(email));
@@ -274,7 +274,7 @@ impl Course {
 
     // ------------------------------------------------------------ queries
 
-    /// Asks everything that could show a user.
+    /// Sends every query that could show a user.
     async fn ask_about_user(&mut self, id: u128) {
         let User { version, email } = self.people[&id].clone();
         let token = after_user(id, version);
@@ -297,14 +297,14 @@ impl Course {
         assert_eq!(shown(ask(email).await.unwrap()), expected, "by the address that the user has now");
         self.asked += 3;
         if let Some(old) = self.given_up.clone() {
-            // Nobody has it by now, whomever the index still shows.
+            // No user has it by now, whatever the index still shows.
             let found = ask(old).await.map_err(|status| status.code());
             assert_eq!(found, Err(Code::NotFound), "by the address that was given up");
             self.asked += 1;
         }
     }
 
-    /// Asks everything that could show an order.
+    /// Sends every query that could show an order.
     async fn ask_about_order(&mut self, id: u128) {
         let Order { buyer, placed, version, status, before } = self.placed[&id].clone();
         let token = after_order(id, version);
@@ -354,7 +354,7 @@ impl Course {
         }
     }
 
-    /// All pages of a list, of whatever sizes.
+    /// All pages of a list, of random sizes.
     async fn walk(&mut self, mut list: List) -> Vec<OrderSummary> {
         let (mut met, mut pages) = (Vec::new(), 0);
         loop {
@@ -388,7 +388,7 @@ impl Course {
     }
 }
 
-/// A list, as it is asked for.
+/// The query of a list.
 #[derive(Debug)]
 enum List {
     User(GetOrdersByUserRequest),

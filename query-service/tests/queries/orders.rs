@@ -22,10 +22,10 @@ use tokio::time::{Instant, sleep};
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
-/// The user whose orders are listed.
+/// The user with the listed orders.
 const BUYER: u128 = 1 << 100;
 
-/// A list, as a client asks for it.
+/// A client's list query.
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     OfBuyer,
@@ -263,7 +263,7 @@ async fn a_token_that_is_not_this_querys_own_is_refused() {
     let another_tenant = service.get_orders_by_user(of_tenant("other", user(BUYER))).await.unwrap_err();
     assert_eq!(bad_fields(&another_tenant), ["page_token"]);
 
-    // The size of a page is no part of the query: a client may change it under way.
+    // The page size is no part of the query: a client may change it between pages.
     assert_eq!(page(&world, Asked::OfBuyer, 100, &of_buyer, None).await.unwrap().0.len(), 2);
 }
 
@@ -328,7 +328,7 @@ async fn a_list_waits_for_its_token_be_it_an_orders_or_a_users() {
     }
 }
 
-/// What becomes of an order while the indexes are held.
+/// A change of an order while the indexes are held.
 #[derive(Debug, Clone)]
 enum Unseen {
     Placed { created_at: i64, buyer: u128 },
@@ -345,7 +345,7 @@ fn any_unseen() -> impl Strategy<Value = Unseen> {
 }
 
 proptest! {
-    /// With the token of whatever the indexes have not seen yet, every page is the one that up-to-date indexes give.
+    /// With the token of a change that the indexes lack, every page is as from up-to-date indexes.
     #[test]
     fn with_a_token_a_list_is_as_if_no_index_lagged(
         orders in vec((0..6_i64, select(vec![BUYER, 2])), 1..14),
@@ -362,7 +362,7 @@ proptest! {
             world.orders.rows.hold_index();
             let token = match unseen {
                 Unseen::Placed { created_at, buyer } => {
-                    // An id in the midst of the others, which order orders of the same time.
+                    // An id in the midst of the others, which orders orders of the same time.
                     world.place(8, buyer, created_at).await;
                     after_order(8, 1)
                 }

@@ -1,4 +1,4 @@
-//! Page tokens under attack, over a connection, for each query whose answer comes in pages.
+//! Page tokens under attack, over a connection, for each paged query.
 
 use futures::future::BoxFuture;
 use millrace_core::{StreamId, TenantId};
@@ -26,10 +26,10 @@ use crate::{
     support::{World, at, bad_fields, basket, moving, of, of_tenant, placing, user_id},
 };
 
-/// Who has orders, events and pages of them.
+/// The tenants with orders, events and pages of them.
 const TENANTS: [&str; 2] = ["default", "other"];
 
-/// A query that comes in pages, as a client asks for it.
+/// A client's paged query.
 #[derive(Debug, Clone)]
 enum Paged {
     OfUser(GetOrdersByUserRequest),
@@ -39,7 +39,7 @@ enum Paged {
 }
 
 impl Paged {
-    /// Asks for a page; the token of the next one.
+    /// Asks for a page; returns the token of the next one.
     fn ask(
         &self,
         channel: &Channel,
@@ -77,7 +77,7 @@ impl Paged {
     }
 }
 
-/// Queries of which no two are the same, each with more than one page.
+/// Queries, all different, each with more than one page.
 fn queries() -> Vec<Paged> {
     let of_user_1 = GetOrdersByUserRequest { user_id: user_id(1).to_string(), ..Default::default() };
     let created = types::OrderStatus::Created.into();
@@ -110,7 +110,7 @@ fn queries() -> Vec<Paged> {
     ]
 }
 
-/// Two tenants with the same ids, each with several of everything.
+/// Two tenants with the same ids, each with several rows and events of every kind.
 async fn world() -> World {
     let world = World::default();
     for tenant in TENANTS {
@@ -172,7 +172,7 @@ async fn a_page_token_that_was_tampered_with_or_cut_is_refused_by_every_query() 
             let mut changed = token.clone().into_bytes();
             changed[place] = if changed[place] == b'A' { b'B' } else { b'A' };
             bad.push(String::from_utf8(changed).unwrap());
-            // Cut anywhere but at its beginning: nothing at all asks for the first page.
+            // Cut anywhere but at its beginning: an empty token asks for the first page.
             if place > 0 {
                 bad.push(token[..place].to_owned());
             }

@@ -20,7 +20,7 @@ use tonic::Request;
 
 use crate::support::{World, at, basket, moving, order_id, placing, user_id};
 
-/// Which orders are asked for: by a buyer or a status or both, of a range of times.
+/// The query's orders: by a buyer or a status or both, in a range of times.
 #[derive(Debug, Clone)]
 struct Asked {
     buyer: Option<u128>,
@@ -75,7 +75,7 @@ fn number(order: &OrderMessage) -> u128 {
     order.order_id.parse::<uuid::Uuid>().unwrap().as_u128()
 }
 
-/// An order as it was written.
+/// A written order.
 #[derive(Debug, Clone)]
 struct Order {
     buyer: u128,
@@ -84,14 +84,14 @@ struct Order {
     version: u64,
 }
 
-/// What is written.
+/// A write.
 #[derive(Debug, Clone)]
 enum Write {
     Place { id: u128, buyer: u128, placed: i64 },
     Move { which: prop::sample::Index, to: OrderStatus },
 }
 
-/// What happens before a page is asked for, and how long it is to be.
+/// A change before a page, and the page's size.
 #[derive(Debug, Clone)]
 struct Round {
     writes: Vec<Write>,
@@ -152,10 +152,10 @@ async fn write(world: &World, orders: &mut Orders, writes: &[Write]) {
     }
 }
 
-/// Where an order stands in every list that holds it.
+/// An order's place in every list that holds it.
 type Place = (i64, u128);
 
-/// The places of a list, newest first, that come after one.
+/// The places of a list after a given one, newest first.
 fn places(orders: &Orders, asked: &Asked, after: Option<Place>) -> Vec<Place> {
     let on_it = orders.iter().filter(|(_, order)| asked.holds(order));
     let places = on_it.map(|(id, order)| (order.placed, *id));
@@ -165,9 +165,8 @@ fn places(orders: &Orders, asked: &Asked, after: Option<Place>) -> Vec<Place> {
 }
 
 proptest! {
-    /// However orders are placed and moved between pages, before and behind them, each page is what the indexes show at
-    /// that moment of the list below the page before. It follows that no order is met twice, and none is passed over
-    /// that is on the list all the while.
+    /// However orders are placed and moved between pages, before and behind them, each page shows the indexes' present
+    /// list after the previous page. So no order appears twice, and an order that stays on the list is not skipped.
     #[test]
     fn each_page_goes_on_where_the_one_before_ended_whatever_is_written_between(
         first in vec(any_write(), 0..40),

@@ -1,4 +1,4 @@
-//! Read-after tokens: what every query does with them, and what waiting costs.
+//! Read-after tokens: their effect on every query, and the cost of waiting.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ use crate::{
 /// Asks as a tenant, with a token.
 type Query = fn(&World, &str, Option<ReadAfter>) -> BoxFuture<'static, Result<(), Status>>;
 
-/// A query of each kind, about user 1, whose address is `john@example.com`, and order 2.
+/// A query of each kind, about user 1 with the address `john@example.com`, and order 2.
 const QUERIES: [Query; 9] = [
     |world, tenant, after| {
         let request = of_tenant(tenant, GetUserProfileRequest { user_id: user_id(1).to_string(), after });
@@ -127,7 +127,7 @@ async fn no_query_hangs_on_a_token_of_a_future_that_does_not_come() {
 #[tokio::test(start_paused = true)]
 async fn no_query_hangs_with_a_read_that_is_not_answered() {
     for (n, query) in QUERIES.iter().enumerate() {
-        // The first read tells nothing; what was read tells that the row is older.
+        // Without a first reply nothing is known; after one the row is known to be older.
         for (answered, said) in [(0, "STORAGE_UNREACHABLE"), (3, "READ_MODEL_BEHIND")] {
             let world = world().await;
             world.users.answer_only(answered);
@@ -164,7 +164,7 @@ async fn every_query_waits_for_a_token_of_either_kind() {
 async fn a_token_waits_for_the_first_rows_that_its_aggregate_feeds() {
     let world = world().await;
     let start = Instant::now();
-    // The totals of the order's customer never come to know it.
+    // The totals of the order's customer never include it.
     let request = GetUserProfileRequest { user_id: user_id(1).to_string(), after: after_order(2, 1) };
     world.user_service().get_user_profile(Request::new(request)).await.unwrap();
     assert_eq!((start.elapsed(), world.customers.requests()), (Duration::ZERO, 0));
@@ -199,8 +199,8 @@ async fn a_token_of_an_aggregate_that_is_not_registered_is_refused_at_once() {
     assert_eq!((world.users.reads(), world.orders.reads()), (0, 0));
 }
 
-/// What a wait takes that ends with so many looks at an order, of which there is an older version or nothing yet: reads of
-/// the orders, reads of the users, time.
+/// The cost of a wait that ends after so many looks at an order, of which there is an older version or nothing yet:
+/// reads of the orders, reads of the users, time.
 async fn reads(looks: usize, token: u128, exists: bool) -> (usize, usize, Duration) {
     let world = World::default();
     if exists {
@@ -270,7 +270,7 @@ async fn a_caller_who_leaves_stops_the_waiting() {
     const AWAITED: u128 = 7;
     let world = World::default();
     let (channel, _shutdown, _server) = start(&world).await;
-    // Once by giving a call up while its connection stays, once by taking the connection away.
+    // Once by cancelling a call on an open connection, once by closing the connection.
     for keeps_connection in [true, false] {
         let channel = if keeps_connection { channel.clone() } else { start(&world).await.0 };
         let mut client = OrderQueryServiceClient::new(channel);
@@ -289,7 +289,7 @@ async fn a_caller_who_leaves_stops_the_waiting() {
         call.abort();
         assert!(call.await.unwrap_err().is_cancelled());
 
-        // Others' vain waits are the clock: in each of them there are several looks.
+        // Other callers' failing waits are the clock: each has several looks.
         let mut rounds = 0;
         loop {
             let before = world.orders.gets_of(AWAITED);
@@ -309,13 +309,13 @@ async fn a_caller_who_leaves_stops_the_waiting() {
     }
 }
 
-/// What is asked of a list: how many orders a page holds, and which.
+/// A list query: its page size, and whether it is of one user's orders.
 fn any_asked() -> impl Strategy<Value = (usize, bool)> {
     (1..6_usize, any::<bool>())
 }
 
 proptest! {
-    /// Wherever among the others the awaited order stands, and wherever pages end.
+    /// The awaited order is anywhere among the others, and pages end anywhere.
     #[test]
     fn an_order_that_changed_is_in_its_new_list_once_and_in_its_old_one_no_more(
         others in 0..12_u128,
@@ -360,7 +360,7 @@ proptest! {
     }
 }
 
-/// How many of the others are in a status.
+/// The number of the other orders in a status.
 fn others_in(others: u128, awaited: u128, status: types::OrderStatus) -> usize {
     let moved = status == types::OrderStatus::Processing;
     (0..others).filter(|n| *n != awaited && (n % 2 == 0) == moved).count()

@@ -1,4 +1,4 @@
-//! Events of one type, by their times.
+//! Events of one type, by time.
 
 use millrace_event_store::StoredEvent;
 use millrace_proto::{
@@ -33,7 +33,7 @@ fn of_type(event_type: &str) -> SearchEventsRequest {
     SearchEventsRequest { event_type: event_type.into(), ..Default::default() }
 }
 
-/// Every page, with what is done between them.
+/// Every page; the given action runs between them.
 async fn pages(
     world: &World,
     request: SearchEventsRequest,
@@ -58,7 +58,7 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }
 
-/// Where an event stands among all of its type.
+/// An event's place among all of its type.
 type Place = (i64, String, u64);
 
 fn place(event: &RecordedEvent) -> Place {
@@ -71,7 +71,7 @@ fn places(events: &[RecordedEvent]) -> Vec<Place> {
     events.iter().map(place).collect()
 }
 
-/// What a search is to find of these events, in order.
+/// The expected result of a search of these events, in order.
 fn expected(events: &[StoredEvent], event_type: &str, order: i32) -> Vec<Place> {
     let of_type = events.iter().map(|event| &event.envelope).filter(|event| event.event_type == event_type);
     let place = |event: &millrace_core::Envelope| {
@@ -139,7 +139,7 @@ async fn a_range_includes_its_start_and_excludes_its_end() {
             assert_eq!(times, found.clone().collect::<Vec<_>>(), "{start_time:?} {end_time:?}");
         }
     }
-    // Between two microseconds lies none.
+    // There is none between two microseconds.
     let request =
         SearchEventsRequest { start_time: nanos(3, 1), end_time: nanos(3, 2), ..of_type("UserCreated") };
     assert_eq!(page(&world, request).await.unwrap(), SearchEventsResponse::default());
@@ -157,7 +157,7 @@ async fn an_event_that_cannot_be_read_fails_no_page() {
     assert!(is_payload(&found[1], "shop.event.v1.UserCreated"), "{found:?}");
 }
 
-/// Streams of users, whose events have few times among them.
+/// Streams of users; many of their events have the same time.
 fn any_events() -> impl Strategy<Value = Vec<StoredEvent>> {
     vec(vec(0..4_i64, 1..5), 1..25).prop_map(|streams| {
         let events = (1..).zip(streams).flat_map(|(id, times)| {
@@ -213,7 +213,7 @@ proptest! {
         prop_assert_eq!(rest, there_from_the_start);
     }
 
-    /// With the token of what the index has not seen yet, every page is the one that an up-to-date index gives.
+    /// With the token of an event that the index lacks, every page is as from an up-to-date index.
     #[test]
     fn with_a_token_a_search_is_as_if_the_index_did_not_lag(
         events in any_events(),
@@ -266,7 +266,7 @@ async fn an_event_that_was_just_stored_is_found_before_the_index_shows_it() {
     assert_eq!(find("UserCreated", None).await, Vec::<u64>::new());
     assert_eq!(find("UserCreated", after_user(1, 1)).await, [1]);
     assert_eq!(find("OrderStatusUpdated", after_order(2, 2)).await, [2]);
-    // What came before it is as certain.
+    // The event before it is as certain.
     assert_eq!(find("OrderCreated", after_order(2, 2)).await, [1]);
     assert_eq!(
         find("OrderStatusUpdated", after_order(2, 1)).await,
@@ -298,7 +298,7 @@ async fn a_token_costs_one_request_whatever_the_search_is_about() {
 #[tokio::test]
 async fn an_event_beyond_what_the_index_could_show_at_once_waits_for_its_page() {
     let world = World::default();
-    // Large to the store, and small on the page, since none of it can be read.
+    // Large in the store, and small on the page, since it is unreadable.
     let large = |id, micros| {
         let mut event = created(&user(id), micros);
         event.envelope.schema_version = 2;

@@ -1,4 +1,4 @@
-//! The deployable as a server: what only shows over a connection.
+//! The deployable as a server: behaviour that needs a connection.
 
 use std::{
     ops::RangeInclusive,
@@ -48,7 +48,7 @@ async fn start_over(world: &World, events: impl ReadHistory) -> Server {
     (connect(&address).await, shutdown, server)
 }
 
-/// Serves on a free port: where, how to end it, and its end.
+/// Serves on a free port; returns the address, the means to end it, and its end.
 pub(crate) async fn serve(
     world: &World,
     events: impl ReadHistory,
@@ -128,7 +128,7 @@ async fn a_watch_goes_on_over_a_connection_until_its_deadline_or_the_end_of_the_
     tokio::time::timeout(Duration::from_secs(10), server).await.unwrap().unwrap().unwrap();
 }
 
-/// An event store that can be out of reach.
+/// An event store that can be unreachable.
 #[derive(Debug, Clone, Default)]
 struct Distant {
     events: MemoryStore,
@@ -175,7 +175,7 @@ async fn a_server_that_cannot_read_the_event_store_is_not_ready() {
         let request = HealthCheckRequest { service: READINESS.to_owned() };
         HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner().status()
     };
-    // By the second look, what the first one found is told.
+    // By the second look, the first one's result is published.
     eventually(async || events.asked.load(Ordering::SeqCst) > 1).await;
     assert_eq!(status().await, ServingStatus::NotServing);
     events.is_out_of_reach.store(false, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! Read models and an event store in memory with something in them, and the services over them.
+//! Read models and an event store in memory with some content, and the services over them.
 
 use std::{
     sync::{
@@ -38,17 +38,17 @@ use uuid::Uuid;
 
 use crate::events::{created_as, order, placed_by, stored, user};
 
-/// How rows are watched.
+/// The intervals of reads of watched rows.
 pub(crate) const PACE: Pace = Pace { fastest: Duration::from_millis(250), slowest: Duration::from_secs(2) };
 
-/// How many can watch.
+/// The most watchers.
 pub(crate) const MAX_WATCHERS: u32 = 300;
 
-/// Both.
+/// Both settings.
 pub(crate) const WATCHING: Watching =
     Watching { pace: PACE, max: MAX_WATCHERS, max_per_tenant: MAX_WATCHERS };
 
-/// Read models that note which rows are read by their keys, and an event store. Neither knows of the other.
+/// Read models that record reads of rows by key, and an independent event store.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) users: Noted,
@@ -80,7 +80,7 @@ pub(crate) fn projection(name: &str) -> ProjectionSpec {
     shop().projection(name).unwrap().clone()
 }
 
-/// The rows of a projection, and how they are read.
+/// The rows of a projection, and a record of their reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Noted {
     spec: ProjectionSpec,
@@ -89,22 +89,22 @@ pub(crate) struct Noted {
     requests: Arc<AtomicUsize>,
     searches: Arc<AtomicUsize>,
     batches: Arc<Mutex<Vec<BatchReply>>>,
-    /// What all requests for many rows fail with.
+    /// The error of all requests for many rows.
     failing: Arc<Mutex<Option<AwsError>>>,
-    /// How many reads of a row by its key are answered yet; all where it is `None`.
+    /// The number of reads of a row by its key that are still answered; all if `None`.
     answered_yet: Arc<Mutex<Option<usize>>>,
 }
 
-/// What becomes of a request for many rows.
+/// The result of a request for many rows.
 #[derive(Debug, Clone)]
 pub(crate) enum BatchReply {
-    /// Only so many of the keys are answered, from the first one on.
+    /// Only so many of the first keys are answered.
     Answered(usize),
     /// The row of this id cannot be read.
     Unreadable(Uuid),
-    /// It fails.
+    /// The request fails.
     Fails(AwsError),
-    /// It is never answered.
+    /// The request is never answered.
     Hangs,
 }
 
@@ -128,44 +128,44 @@ impl Noted {
         self.rows.all().into_iter().filter_map(|row| row.typed().unwrap()).collect()
     }
 
-    /// How often a row was read by its key, whichever it was.
+    /// The number of reads of any single row by key.
     pub(crate) fn gets(&self) -> usize {
         self.gets.lock().unwrap().len()
     }
 
-    /// How often the row of an id was read by its key.
+    /// The number of reads of this id's row by key.
     pub(crate) fn gets_of(&self, id: u128) -> usize {
         self.gets.lock().unwrap().iter().filter(|read| read.as_u128() == id).count()
     }
 
-    /// How many requests there were for rows by their keys, be it one row or many.
+    /// The number of requests for rows by key, each for one row or many.
     pub(crate) fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// How many rows were read by their keys, and how often an index was; but for the rows that nobody has, by which a
-    /// server looks whether it can read at all.
+    /// The number of rows read by key and of index reads, without the rows that do not exist, by which a server probes
+    /// its tables.
     pub(crate) fn reads(&self) -> usize {
         let rows = self.gets.lock().unwrap().iter().filter(|id| !id.is_nil()).count();
         rows + self.searches.load(Ordering::Relaxed)
     }
 
-    /// Lets requests for many rows fail, or no longer.
+    /// Makes requests for many rows fail, or succeed again.
     pub(crate) fn fail(&self, error: Option<AwsError>) {
         *self.failing.lock().unwrap() = error;
     }
 
-    /// Lets only so many reads of a row by its key be answered, and no later one.
+    /// Lets only so many reads of a row by key be answered.
     pub(crate) fn answer_only(&self, gets: usize) {
         *self.answered_yet.lock().unwrap() = Some(gets);
     }
 
-    /// What becomes of the next requests for many rows, each in its turn, until none is left.
+    /// Sets the results of the next requests for many rows, in order.
     pub(crate) fn next_batches(&self, replies: impl IntoIterator<Item = BatchReply>) {
         *self.batches.lock().unwrap() = replies.into_iter().collect();
     }
 
-    /// Notes a read of a row by its key. Never ends where it is not to be answered.
+    /// Records a read of a row by key. Never ends if the read is not to be answered.
     async fn read(&self, id: Uuid) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         self.note(id);
@@ -262,7 +262,7 @@ impl World {
         QueryService::new(shop(), store, events, tokens, watching, self.ending.clone())
     }
 
-    /// The service, which reads what is watched.
+    /// The service, which also reads watched rows.
     fn service(&self) -> QueryService {
         let service = self.service_over(self.events.clone(), WATCHING);
         let watching = service.clone();
@@ -301,7 +301,7 @@ impl World {
         self.write(placing(id, buyer, created_at, basket)).await;
     }
 
-    /// Writes an order's next version, whichever it is.
+    /// Writes an update of an order.
     pub(crate) async fn write(&self, update: RowUpdate) {
         written(&self.orders, &update).await;
     }
@@ -368,7 +368,7 @@ pub(crate) fn order_id(id: u128) -> OrderId {
     OrderId(Uuid::from_u128(id))
 }
 
-/// The time that lies some microseconds after the start of 2026.
+/// The time so many microseconds after the start of 2026.
 pub(crate) fn at(microseconds: i64) -> Timestamp {
     Timestamp::from_unix_micros(1_767_225_600_000_000 + microseconds)
 }
@@ -397,7 +397,7 @@ pub(crate) fn token(aggregate_type: &str, aggregate_id: &str, version: u64) -> R
     ReadAfter { aggregate_type, aggregate_id, version }
 }
 
-/// A token of which every field is bad, and their names.
+/// A token with only bad fields, and their names.
 pub(crate) fn bad_after() -> Option<ReadAfter> {
     Some(token("invoice", "7", 0))
 }
@@ -410,14 +410,14 @@ pub(crate) fn of_tenant<T>(tenant: &str, message: T) -> Request<T> {
     request
 }
 
-/// The fields that a status says are bad.
+/// The bad fields of a status.
 pub(crate) fn bad_fields(status: &Status) -> Vec<String> {
     assert_eq!(status.code(), tonic::Code::InvalidArgument, "{status:?}");
     let details = status.get_error_details();
     details.bad_request().unwrap().field_violations.iter().map(|violation| violation.field.clone()).collect()
 }
 
-/// Why a status says what it says.
+/// The reason of a status.
 pub(crate) fn reason(status: &Status) -> Option<String> {
     status.get_error_details().error_info().map(|info| info.reason.clone())
 }

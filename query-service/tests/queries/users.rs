@@ -203,7 +203,7 @@ async fn an_address_that_changed_hands_is_the_new_holders() {
 async fn the_next_holder_is_found_behind_one_who_is_known_to_have_left_whatever_their_clocks_say() {
     let world = World::default();
     world.user(2, 1, "shared@example.com").await;
-    // Changed later by its writer's clock, and gone from the address by now.
+    // Changed later by its writer's clock, but has given the address up by now.
     for version in 1..=5 {
         world.user(1, version, "shared@example.com").await;
     }
@@ -213,7 +213,7 @@ async fn the_next_holder_is_found_behind_one_who_is_known_to_have_left_whatever_
     assert_eq!(holder.user_id, user_id(2).to_string());
 }
 
-/// The index lags behind all three, so whom it shows first is none of whom it could be.
+/// The index lags behind all three, so its order does not tell the holder.
 #[tokio::test]
 async fn an_address_that_three_users_passed_on_is_the_last_ones() {
     for ids in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [1, 3, 2]] {
@@ -226,7 +226,7 @@ async fn an_address_that_three_users_passed_on_is_the_last_ones() {
         world.user(second, 2, "shared@example.com").await;
         world.user(second, 3, "second@example.com").await;
         world.user(third, 2, "shared@example.com").await;
-        // The index shows the first holder as it was, and both others as they came to the address.
+        // The index shows the first holder's old version, and the others' versions with the address.
         let behind = World::default();
         behind.user(first, 1, "shared@example.com").await;
         behind.user(second, 1, "shared@example.com").await;

@@ -1,4 +1,4 @@
-//! Watching: what is sent, when, at what price, and how it ends.
+//! Watches: their messages, times, costs and ends.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::support::{
     MAX_WATCHERS, PACE, World, after_order, bad_fields, of_tenant, order_id, reason, user_id,
 };
 
-/// Longer than a change takes to be seen after a silence.
+/// Longer than it takes to see a change after a silence.
 const SOON: Duration = Duration::from_secs(3);
 
 type Sent = Messages<WatchOrderResponse>;
@@ -41,14 +41,14 @@ async fn next(sent: &mut Sent) -> u64 {
     next.unwrap().unwrap().order.unwrap().version
 }
 
-/// How it ends, which is soon.
+/// The end of the stream, which comes soon.
 async fn end(sent: &mut Sent) -> Status {
     let end = timeout(Duration::from_secs(15), sent.next()).await.expect("it ends soon");
     assert!(sent.next().await.is_none());
     end.unwrap().unwrap_err()
 }
 
-/// That nothing comes.
+/// Fails if a message comes.
 async fn silent(sent: &mut Sent) {
     assert!(timeout(SOON, sent.next()).await.is_err(), "nothing is to come");
 }
@@ -123,14 +123,14 @@ async fn all_who_watch_a_row_cost_one_reading_and_many_rows_one_request() {
         "for a hundred rows and a hundred and fifty who watch them"
     );
 
-    // A row that does not change is read ever less often.
+    // A row that does not change is read less and less often.
     sleep(Duration::from_secs(60)).await;
     let before = world.orders.requests();
     sleep(Duration::from_secs(60)).await;
     let reads = world.orders.requests() - before;
     assert!((25..=30).contains(&reads), "every two seconds: {reads}");
 
-    // Who leaves is not read for.
+    // Rows whose watchers have left are not read.
     drop(all);
     let before = world.orders.requests();
     sleep(Duration::from_secs(60)).await;

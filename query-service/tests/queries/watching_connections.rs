@@ -1,4 +1,4 @@
-//! Watching over a connection: those who leave, and those who do not read.
+//! Watches over a connection: callers that leave, and callers that do not read.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::{
     support::{World, basket, of_tenant, order_id, reason},
 };
 
-/// Fast, so that tests are.
+/// Fast, for fast tests.
 const PACE: Pace = Pace { fastest: Duration::from_millis(5), slowest: Duration::from_millis(50) };
 
-/// Serves watches for so many.
+/// Serves at most `most` watches.
 async fn start(world: &World, most: u32) -> (String, DropGuard) {
     let (address, shutdown, _) =
         serve(world, world.events.clone(), Watching { pace: PACE, max: most, max_per_tenant: most }).await;
@@ -49,7 +49,7 @@ async fn who_leaves_makes_room_though_nothing_happens_to_the_row() {
     assert_eq!(version(&mut states).await, 1);
     let refused = watch(&channel, 1).await.map(drop).unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_deref()), (Code::ResourceExhausted, Some("OVERLOADED")));
-    // The row rests: nothing would be sent to the caller, in which it could show that it is gone.
+    // The row does not change: no message is sent that could reveal the caller's absence.
     drop(states);
     eventually(async || watch(&channel, 1).await.is_ok()).await;
 }
@@ -66,7 +66,7 @@ async fn a_tenant_that_has_its_share_keeps_no_other_out() {
     assert_eq!(version(&mut states).await, 1);
     let refused = watch(&channel, 1).await.map(drop).unwrap_err();
     assert_eq!((refused.code(), reason(&refused).as_deref()), (Code::ResourceExhausted, Some("TENANT_BUSY")));
-    // Another tenant has a place, from which it sees that it has no such order.
+    // Another tenant has a permit, and so learns that it has no such order.
     let request = WatchOrderRequest { order_id: order_id(1).to_string(), ..Default::default() };
     let mut client = OrderQueryServiceClient::new(channel);
     let other = client.watch_order(of_tenant("acme", request)).await.map(drop).unwrap_err();
@@ -81,7 +81,7 @@ async fn a_connection_that_is_gone_makes_room() {
     let staying = connect(&address).await;
     let mut stays = watch(&staying, 1).await.unwrap();
     let gone = tokio::task::spawn_blocking(move || {
-        // With the runtime ends all that was in it: nobody says goodbye.
+        // The end of the runtime ends all in it, without a goodbye.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             assert_eq!(version(&mut watch(&connect(&address).await, 1).await.unwrap()).await, 1)
@@ -92,7 +92,7 @@ async fn a_connection_that_is_gone_makes_room() {
     assert_eq!(version(&mut stays).await, 1);
 }
 
-/// Long enough that a few of them fill what a connection holds.
+/// Large enough that a few states fill a connection's buffers.
 fn large() -> String {
     "x".repeat(200)
 }
@@ -101,7 +101,7 @@ fn large() -> String {
 async fn who_does_not_read_is_sent_the_newest_state_afterwards_and_few_of_those_in_between() {
     const VERSIONS: u64 = 400;
     let world = World::default();
-    // Each state has 23 KB, and who does not read says that it takes 64: what comes in between would have to be kept here.
+    // Each state has 23 KB, and the caller's window is 64: the server would have to keep the states in between.
     world.place_basket(1, 7, 0, basket(&large(), 100)).await;
     let (address, _end) = start(&world, 2).await;
     let channel = connect(&address).await;

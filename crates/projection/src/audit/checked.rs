@@ -23,7 +23,7 @@ use super::{
 };
 use crate::pace::Halt;
 
-/// The names of calls, should they fail.
+/// The names of the calls, for failures.
 const READ: &str = "reading rows";
 const BEGUN: &str = "looking for the first events of rows";
 
@@ -61,7 +61,7 @@ pub(super) trait Audited: Send + Sync {
         suspects: mpsc::Sender<Suspect>,
     ) -> BoxFuture<'static, Result<(), Halt>>;
 
-    /// About how many rows there are, if AWS says it.
+    /// The approximate number of rows, if AWS reports it.
     fn count(&self) -> BoxFuture<'_, Option<u64>>;
 }
 
@@ -77,7 +77,7 @@ pub(super) trait Lane: Send {
     /// Tells it that the scan is at its end, and so is the last stream.
     fn end(&mut self);
 
-    /// Reads the rows of its folds, and hands back those that are to be looked at more closely.
+    /// Reads the rows of its folds, and returns the suspects.
     fn compare(&mut self) -> BoxFuture<'_, Result<Vec<Suspect>, Halt>>;
 }
 
@@ -136,7 +136,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         Some(RowKey { tenant: update.key.tenant.clone(), id })
     }
 
-    /// Of some rows, those that do not exist and were not missed before.
+    /// The keys, out of these, of rows that do not exist and were not missed before.
     async fn absent(&self, mut keys: BTreeSet<RowKey>) -> Result<BTreeSet<RowKey>, Halt> {
         keys.retain(|key| !self.missed().contains(key));
         let mut absent = keys.clone();
@@ -146,7 +146,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
             let read = self.shared.call(READ, || self.rows.get_many(&wanted, Consistency::Eventual)).await?;
             self.shared.took(read.read_units);
             self.shared.progress(READ, &mut failures, read.left.len() < wanted.len()).await?;
-            // One that cannot be read is there; its sum shows what is wrong with it.
+            // A row that cannot be read exists; the closer look at its sum shows the fault.
             read.found.iter().for_each(|(key, _)| _ = absent.remove(key));
             wanted = [read.left, rest].concat();
         }
@@ -161,7 +161,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         self.missed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Of some streams, those that have not begun, as far as a weak read can tell.
+    /// The streams, out of these, that have not begun, as far as a weak read can tell.
     async fn unbegun(&self, streams: &[StreamId]) -> Result<Vec<StreamId>, Halt> {
         let mut unbegun: Vec<_> = streams.to_vec();
         let (mut wanted, mut failures) = (streams.to_vec(), 0);
@@ -279,7 +279,7 @@ impl<W: AuditRows, E: ScanEvents> Lane for Folding<W, E> {
             self.home.shared.report.tally.aggregate();
             match self.done.entry(stream) {
                 Entry::Vacant(place) => drop(place.insert(fold)),
-                // Its items did not come together.
+                // The stream's items did not come together.
                 Entry::Occupied(mut place) => place.get_mut().is_in_parts(&fold),
             }
         }
@@ -289,7 +289,7 @@ impl<W: AuditRows, E: ScanEvents> Lane for Folding<W, E> {
         let folds = std::mem::take(&mut self.done);
         let home = Arc::clone(&self.home);
         async move {
-            // A stream that cannot be folded as it came is loaded once more in any case.
+            // A stream that cannot be folded as it came is read again in any case.
             let readable = folds.iter().filter(|(_, fold)| fold.obstacle.is_none());
             let rows = home.read(readable.map(|(stream, _)| stream.clone()).collect()).await?;
             let (mut subjects, mut targets) = (Vec::new(), BTreeSet::new());

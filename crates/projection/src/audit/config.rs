@@ -9,11 +9,11 @@ use crate::config::{Choice, Prefix, TableSettings};
 
 /// Holds the read models against the event store, and reports every row that is missing, behind or wrong.
 ///
-/// Each finding is a line on standard output: what is wrong, and where, as name=value; after them a summary. Progress is
-/// told on standard error. It can run beside everything else; rows that are only late are given time.
+/// Each finding is a line on standard output: the fault and its place, as name=value; after them a summary. Progress
+/// goes to standard error. It can run beside everything else; rows that are only late are given time.
 ///
-/// Exits 0 where nothing is amiss or all of it was repaired, 1 where something is left, 2 where the configuration is
-/// wrong, 3 where AWS failed or it was told to end.
+/// Exits 0 where no fault is left, 1 where one is, 2 where the configuration is wrong, 3 where AWS failed or it was
+/// told to end.
 ///
 /// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
 #[derive(Debug, Clone, Parser)]
@@ -31,7 +31,7 @@ pub(super) struct Options {
     #[command(flatten)]
     pub(super) tables: TableSettings,
 
-    /// Puts right what is found: missing events are written, rows that are wrong replaced, rows without events deleted.
+    /// Repairs the findings: writes missing events, replaces wrong rows, deletes rows without events.
     #[arg(long)]
     pub(super) repair: bool,
 

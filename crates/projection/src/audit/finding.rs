@@ -1,4 +1,4 @@
-//! What an audit can find, and how a report says it.
+//! The faults that an audit finds, and their form in a report.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use serde_json::{Map, Value, json};
 
 use crate::ApplyError;
 
-/// What is wrong with a row, or with an event.
+/// A fault of a row or of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// There are events, or parts, and no row.
+    /// There are events, or parts, but no row.
     Missing,
     /// The row is older than its events.
     Behind,
@@ -19,16 +19,16 @@ pub(super) enum Kind {
     Different,
     /// The row is newer than the newest event.
     Ahead,
-    /// There is a row, and no event, or no part.
+    /// There is a row, but no event, or no part.
     Orphaned,
-    /// An event cannot be read by this release, or is not there though a newer one is. The row cannot go past it.
+    /// An event cannot be read by this release, or is missing though a newer one exists. The row cannot go past it.
     Unreadable,
-    /// A row that sums up aggregates changed at each look, and none showed it right. To be audited in a quieter moment.
+    /// A row that sums up aggregates changed at each look and was never right. Audit it at a quieter time.
     Busy,
 }
 
 impl Kind {
-    /// All of them, in the order in which a summary counts them.
+    /// All kinds, in the order in which a summary counts them.
     pub(super) const ALL: [Self; 7] = [
         Self::Missing,
         Self::Behind,
@@ -53,18 +53,18 @@ impl Kind {
     }
 }
 
-/// Whose row or event it is.
+/// The owner of the row or event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// An aggregate's.
+    /// One aggregate.
     Stream(StreamId),
-    /// That of many aggregates.
+    /// A row of many aggregates.
     Row(RowKey),
-    /// Nobody's: a key that names no aggregate, made fit for a line.
+    /// None: a key that names no aggregate, escaped for a line.
     Key(String),
 }
 
-/// Why an event cannot be folded. Its text never holds what the event says.
+/// Why an event cannot be folded. The text never holds the event's data.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Obstacle {
     /// The projection cannot read it.
@@ -76,7 +76,7 @@ pub(super) enum Obstacle {
 }
 
 impl Obstacle {
-    /// The reason in a word, by the names that the metrics have.
+    /// The reason in a word, the same as in the metrics.
     pub(super) fn reason(&self) -> &'static str {
         match self {
             Self::Apply(error) => error.reason(),
@@ -85,14 +85,14 @@ impl Obstacle {
     }
 }
 
-/// What was done about a finding.
+/// An action on a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// The missing events were written into the row, as the projector would have.
+    /// The missing events were written into the row, as the projector would have done.
     Written,
-    /// The row was replaced by what its history comes to.
+    /// The row was replaced by the fold of its history.
     Replaced,
-    /// The row was taken away.
+    /// The row was deleted.
     Deleted,
 }
 
@@ -106,10 +106,10 @@ impl Step {
     }
 }
 
-/// What became of a finding that was to be repaired.
+/// The result of a repair.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Repair {
-    /// What was done, in order. Nothing where the row had come right by itself, or could not be repaired.
+    /// The actions, in order. Empty where the row had become right by itself, or could not be repaired.
     pub(super) steps: Vec<Step>,
     /// Whether the row is right now.
     pub(super) healed: bool,
@@ -135,16 +135,16 @@ impl Repair {
     }
 }
 
-/// One line of a report: ids, versions and names of attributes, never what they hold.
+/// One line of a report: ids, versions and attribute names, never attribute values.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Finding {
-    /// What is wrong.
+    /// The fault.
     pub(super) kind: Kind,
-    /// With whose row: the projection's name; `None` where no projection's.
+    /// The name of the row's projection; `None` where the row is no projection's.
     pub(super) projection: Option<&'static str>,
-    /// Where.
+    /// The owner of the row or event.
     pub(super) place: Place,
-    /// The row's version, where there is a row that has one.
+    /// The row's version, if the row exists and has one.
     pub(super) row: Option<u64>,
     /// The newest version in the event store.
     pub(super) store: Option<u64>,
@@ -154,12 +154,12 @@ pub(super) struct Finding {
     pub(super) attributes: Vec<String>,
     /// Why the event cannot be read: in a word, and in a sentence.
     pub(super) reason: Option<(&'static str, String)>,
-    /// What became of it, where it was to be repaired.
+    /// The result of the repair, where one was asked for.
     pub(super) repair: Option<Repair>,
 }
 
 impl Finding {
-    /// A finding of which nothing more is known yet.
+    /// A finding with no further details yet.
     pub(super) fn new(kind: Kind, projection: Option<&'static str>, place: Place) -> Self {
         Self {
             kind,
@@ -174,12 +174,12 @@ impl Finding {
         }
     }
 
-    /// Whether somebody still has to see to it.
+    /// Whether the fault still needs a person.
     pub(super) fn is_left(&self) -> bool {
         !self.repair.as_ref().is_some_and(|repair| repair.healed)
     }
 
-    /// What a report says of it, by name. Texts are known to need no quotes, or are quoted in [`line`](Self::line).
+    /// The finding's fields in a report, by name. A text needs no quotes, or is quoted in [`line`](Self::line).
     fn facts(&self) -> Vec<(&'static str, Value)> {
         let mut facts = Vec::new();
         facts.extend(self.projection.map(|projection| ("projection", json!(projection))));
@@ -208,8 +208,8 @@ impl Finding {
         facts
     }
 
-    /// The finding as a line: its kind, and what is known of it as `name=value`. Values are plain words, but for `id`,
-    /// `key` and `detail`, which are in quotes as JSON has them.
+    /// The finding as a line: its kind, and its fields as `name=value`. Values are plain words, except that `id`, `key`
+    /// and `detail` are JSON strings.
     pub(super) fn line(&self) -> String {
         let mut line = self.kind.as_str().to_owned();
         for (name, value) in self.facts() {

@@ -22,16 +22,16 @@ pub(super) struct Fold {
     pub(super) update: Option<RowUpdate>,
     /// The version that all events up to it are folded into.
     pub(super) folded: u64,
-    /// The newest version that was met; 0 where none was.
+    /// The newest version seen; 0 where there was none.
     pub(super) newest: u64,
-    /// When the last event that was met happened; `None` where none could be read.
+    /// The time of the last event seen; `None` where none could be read.
     pub(super) latest: Option<Timestamp>,
     /// The first version that cannot be folded, and the reason. It follows `folded`.
     pub(super) obstacle: Option<(u64, Obstacle)>,
 }
 
 impl Fold {
-    /// Adds the next item of the stream. Nothing is folded past an item that cannot be.
+    /// Adds the next item of the stream. After an item that cannot be folded, nothing is folded.
     pub(super) fn add(&mut self, spec: &ProjectionSpec, item: &ScannedItem) {
         let version = match item {
             ScannedItem::Event(event) => event.envelope.version,
@@ -54,7 +54,7 @@ impl Fold {
         }
     }
 
-    /// Takes note that another part of the stream was met by itself. That cannot be folded: the stream has to be read.
+    /// Notes that another part of the stream came by itself. Such a stream cannot be folded and has to be read again.
     pub(super) fn is_in_parts(&mut self, other: &Self) {
         self.newest = self.newest.max(other.newest);
         self.latest = self.latest.max(other.latest);
@@ -62,7 +62,7 @@ impl Fold {
         self.obstacle.get_or_insert_with(unread);
     }
 
-    /// The update so far with that of the next item, which should be of the version `next`.
+    /// The update so far merged with that of the next item, which should be of the version `next`.
     fn update_of(&self, spec: &ProjectionSpec, item: &ScannedItem, next: u64) -> Result<RowUpdate, Obstacle> {
         let update = match item {
             ScannedItem::Event(event) if event.envelope.version == next => update_of_stored(spec, event)?,
@@ -80,12 +80,12 @@ impl Fold {
     }
 }
 
-/// The reason that an update cannot follow a row that is known.
+/// Why an update cannot follow a known row.
 fn reason(before: &RowUpdate, update: &RowUpdate) -> ApplyError {
     let resolve = || before.change.resolve(&Attributes::new()).and_then(|row| update.change.resolve(&row));
     match catch_unwind(AssertUnwindSafe(resolve)) {
         Ok(Err(error)) => error.into(),
-        // It is of another row, or of another place in its stream.
+        // It is of another row, or of another version of its stream.
         Ok(Ok(_)) => ProjectionError::Misplaced.into(),
         Err(_) => ApplyError::Panicked,
     }

@@ -1,4 +1,4 @@
-//! What an audit says, and to whom.
+//! The report of an audit, and its destinations.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ pub(crate) enum Format {
     Json,
 }
 
-/// How much there was so far. All of it is counted, and none of it kept.
+/// The counts so far. Only counts are kept.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     events: AtomicU64,
@@ -43,17 +43,17 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// An item of the event store was met.
+    /// An item of the event store was read.
     pub(super) fn event(&self) {
         self.events.fetch_add(1, Relaxed);
     }
 
-    /// An aggregate was held against its row.
+    /// An aggregate was compared with its row.
     pub(super) fn aggregate(&self) {
         self.aggregates.fetch_add(1, Relaxed);
     }
 
-    /// An event was met of a kind of aggregate that no projection shows.
+    /// The event read is of an aggregate type that no projection takes.
     pub(super) fn other(&self) {
         self.others.fetch_add(1, Relaxed);
     }
@@ -73,28 +73,28 @@ impl Tally {
         self.waiting.fetch_sub(1, Relaxed);
     }
 
-    /// AWS said what a call took.
+    /// AWS reported the cost of a call.
     pub(super) fn took(&self, read_units: f64) {
         let thousandths = Duration::try_from_secs_f64(read_units).unwrap_or_default().as_millis();
         self.read_units.fetch_add(u64::try_from(thousandths).unwrap_or(u64::MAX), Relaxed);
     }
 
-    /// How many events and rows were met, to be compared with how many there are.
+    /// How many events and rows were read, to compare with their total.
     pub(super) fn met(&self) -> u64 {
         self.events.load(Relaxed) + self.rows.load(Relaxed)
     }
 
-    /// Whether no item of the event store was met.
+    /// Whether the event store had no items.
     pub(super) fn has_no_events(&self) -> bool {
         self.events.load(Relaxed) == 0
     }
 
-    /// Whether anybody has to see to anything.
+    /// Whether no finding needs a person.
     pub(crate) fn is_clean(&self) -> bool {
         self.left.load(Relaxed) == 0
     }
 
-    /// Where things stand, for somebody who watches.
+    /// The progress, for a person who watches.
     pub(crate) fn status(&self) -> String {
         let [events, rows, waiting] =
             [&self.events, &self.rows, &self.waiting].map(|count| count.load(Relaxed));
@@ -144,7 +144,7 @@ impl Report {
         }
     }
 
-    /// Ends the report with what there was in all. `complete` says whether everything was looked at.
+    /// Ends the report with the totals. `complete` says whether the audit looked at everything.
     pub(crate) fn summary(
         &self,
         complete: bool,
@@ -182,7 +182,7 @@ impl Report {
         }
     }
 
-    /// Writes a line, at once and whole: a reader may follow, and the process be killed.
+    /// Writes a line at once and whole: a program may follow the output, and the process may be killed.
     fn line(&self, line: &str) -> Result<(), Halt> {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         let written =

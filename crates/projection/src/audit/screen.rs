@@ -1,4 +1,4 @@
-//! How far an audit is, for somebody who watches: a bar on a terminal, a line now and then elsewhere.
+//! The progress of an audit: a bar on a terminal, a line every ten seconds elsewhere.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -23,20 +23,20 @@ pub(crate) enum Screen {
 }
 
 impl Screen {
-    /// Standard error, whatever it is.
+    /// The screen for standard error, terminal or not.
     pub(super) fn of_stderr() -> Self {
         if !std::io::stderr().is_terminal() {
             return Self::Lines;
         }
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        // The template is a valid one, and without it there would be another.
+        // The template is valid; otherwise the default style stays.
         if let Ok(style) = ProgressStyle::with_template("[{elapsed}] {wide_bar} {percent}%  {msg}") {
             bar.set_style(style);
         }
         Self::Bar(bar)
     }
 
-    /// Does something that may write to the terminal, with the bar out of its way.
+    /// Writes with the bar out of the way.
     pub(super) fn aside<T>(&self, write: impl FnOnce() -> T) -> T {
         match self {
             Self::Bar(bar) => bar.suspend(write),
@@ -44,7 +44,7 @@ impl Screen {
         }
     }
 
-    /// Shows where things stand, and how far they are of about `total`, for as long as it is polled.
+    /// Shows the status and the share of about `total`, for as long as it is polled.
     pub(super) async fn show(&self, status: impl Fn() -> String, met: impl Fn() -> u64, total: Option<u64>) {
         let every = if matches!(self, Self::Bar(_)) { REDRAW } else { LINE };
         let mut ticks = interval(every);
@@ -58,7 +58,7 @@ impl Screen {
                     let _ = writeln!(std::io::stderr(), "audit: {}{of}", status());
                 }
                 Self::Bar(bar) => {
-                    // AWS counts late: what is there in all is no less than what was met.
+                    // AWS's total lags; it is at least the number read.
                     let met = met();
                     bar.set_length(total.unwrap_or_default().max(met).max(1));
                     bar.set_position(met);
@@ -68,7 +68,7 @@ impl Screen {
         }
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn clear(&self) {
         if let Self::Bar(bar) = self {
             bar.finish_and_clear();

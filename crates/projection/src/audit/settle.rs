@@ -1,8 +1,8 @@
 //! A closer look at the row of one stream, and its repair.
 //!
-//! The row is read before its stream, both strongly consistent. So an event that made the row is seen, whatever is
-//! written meanwhile, and nothing is wrong with a row only because the look took its time. A row may lag behind for a
-//! while, though: it is given the audit's grace.
+//! The row is read before its stream, both strongly consistent. So every event in the row is seen in the stream, even
+//! during writes, and a slow look finds no false fault. A row may lag behind for a while, though: it is given the
+//! audit's grace.
 //!
 //! Where rows sum up aggregates, the row of a stream is its part.
 
@@ -25,7 +25,7 @@ use crate::{
     pace::Halt,
 };
 
-/// How often a row is repaired that is not right afterwards, since it was written meanwhile.
+/// How often a repair is tried again because the row was written meanwhile.
 pub(super) const ROUNDS: u32 = 5;
 
 /// The result of a closer look.
@@ -43,8 +43,8 @@ struct Look<R> {
 }
 
 impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
-    /// Looks at a row, again and again where it may only be late, and deals with a fault. `due` is the newest event that
-    /// the scan met of the stream; `None` where a row was met, and no event.
+    /// Looks at a row, repeatedly where it may only be late, and deals with a fault. `due` is the newest version that
+    /// the scan saw of the stream; `None` where the scan saw a row and no event.
     pub(super) async fn settle_stream(&self, stream: &StreamId, due: Option<u64>) -> Result<(), Halt> {
         let (mut deadline, mut wait) = (None, SOON);
         loop {
@@ -52,7 +52,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
                 let _turn = self.shared.turn().await?;
                 let look = self.look(stream, due).await?;
                 let now = Instant::now();
-                // Its newest event counts that there was at first: others would put it off for ever.
+                // The deadline is that of the first look's newest event: newer events would put it off for ever.
                 let until = *deadline.get_or_insert_with(|| now + self.grace(&look));
                 if now >= until || !matches!(look.kind, Some(Kind::Missing | Kind::Behind)) {
                     return self.deal_with(stream, due, look).await;
@@ -68,15 +68,15 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
     fn grace(&self, look: &Look<W::Row>) -> Duration {
         let Some(latest) = look.fold.latest else { return Duration::ZERO };
         let age = self.shared.now().unix_micros().saturating_sub(latest.unix_micros());
-        // A clock that goes wrong makes an event look as if it were yet to come.
+        // With a wrong clock an event seems to lie in the future.
         let age = Duration::from_micros(u64::try_from(age).unwrap_or_default());
         self.shared.settings.grace.saturating_sub(age)
     }
 
-    /// Reports a fault, and repairs it where that is asked for.
+    /// Reports a fault, and repairs it if the options say so.
     async fn deal_with(&self, stream: &StreamId, due: Option<u64>, look: Look<W::Row>) -> Result<(), Halt> {
         if due.is_none() && look.fold.newest > 0 {
-            // It was suspected to have no events. It has, so it has been looked at from their side.
+            // The row was suspected to have no events. It has some, so the forward pass has looked at it.
             return Ok(());
         }
         let place = Place::Stream(stream.clone());
@@ -94,8 +94,8 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         finding.store = Some(look.fold.newest).filter(|newest| *newest > 0);
         finding.attributes.clone_from(&look.differences);
         if kind == Kind::Orphaned && self.shared.report.tally.has_no_events() {
-            // By then all of the event store has been read. It is rather another one, or not restored yet, than that all
-            // rows are to go; and if they are, emptying their table is quicker.
+            // By now the whole event store has been read. It is more likely the wrong one, or not restored yet, than
+            // that every row should go; and if so, emptying the table is quicker.
             let why = "the event store is empty, and no row is deleted for that: is it the right one?";
             finding.reason = Some(("empty_store", why.to_owned()));
         } else if self.shared.settings.repair {
@@ -145,8 +145,8 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         Ok(Look { row, version, fold, kind, differences })
     }
 
-    /// Puts a row right. It is written on the condition that it is as it was found; where it is not any more, or not
-    /// right afterwards, it is looked at again.
+    /// Repairs a row. The write is on the condition that the row is as it was found; where that fails, or the row is
+    /// still wrong afterwards, the row is looked at again.
     async fn repair(
         &self,
         stream: &StreamId,
@@ -174,7 +174,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
                         Err(_) => return Ok(repair),
                     }
                 }
-                // There is nothing that could be put in its place.
+                // There is no valid row to put in its place.
                 (
                     Some(Kind::Different | Kind::Ahead | Kind::Orphaned | Kind::Unreadable | Kind::Busy),
                     ..,
@@ -182,8 +182,8 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
             };
             repair.add(step);
             let due = match step {
-                // While the row was newer than it should be, the projector took new events for known ones: no one else
-                // will write them now.
+                // While the row was ahead, the projector dropped new events as known: no other process will write them
+                // now.
                 Some(Step::Replaced | Step::Deleted) => Some(u64::MAX),
                 Some(Step::Written) | None => suspected,
             };
@@ -193,10 +193,10 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         Ok(repair)
     }
 
-    /// Brings a row from the version that it was found at to a newer one, the way the projector heals a gap. Says
+    /// Brings a row from the version at which it was found to a newer one, the way the projector heals a gap. Returns
     /// whether it wrote anything.
     async fn bring_up(&self, stream: &StreamId, from: Option<u64>, to: u64) -> Result<bool, Halt> {
-        // Without data, so that the events are fetched; the first one says where to begin.
+        // Without data, so that the events are fetched; the first one gives the beginning.
         let first = from.unwrap_or_default().saturating_add(1).min(to);
         let pending: PendingUpdates = [(first, None), (to, None)].into();
         let row = RowUpdater {

@@ -1,8 +1,8 @@
 //! A closer look at a row that sums up aggregates, and its repair.
 //!
-//! The row is held against the fold of its parts, which the audit holds against their streams as it does rows. Parts are
-//! found by an index that lags behind them, and they may change while they are read. So a difference counts only if it
-//! lasts for the audit's grace while the row stays at one version.
+//! The row is compared with the fold of its parts; the audit compares the parts with their streams as it does rows.
+//! Parts are found by an index that lags behind them, and they may change while they are read. So a difference counts
+//! only if it lasts for the audit's grace while the row stays at one version.
 
 use millrace_core::row::RowKey;
 use millrace_event_store::ScanEvents;
@@ -17,11 +17,11 @@ use super::{
 };
 use crate::pace::Halt;
 
-/// How often a row that differs may change before it is reported as one that cannot be audited now.
+/// How often a differing row may change before it is reported as busy.
 const MAX_CHANGES: u32 = 5;
 
 impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
-    /// Looks at a row until it is right, or has been wrong for as long as it may be, and deals with a fault.
+    /// Looks at a row until it is right, or has been wrong for longer than the grace, and deals with a fault.
     pub(super) async fn settle_sum(&self, key: &RowKey) -> Result<(), Halt> {
         let mut wait = SOON;
         let mut seen: Option<(Option<u64>, Instant)> = None;
@@ -56,7 +56,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         }
     }
 
-    /// The row beside the fold of its parts. A row with a part that cannot be read is reported; there is no such fold.
+    /// The row beside the fold of its parts. A part that cannot be read is reported; there is no such fold.
     async fn sum(&self, key: &RowKey) -> Result<Option<Sum<W::Row>>, Halt> {
         let detail = match self.shared.attempt("adding up parts", || self.rows.sum(key)).await? {
             Ok(sum) => {
@@ -71,7 +71,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         Ok(None)
     }
 
-    /// Reports a fault, and repairs it where that is asked for.
+    /// Reports a fault, and repairs it if the options say so.
     async fn deal_with_sum(&self, kind: Kind, sum: Sum<W::Row>) -> Result<(), Halt> {
         let repair = if self.shared.settings.repair { Some(self.repair_sum(&sum).await?) } else { None };
         self.report_sum(kind, &sum, repair)
@@ -85,7 +85,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         self.shared.report.finding(&finding)
     }
 
-    /// Replaces a row by the fold of its parts, under the condition that it is as it was found.
+    /// Replaces a row by the fold of its parts, on the condition that the row is as it was found.
     async fn repair_sum(&self, sum: &Sum<W::Row>) -> Result<Repair, Halt> {
         let mut repair = Repair::default();
         let mut sum = sum.clone();
@@ -95,7 +95,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
             let Some(now) = self.sum(&sum.key).await? else { break };
             sum = now;
             repair.healed = kind_of(&sum).is_none();
-            // One that was not replaced has changed: what it differs by now may only be late.
+            // A row that was not replaced has changed: its present differences may only be late.
             if repair.healed || !replaced {
                 break;
             }

@@ -46,20 +46,20 @@ struct Waiting {
 pub struct DeadLetter {
     /// The message as it was received last.
     pub message: Message,
-    /// What was said of it; nothing where the queue itself moved it, after too many attempts.
+    /// The reason; `None` where the queue itself moved the message, after too many attempts.
     pub cause: Option<Cause>,
-    /// When it came to be one.
+    /// When the message became a dead letter.
     pub since: Instant,
 }
 
 /// How often a queue was called.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// Calls that received, with or without result.
+    /// Receive calls, with or without messages.
     pub receive: u64,
-    /// Calls that deleted.
+    /// Delete calls.
     pub delete: u64,
-    /// Calls that hid.
+    /// Hide calls.
     pub hide: u64,
     /// Calls that sent dead letters.
     pub dead_letter: u64,
@@ -121,7 +121,7 @@ impl MemoryQueue {
 }
 
 impl State {
-    /// Receives what is visible.
+    /// Receives the visible messages.
     fn take(&mut self, rules: Rules) -> Vec<Message> {
         let now = Instant::now();
         let mut taken = Vec::new();
@@ -148,11 +148,11 @@ impl State {
         taken
     }
 
-    /// The message of a receipt, if it is the newest one.
+    /// The index of the message, if the receipt is its newest.
     fn find(&self, receipt: &ReceiptHandle) -> Option<usize> {
         let (id, _) = receipt.0.split_once('/')?;
         let id: u64 = id.parse().ok()?;
-        // Messages are in the order of their ids.
+        // Messages are sorted by id.
         let place = self.waiting.binary_search_by_key(&id, |message| message.id).ok()?;
         (self.waiting[place].receipt() == *receipt).then_some(place)
     }

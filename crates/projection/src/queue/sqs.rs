@@ -38,7 +38,7 @@ pub enum Unusable {
     /// Its redrive policy makes no sense.
     #[error("the queue {0} has a RedrivePolicy without a usable deadLetterTargetArn or maxReceiveCount")]
     BadRedrivePolicy(String),
-    /// AWS did not tell.
+    /// AWS did not report its attributes.
     #[error("the queue {0} cannot be used: {1}")]
     Aws(String, AwsError),
 }
@@ -47,7 +47,7 @@ pub enum Unusable {
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
     client: Client,
-    /// Bears with a receiving that waits.
+    /// A client whose time-out allows long polling.
     receiver: Client,
     wait: Duration,
     url: String,
@@ -133,7 +133,7 @@ impl SqsQueue {
         })
     }
 
-    /// How many messages of a queue can be received, are hidden, are delayed.
+    /// How many messages of a queue are visible, hidden and delayed.
     async fn counts(&self, url: &str) -> Result<[u64; 3], AwsError> {
         let names = [
             QueueAttributeName::ApproximateNumberOfMessages,
@@ -142,7 +142,7 @@ impl SqsQueue {
         ];
         let request = self.client.get_queue_attributes().queue_url(url);
         let reply = request.set_attribute_names(Some(names.to_vec())).send().await?;
-        // A count that is not told is not none: who believed that would take a queue for seen through.
+        // A missing count is not zero: with zero, a redrive would take the queue for empty.
         let count = |name| {
             let count = reply.attributes().and_then(|attributes| attributes.get(name)?.parse().ok());
             count.ok_or_else(|| AwsError::InvalidResponse(format!("a queue that does not tell its {name}")))
@@ -244,17 +244,17 @@ impl SqsQueue {
     }
 }
 
-/// Counts of a queue together. AWS's numbers are no reason to panic, whatever they are.
+/// The sum of a queue's counts. It saturates: AWS's numbers are no reason to panic.
 fn total<const N: usize>(counts: [u64; N]) -> u64 {
     counts.into_iter().fold(0, u64::saturating_add)
 }
 
-/// Reads a message that was received at a time. One without a receipt could not be deleted; SQS sends none.
+/// Reads a message received at `now`. A message without a receipt could not be deleted; SQS sends none.
 fn message(message: aws_sdk_sqs::types::Message, now: Timestamp) -> Option<Message> {
     let attribute = |name| message.attributes().and_then(|attributes| attributes.get(&name));
     let attempts = attribute(MessageSystemAttributeName::ApproximateReceiveCount);
     let first = attribute(MessageSystemAttributeName::ApproximateFirstReceiveTimestamp);
-    // Not told, or by a clock ahead of this one: it was received just now.
+    // Without the attribute, or with a clock ahead of this one: it was received just now.
     let waited = first
         .and_then(|millis| u64::try_from(now.unix_micros() / 1000).ok()?.checked_sub(millis.parse().ok()?))
         .map_or(Duration::ZERO, Duration::from_millis);
@@ -268,7 +268,7 @@ fn message(message: aws_sdk_sqs::types::Message, now: Timestamp) -> Option<Messa
     })
 }
 
-/// What became of each entry of a batch, given the entries that failed.
+/// The result of each entry of a batch, given the entries that failed.
 fn per_entry(
     entries: usize,
     reply: Result<Vec<BatchResultErrorEntry>, AwsError>,
@@ -299,14 +299,14 @@ fn attribute(data_type: &str, value: String) -> Result<MessageAttributeValue, Aw
         .map_err(|error| AwsError::Refused(error.to_string()))
 }
 
-/// A text that SQS takes as an attribute: not empty, without control characters, of a bounded length.
+/// Text in the form of an SQS attribute: not empty, without control characters, of bounded length.
 fn printable(text: &str) -> String {
     let clean = |c: char| if c.is_control() { ' ' } else { c };
     let text: String = text.chars().map(clean).take(MAX_REASON).collect();
     if text.is_empty() { "unknown".to_owned() } else { text }
 }
 
-/// Seconds as SQS counts them, up to its twelve hours; what is not whole is rounded up.
+/// Seconds as SQS counts them, up to twelve hours; fractions are rounded up.
 fn whole_seconds(time: Duration) -> i32 {
     const MOST: Duration = Duration::from_secs(12 * 60 * 60);
     let time = time.min(MOST);

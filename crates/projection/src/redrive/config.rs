@@ -11,13 +11,13 @@ use crate::config::{Choice, Prefix, QueueSettings};
 
 /// Sends dead letters back to the queues that they came from.
 ///
-/// Each is sent, unchanged, and then deleted: a run that is killed in between leaves a letter in both places, which does
-/// no harm, and none is lost. Letters that came after the run began are left where they are, so that it ends even where
-/// they fail again.
+/// Each is sent, unchanged, and then deleted: a run that is killed in between leaves a letter in both places, which
+/// does no harm, and none is lost. Letters that came after the run began are left, so that it ends even where they fail
+/// again.
 ///
-/// The report on standard output has a line for each reason, and one for each projection. Exits 0 where all that was
-/// asked for is done, 1 where something is left that was to be sent, 2 where the configuration is wrong, 3 where AWS
-/// failed or it was told to end.
+/// The report on standard output has a line for each reason, and one for each projection. Exits 0 where all selected
+/// letters were sent, 1 where some are left, 2 where the configuration is wrong, 3 where AWS failed or it was told to
+/// end.
 ///
 /// Access to AWS is configured as for every AWS SDK: AWS_REGION, AWS_ENDPOINT_URL, credentials.
 #[derive(Debug, Clone, Parser)]
@@ -35,15 +35,15 @@ pub(super) struct Options {
     #[command(flatten)]
     pub(super) queues: QueueSettings,
 
-    /// Sends at most so many of each projection.
+    /// Sends at most this many letters of each projection.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) max: Option<u64>,
 
-    /// Sends only those whose reason contains this text.
+    /// Sends only letters with this text in their reason.
     #[arg(long, value_name = "TEXT", value_parser = non_empty)]
     pub(super) reason: Option<String>,
 
-    /// Sends nothing; tells what would be sent.
+    /// Sends nothing, and reports the letters that would be sent.
     #[arg(long)]
     pub(super) dry_run: bool,
 

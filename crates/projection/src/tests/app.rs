@@ -21,17 +21,17 @@ pub(crate) fn app() -> Application {
         .unwrap()
 }
 
-/// The blind projection.
+/// The projection with blind writes.
 pub(crate) fn cards() -> ProjectionSpec {
     app().projection("counter-cards").unwrap().clone()
 }
 
-/// The fold.
+/// The fold projection.
 pub(crate) fn totals() -> ProjectionSpec {
     app().projection("counter-totals").unwrap().clone()
 }
 
-/// The one whose rows sum up counters.
+/// The projection whose rows sum up counters.
 pub(crate) fn groups() -> ProjectionSpec {
     app().projection("group-totals").unwrap().clone()
 }
@@ -185,7 +185,7 @@ impl Projection for CounterCard {
     }
 }
 
-/// What a counter has come to.
+/// A counter's total.
 #[derive(Debug, Clone, PartialEq, Eq, Row)]
 #[row(resource = "total", key = counter_id)]
 pub(crate) struct CounterTotal {
@@ -194,7 +194,7 @@ pub(crate) struct CounterTotal {
     pub(crate) steps: u64,
 }
 
-/// An amount over which the fold panics, and one that it cannot add.
+/// An amount at which the fold panics, and one that it cannot add.
 pub(crate) const PANIC: i64 = 667;
 pub(crate) const UNUSABLE: i64 = 13;
 
@@ -237,7 +237,7 @@ impl FromStr for Group {
     }
 }
 
-/// What the counters of a group have come to together.
+/// The total of a group's counters.
 #[derive(Debug, Clone, PartialEq, Eq, Row)]
 #[row(resource = "group", key = group)]
 pub(crate) struct GroupTotals {
@@ -246,7 +246,7 @@ pub(crate) struct GroupTotals {
     pub(crate) total: i64,
 }
 
-/// What a counter contributes to its group.
+/// A counter's contribution to its group.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CounterPart {
     group: Group,

@@ -74,7 +74,7 @@ struct How {
     clock: fn() -> Timestamp,
 }
 
-/// Long after everything that happened.
+/// A time long after all events.
 fn later() -> Timestamp {
     Timestamp::from_unix_micros(noon().unix_micros() + 3_600_000_000)
 }
@@ -95,7 +95,7 @@ const LOOK: How = How {
 
 const REPAIR: How = How { repair: true, ..LOOK };
 
-/// Text that is written by one and read by another.
+/// Text with a writer and a reader.
 #[derive(Clone, Default)]
 struct Text(Arc<Mutex<Vec<u8>>>);
 
@@ -110,8 +110,8 @@ impl io::Write for Text {
 }
 
 impl Outcome {
-    /// Fails unless exactly these findings were reported: lines without what every line says, which is the projection
-    /// and the tenant.
+    /// Fails unless exactly these findings were reported. The lines lack the part common to all: the projection and the
+    /// tenant.
     #[track_caller]
     fn assert_finds(&self, expected: &[String]) {
         assert!(self.result.is_ok(), "{:?}", self.result);
@@ -121,7 +121,7 @@ impl Outcome {
     }
 }
 
-/// An audit, not yet run, with the time at which it was made for noon where its clock says so.
+/// An audit, not yet run. Where its clock shows noon, that is the time of this call.
 fn audit<E, C, T, G>(
     events: E,
     rows: (C, T, G),
@@ -223,7 +223,7 @@ impl Bench {
         }
     }
 
-    /// Puts a row in the place of the one that is there: the fold of some events after a change by hand.
+    /// Replaces a row by the fold of some events, after a change by hand.
     async fn set(&self, spec: &ProjectionSpec, events: &[StoredEvent], alter: impl FnOnce(&mut RowUpdate)) {
         let mut whole = whole(spec, events);
         let rows = self.rows(spec);
@@ -232,14 +232,14 @@ impl Bench {
         assert!(rows.replace(&row, &whole).await.unwrap());
     }
 
-    /// Takes a row away.
+    /// Deletes a row.
     async fn delete(&self, spec: &ProjectionSpec, id: u128) {
         let rows = self.rows(spec);
         let row = rows.rows(&[counter(id)]).await.unwrap().found.remove(0).1;
         assert!(rows.delete(&row).await.unwrap());
     }
 
-    /// Puts something else in the place of a group's row.
+    /// Changes a group's row.
     async fn set_group(&self, group: &str, alter: impl FnOnce(&mut Attributes)) {
         let key = RowKey { tenant: "acme".parse().unwrap(), id: group.to_owned() };
         let mut sum = self.groups.sum(&key).await.unwrap();

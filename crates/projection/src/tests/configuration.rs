@@ -115,7 +115,7 @@ fn a_process_whose_settings_do_not_fit_ends_with_2_before_it_begins() {
     assert_eq!(run(Err(RegistrationError::Empty("counting")), &[]), refused);
 }
 
-/// The cards once more, as a rebuild has them beside the first.
+/// A second version of the cards, as in a rebuild.
 enum NewCards {}
 
 impl Projection for NewCards {

@@ -33,7 +33,7 @@ pub(super) const SETTINGS: Settings = Settings {
 
 type Outcomes = Vec<Result<(), MessageError>>;
 
-/// A handler that does what a test says.
+/// A handler that runs a test's function.
 #[derive(Clone)]
 struct Script(Arc<dyn Fn(Vec<Message>) -> BoxFuture<'static, Outcomes> + Send + Sync>);
 
@@ -56,7 +56,7 @@ impl Handle for Script {
     }
 }
 
-/// A queue some of whose calls fail as long as a test says so.
+/// A queue that fails some calls while a test says so.
 #[derive(Clone)]
 struct Unreliable {
     queue: MemoryQueue,
@@ -122,7 +122,7 @@ impl Queue for Unreliable {
     }
 }
 
-/// A consumer that runs.
+/// A consumer at work.
 struct Running {
     stop: CancellationToken,
     condition: watch::Receiver<Condition>,
@@ -363,7 +363,7 @@ async fn a_message_is_given_up_with_its_reason_before_the_queue_would_move_it() 
 #[tokio::test(start_paused = true)]
 async fn what_is_done_makes_room_while_the_rest_of_its_batch_is_held_up() {
     let queue = queue_with(300);
-    // Of each batch one message cannot be applied for the time being.
+    // One message of each batch cannot be applied for now.
     let handler = Script::new(|messages: Vec<Message>| async move {
         messages
             .iter()

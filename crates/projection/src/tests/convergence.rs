@@ -1,4 +1,4 @@
-//! Whatever is delivered twice, late or out of turn: the rows end as the folds of their histories.
+//! After duplicate, late and unordered deliveries every row is the fold of its history.
 
 use futures::future::join_all;
 use millrace_core::{StreamId, projection::ProjectionSpec};
@@ -14,7 +14,7 @@ use crate::Handle as _;
 /// How the events of all streams are delivered.
 #[derive(Debug, Clone)]
 struct Delivery {
-    /// A number for every copy of every event, which decides the order.
+    /// A number for every copy of every event: the order of delivery.
     keys: Vec<u64>,
     /// How many copies of each event there are: 0 to 10. The newest event of a stream comes at least once.
     copies: Vec<usize>,
@@ -48,7 +48,7 @@ fn any_delivery() -> impl Strategy<Value = Delivery> {
         })
 }
 
-/// A number that a cycle of numbers gives to a place.
+/// The number for a place, from a cycle of numbers.
 fn cycle<T: Copy>(values: &[T], place: usize) -> T {
     values[place % values.len()]
 }
@@ -119,7 +119,7 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// Counters of two tenants under the same ids, since ids tell nothing apart between tenants.
+/// Counters of two tenants under the same ids: an id is unique only within a tenant.
 fn any_counters() -> impl Strategy<Value = Vec<(StreamId, Vec<Command>)>> {
     let place = |n: usize| counter_of(["acme", "umbrella"][n % 2], 1 + u128::try_from(n / 2).unwrap());
     vec((select(vec!["red", "green"]), vec(any_command(), 0..12)), 1..6).prop_map(move |counters| {

@@ -1,4 +1,4 @@
-//! Messages that cannot be applied, and surroundings that do not let any be.
+//! Messages that cannot be applied, and failures of AWS that stop all.
 
 use std::{
     collections::HashMap,
@@ -65,7 +65,7 @@ async fn poison(store: &MemoryStore) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// An event that follows one which this release cannot read.
+/// An event after one that this release cannot read.
 async fn behind(store: &MemoryStore) -> String {
     let mut events = counter_with(&MemoryStore::default(), 1004, 3).await;
     events[1].envelope.schema_version = 2;
@@ -150,7 +150,7 @@ async fn what_the_row_has_reached_is_done_though_a_newer_event_fails() {
     rows.assert_converged().await;
 }
 
-/// A fold of nine events, of which the sixth cannot be added.
+/// A fold of nine events; the sixth cannot be added.
 async fn unsummable(store: &MemoryStore, by: i64) -> Vec<Message> {
     let amounts = [1, 2, 3, 4, by, 5, 6, 7];
     let commands: Vec<_> = [open("red")].into_iter().chain(amounts.map(Command::Add)).collect();
@@ -191,7 +191,7 @@ fn version_of(message: &Message) -> usize {
     usize::try_from(body["detail"]["Version"].as_u64().unwrap()).unwrap()
 }
 
-/// Rows that somebody sets back before each write, as no one can.
+/// Rows that are set back before each write, which no real process does.
 #[derive(Clone, Default)]
 struct Restless(Arc<AtomicU32>);
 
@@ -214,7 +214,7 @@ async fn a_row_that_never_rests_is_left_for_later() {
     assert!(rows.0.load(Ordering::Relaxed) <= 10);
 }
 
-/// Rows over one of which a write fails, or the program panics.
+/// Rows of which one fails or panics at a write.
 #[derive(Clone)]
 struct Faulty(Watched, StreamId, Option<WriteError>);
 
@@ -239,7 +239,7 @@ async fn a_panic_over_a_row_or_writers_that_race_for_it_fail_that_row_alone() {
             }
             let rows = Faulty(Watched::of(spec.clone()), counter(3), error.clone());
             let projector = Projector::new(spec, rows.clone(), store, noon);
-            // The turn is given back, too: the second time does not hang.
+            // The lock is released, too: the second time does not hang.
             for _ in 0..2 {
                 let outcomes = projector.handle(&messages).await;
                 for (place, outcome) in outcomes.iter().enumerate() {
@@ -265,7 +265,7 @@ async fn a_version_beyond_all_reason_fails_without_a_look_at_the_whole_stream() 
         let before = store.requests();
         let outcomes = projector.handle(&[message(body(&envelope))]).await;
         let failed = outcomes[0].as_ref().map_err(|failed| failed.cause.reason());
-        // The next version cannot be told from a true event: it is applied, as the bus is trusted.
+        // The next version looks like a true event: it is applied, as the bus is trusted.
         assert_eq!(failed, if version == 501 { Ok(&()) } else { Err("not_stored") });
         assert!(store.requests() - before <= 1);
     }
@@ -294,7 +294,7 @@ async fn poison_ends_among_the_dead_letters_with_its_reason_while_the_rest_is_ap
     eventually(|| queue.len() == sent.len()).await;
     assert!(queue.dead_letters().is_empty(), "the good ones are done before any is given up");
     eventually(|| queue.is_empty()).await;
-    // By now they have been counted.
+    // By then the messages have been counted.
     sleep(Duration::from_secs(15)).await;
     stop.cancel();
     running.await.unwrap();
@@ -311,7 +311,7 @@ async fn poison_ends_among_the_dead_letters_with_its_reason_while_the_rest_is_ap
     for letter in letters {
         let (reason, body) = &sent[&letter.message.id];
         assert_eq!(&letter.message.body, body);
-        // Those of a newer release have waited.
+        // Messages of a newer release have waited.
         let waits = ["unknown_type", "newer_schema", "behind"].contains(reason);
         let attempts = letter.message.attempts;
         assert_eq!((attempts == 5, letter.message.waited >= settings.max_wait), (!waits, waits), "{reason}");

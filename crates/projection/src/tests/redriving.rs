@@ -39,12 +39,12 @@ struct Post {
 
 #[derive(Default)]
 struct State {
-    /// Of each letter, by its place among the dead ones, how often it was received, and when it can be seen again; never
-    /// where it was deleted.
+    /// How often each letter was received, by its index among the dead ones, and when it becomes visible: never if it
+    /// was deleted.
     letters: HashMap<usize, (u32, Option<Instant>)>,
-    /// How many calls are left until one fails, and with it all that follow.
+    /// How many calls succeed before all others fail.
     until_failure: Option<u32>,
-    /// Whether the call that fails takes effect, and only its reply is lost.
+    /// Whether the failing call takes effect and only its reply is lost.
     replies_lost: bool,
     sent: Vec<String>,
 }
@@ -60,7 +60,7 @@ impl Post {
         Timestamp::from_unix_micros(noon().unix_micros() + passed)
     }
 
-    /// Does what a call does, unless it fails before that; says whether it fails.
+    /// Runs a call's effect unless it fails first; returns whether it fails.
     fn call<T>(&self, effect: impl FnOnce(&mut State) -> T) -> Result<T, AwsError> {
         let mut state = self.state.lock().unwrap();
         let fails = state.until_failure.is_some_and(|left| left == 0);
@@ -295,7 +295,7 @@ async fn wherever_a_run_is_cut_off_no_letter_is_lost() {
                 assert!(is_everywhere.contains(&body), "{body} is lost after {calls} calls");
             }
             assert_eq!(result.is_ok() && tally.is_done(), post.left().is_empty() && result.is_ok());
-            // When AWS is well again, the rest goes the same way.
+            // After the outage the rest is sent the same way.
             post.state.lock().unwrap().until_failure = None;
             sleep(HIDDEN).await;
             let (tally, _) = post.redrive(&Selection::default()).await;
@@ -320,7 +320,7 @@ async fn a_run_that_is_told_to_end_shows_what_it_leaves() {
 #[tokio::test(start_paused = true)]
 async fn letters_that_fail_again_are_not_sent_again_by_the_same_run() {
     let post = buried(25).await;
-    // Whatever is sent is dead again a moment later.
+    // Every letter that is sent is dead again a moment later.
     let again = {
         let post = post.clone();
         tokio::spawn(async move {
@@ -351,7 +351,7 @@ async fn a_dead_letter_is_applied_after_a_fix_and_a_redrive() {
     let (store, fixed) = (MemoryStore::default(), MemoryStore::default());
     let rows = Watched::default();
     let queue = MemoryQueue::new(RULES);
-    // The event comes, and what goes before it is not in the store yet.
+    // The event comes before its predecessor is in the store.
     let history = counter_with(&fixed, 1, 3).await;
     rows.expect(&history);
     queue.send(body(&history[2].envelope));
@@ -384,7 +384,7 @@ async fn a_dead_letter_is_applied_after_a_fix_and_a_redrive() {
 #[tokio::test(start_paused = true)]
 async fn a_run_that_cannot_see_all_letters_does_not_say_that_all_is_done() {
     let post = buried(25).await;
-    // Another run, which was killed, or somebody at the console, hides ten of them.
+    // Another run, which was killed, or a person at the console, hides ten of them.
     assert_eq!(DeadLetters::receive(&post).await.unwrap().len(), 10);
     let (tally, _) = post.redrive(&Selection::default()).await;
     assert_eq!(tally.sent, 15);
@@ -408,7 +408,7 @@ struct Backwards(Post);
 impl DeadLetters for Backwards {
     async fn receive(&self) -> Result<Vec<Letter>, AwsError> {
         let mut batches = Vec::new();
-        // Nothing is hidden by looking: the post is asked for all, and what is not handed out is shown again.
+        // Looking hides nothing: the queue is asked for all, and the letters not handed out are shown again.
         loop {
             let batch = DeadLetters::receive(&self.0).await?;
             if batch.is_empty() {
@@ -440,7 +440,7 @@ async fn a_run_that_cannot_see_past_newer_letters_does_not_say_that_all_is_done(
     let post = buried(5).await;
     let began = post.now(Instant::now());
     sleep(Duration::from_secs(1)).await;
-    // Thirty more fail after the run has begun, and are met first.
+    // Thirty more fail after the run has begun, and are received first.
     for body in bodies(30) {
         bury(&post.queue, &[(&body, "because")]).await;
     }

@@ -1,4 +1,4 @@
-//! What the work costs, in requests.
+//! The cost of the work, in requests.
 
 use futures::future::join_all;
 use metrics_exporter_prometheus::PrometheusBuilder;
@@ -64,7 +64,7 @@ async fn batches_that_hold_events_of_one_row_take_turns() {
     let rows = Watched::default();
     let history = counter_with(&store, 1, 30).await;
     rows.expect(&history);
-    // The first write takes a while, in which the others could go ahead.
+    // The first write takes a while, in which the others could overtake it.
     rows.pause(vec![200]);
     let projector = rows.projector(&store);
     let reads = store.requests();

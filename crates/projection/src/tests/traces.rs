@@ -1,4 +1,4 @@
-//! What is told of messages in the traces of their events.
+//! Messages in the traces of their events.
 
 use millrace_aws::AwsError;
 use millrace_event_store::MemoryStore;

@@ -1,5 +1,4 @@
-//! Messages that wait for what passes, and what they cost their neighbours: under a paused clock, with the latencies of
-//! AWS.
+//! Waiting messages and their cost to other messages, under a paused clock and with the latencies of AWS.
 
 use std::{
     ops::Range,
@@ -34,16 +33,16 @@ use crate::{
     queue::{Cause, Depth, MemoryQueue, Message, Queue, ReceiptHandle, Rules},
 };
 
-/// What a request takes.
+/// The time of a request.
 const LATENCY: Duration = Duration::from_millis(15);
 
-/// What a throttled request takes, since the SDK tries it three times.
+/// The time of a throttled request, since the SDK tries it three times.
 const THROTTLED: Duration = Duration::from_millis(120);
 
-/// A replica as it is by default.
+/// A replica with the defaults.
 const REPLICA: Settings = Settings { messages_at_once: 200, jitter: spread, ..SETTINGS };
 
-/// Numbers from 0 to 1, the same ones each time and far apart.
+/// Numbers from 0 to 1, far apart and the same each time.
 fn spread() -> f64 {
     static CALLS: AtomicU32 = AtomicU32::new(0);
     (f64::from(CALLS.fetch_add(1, Ordering::Relaxed)) * 0.618_034).fract()
@@ -52,7 +51,7 @@ fn spread() -> f64 {
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
-/// A queue each of whose calls takes its time.
+/// A queue with latencies.
 #[derive(Clone)]
 struct Distant(MemoryQueue);
 
@@ -87,12 +86,12 @@ impl Queue for Distant {
     }
 }
 
-/// Rows in a table of which the partition of the tenant `hot` takes no write.
+/// Rows in a table whose partition of the tenant `hot` takes no write.
 #[derive(Clone)]
 struct Partitioned {
     rows: MemoryRows,
     throttles: Arc<AtomicBool>,
-    /// The tenants' rows in the order of their writes, and when.
+    /// The tenants' rows in the order of their writes, with the times.
     written: Arc<Mutex<Vec<(RowKey, Instant)>>>,
 }
 
@@ -139,7 +138,7 @@ fn send(queue: &MemoryQueue, events: &[StoredEvent]) {
     events.iter().for_each(|event| drop(queue.send(body(&event.envelope))));
 }
 
-/// A consumer at work, until this is dropped.
+/// A consumer at work until this is dropped.
 struct Consuming(tokio::task::JoinHandle<()>);
 
 impl Consuming {
@@ -149,7 +148,7 @@ impl Consuming {
     }
 }
 
-/// As SIGKILL ends it: wherever it is.
+/// Stops it at any point, like SIGKILL.
 impl Drop for Consuming {
     fn drop(&mut self) {
         self.0.abort();
@@ -176,8 +175,8 @@ impl Hot {
     }
 }
 
-/// How long each of 500 cold messages took that came ten milliseconds apart, after there had been hot ones for a while:
-/// the median, and the 99th of a hundred.
+/// The lag of 500 cold messages, ten milliseconds apart, after hot ones had come for a while: the median and the 99th
+/// percentile.
 async fn lags_beside(hot: Hot, settled: Duration) -> (Duration, Duration) {
     let (store, rows, queue) = (MemoryStore::default(), Partitioned::new(), MemoryQueue::new(RULES));
     send(&queue, &hot.events(&store).await);
@@ -270,7 +269,7 @@ async fn messages_of_a_killed_receiver_come_back_within_ten_seconds() {
     send(&queue, &events);
     let stuck = Stuck(Instant::now(), Arc::default());
     let killed = Consuming::start(queue.clone(), stuck.clone(), SETTINGS);
-    // Long enough for the messages to be hidden anew many times.
+    // Long enough for the messages to be hidden again many times.
     sleep(MINUTE + Duration::from_secs(1)).await;
     assert_eq!(
         (stuck.1.lock().unwrap().len(), queue.hidden().len()),
@@ -304,7 +303,7 @@ async fn a_message_that_kills_its_receiver_comes_back_ever_later() {
     assert_eq!(times.len() - after(RULES.visibility * 5), 5, "soon at first");
 }
 
-/// A counter whose second event is of a schema that comes with the next release.
+/// A counter whose second event has the schema of the next release.
 async fn of_the_next_release(store: &MemoryStore) -> Vec<StoredEvent> {
     let mut events = counter_with(&MemoryStore::default(), 1, 3).await;
     events[1].envelope.schema_version = 2;
@@ -343,7 +342,7 @@ async fn an_event_of_a_newer_release_waits_for_it_and_parks_only_its_own_aggrega
     assert_eq!(rows.rows.applied_version(&stream).await.unwrap(), 3);
 }
 
-/// What a newer release makes of an event.
+/// The update that a newer release makes of an event.
 fn read_as_known(envelope: &Envelope) -> Result<Option<RowUpdate>, ProjectionError> {
     (cards().update)(&Envelope { schema_version: 1, ..envelope.clone() })
 }
@@ -355,7 +354,7 @@ async fn an_event_that_no_release_comes_to_read_is_given_up_after_days() {
         let queue = MemoryQueue::new(Rules { max_receives, ..RULES });
         send(&queue, &of_the_next_release(&store).await);
         let projector = Projector::new(cards(), rows.clone(), store.clone(), noon);
-        // Pauses are as short as they can be.
+        // Pauses are at their shortest.
         let settings = Settings { jitter: || 0.0, max_wait: 24 * HOUR, ..SETTINGS };
         let _consuming = Consuming::start(queue.clone(), projector, settings);
         let started = Instant::now();

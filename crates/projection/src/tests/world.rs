@@ -1,4 +1,4 @@
-//! The parts of this crate's tests: histories, messages, and rows that are watched.
+//! The parts of this crate's tests: histories, messages and checked rows.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -32,13 +32,13 @@ pub(super) fn noon() -> Timestamp {
 /// The rules of every queue.
 pub(super) const RULES: Rules = Rules { visibility: Duration::from_secs(8), max_receives: 1000 };
 
-/// Polls until a fact holds; a test that waits in vain runs into this limit.
+/// Polls until a fact holds, and fails after a day.
 pub(super) async fn eventually(fact: impl Fn() -> bool) {
     let timeout = Duration::from_secs(24 * 60 * 60);
     let began = tokio::time::Instant::now();
     let met = tokio::time::timeout(timeout, async {
         while !fact() {
-            // Ever less often: a day of polls would take long, even where the clock is paused.
+            // Less and less often: a day of polls would take long, even on a paused clock.
             tokio::time::sleep(Duration::from_millis(10).max(began.elapsed() / 100)).await;
         }
     });
@@ -65,8 +65,8 @@ fn attributes<R: Row>(row: Option<&R>) -> Attributes {
     row.map(|row| row.to_attributes().unwrap()).unwrap_or_default()
 }
 
-/// A counter's row after each of its events, by the rules of its projection written down once more and in the simplest
-/// way. None where rows sum up counters.
+/// A counter's row after each of its events, by a second and simplest implementation of its projection's rules. None
+/// where rows sum up counters.
 pub(super) fn states(spec: &ProjectionSpec, history: &[StoredEvent]) -> Vec<Attributes> {
     match spec.name.name {
         "counter-cards" => history
@@ -120,7 +120,7 @@ fn total_after(total: Option<CounterTotal>, stored: &StoredEvent) -> Option<Coun
     }
 }
 
-/// The rows of all groups that have counters, given the histories of all counters.
+/// The rows of all groups with counters, given the histories of all counters.
 pub(super) fn group_rows<'a>(
     histories: impl IntoIterator<Item = &'a [StoredEvent]>,
 ) -> BTreeMap<RowKey, Attributes> {
@@ -147,8 +147,8 @@ pub(super) fn group_rows<'a>(
     rows.into_iter().map(|(key, row)| (key, attributes(Some(&row)))).collect()
 }
 
-/// Sends commands to a counter as the command service would, and stores the events. They are a second apart, and the first
-/// one was a minute before noon; every other one has a trace.
+/// Sends commands to a counter as the command service would, and stores the events. They are a second apart, the first
+/// a minute before noon; every other one has a trace.
 pub(super) async fn history(
     store: &MemoryStore,
     stream: &StreamId,
@@ -228,8 +228,8 @@ pub(super) fn rename(to: &str) -> Command {
     Command::Rename { name: Some(to.to_owned()), owner: None }
 }
 
-/// A counter with so many events, the first one its opening; the others rename it and add to it by turns. Its group is one
-/// of three.
+/// A counter with so many events, the first one its opening; the others rename it and add to it in turn. Its group is
+/// one of three.
 pub(super) async fn counter_with(store: &MemoryStore, id: u128, events: usize) -> Vec<StoredEvent> {
     let change = |n: usize| match n % 2 {
         0 => Command::Add(i64::try_from(n).unwrap()),
@@ -240,7 +240,7 @@ pub(super) async fn counter_with(store: &MemoryStore, id: u128, events: usize) -
     history(store, &counter(id), &commands).await
 }
 
-/// What the bus makes of an event.
+/// The bus's JSON of an event.
 pub(super) fn body(envelope: &Envelope) -> String {
     json!({
         "version": "0",
@@ -267,7 +267,7 @@ pub(super) fn message(body: String) -> Message {
     }
 }
 
-/// Rows that check each write: a row never goes back, and never shows a state that its history did not have.
+/// Rows that check each write: a row never goes back, and never has a state that its history lacks.
 #[derive(Clone)]
 pub(super) struct Watched {
     pub(super) spec: ProjectionSpec,
@@ -304,28 +304,28 @@ impl Watched {
         Projector::new(self.spec.clone(), self.clone(), store.clone(), noon)
     }
 
-    /// Makes the history of a stream known.
+    /// Sets the history of a stream.
     pub(super) fn expect(&self, history: &[StoredEvent]) {
         if let Some(first) = history.first() {
             self.watch.lock().unwrap().histories.insert(first.envelope.stream(), history.to_vec());
         }
     }
 
-    /// Lets every write fail, or none.
+    /// Makes every write fail, or none.
     pub(super) fn fail(&self, failing: Option<AwsError>) {
         let mut watch = self.watch.lock().unwrap();
         watch.failing = failing;
         watch.failing_row = None;
     }
 
-    /// Lets the writes of one row fail.
+    /// Makes the writes of one row fail.
     pub(super) fn fail_row(&self, stream: &StreamId, error: AwsError) {
         let mut watch = self.watch.lock().unwrap();
         watch.failing = Some(error);
         watch.failing_row = Some(stream.clone());
     }
 
-    /// Makes writes give way to others, each as often as the next of these says.
+    /// Makes each write yield as often as the next of these numbers.
     pub(super) fn pause(&self, pauses: Vec<u8>) {
         self.watch.lock().unwrap().pauses = pauses;
     }
@@ -345,7 +345,7 @@ impl Watched {
         self.watch.lock().unwrap().newest.get(stream).copied().unwrap_or(0)
     }
 
-    /// Fails unless every row is the fold of its whole history, and there is no other.
+    /// Fails unless every row is the fold of its whole history, and no other row exists.
     pub(super) async fn assert_converged(&self) {
         let (histories, newest) = {
             let watch = self.watch.lock().unwrap();

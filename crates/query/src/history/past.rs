@@ -1,8 +1,8 @@
-//! How an aggregate was.
+//! Past states of an aggregate.
 //!
-//! The stream is folded from its beginning, part by part, so that a history of any length takes no more memory than a
+//! The stream is folded from its beginning, page by page, so that a history of any length takes no more memory than a
 //! short one: by the aggregate's own rules, which refuse events that do not fit, and by the projection into its row. A
-//! snapshot would be of no use: only the newest one is kept.
+//! snapshot would not help: only the newest one is kept.
 
 use millrace_core::{
     Aggregate, Envelope, EventCodec, Invalid, StreamId, Timestamp,
@@ -15,20 +15,20 @@ use millrace_server::{Failure, Violations};
 
 use crate::{stores::AnyHistory, times::until};
 
-/// How many events are asked for at once: about as many as DynamoDB brings in one request, which is 1 MB.
+/// How many events are read at once: about as many as DynamoDB returns in one request, which is 1 MB.
 const AT_ONCE: u16 = 1_000;
 
-/// As of when an aggregate is to be shown.
+/// The version or time of a past state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AsOf {
-    /// After the event of this version.
+    /// After the event with this version.
     Version(u64),
-    /// After the newest event of this time or an earlier one.
+    /// After the newest event at or before this time.
     Time(Timestamp),
 }
 
 impl AsOf {
-    /// Reads what a request asks for.
+    /// Reads a request's version or time.
     pub(crate) fn parse(violations: &mut Violations, as_of: Option<AsOfMessage>) -> Option<Self> {
         let Some(AsOfMessage { point }) = as_of else {
             return violations.field("as_of", Err(Invalid("must be set")));
@@ -42,7 +42,7 @@ impl AsOf {
     }
 }
 
-/// Takes the events of a stream one after the other; says why one does not follow those before it.
+/// Takes the events of a stream in order; the error says why one does not follow those before it.
 pub(crate) type Validity = Box<dyn FnMut(&Envelope) -> Result<(), String> + Send>;
 
 /// The rules of an aggregate.
@@ -82,12 +82,12 @@ pub(crate) struct Past<'a> {
     spec: &'a ProjectionSpec,
     validity: Validity,
     as_of: AsOf,
-    /// The version that was read last; 0 before the first.
+    /// The version last read; 0 before the first.
     reached: u64,
     newest: Version,
-    /// The first event that cannot be folded: nothing is folded past it.
+    /// The first event that cannot be folded; folding stops there.
     obstacle: Option<Obstacle>,
-    /// The answer, as far as the events tell by now: the row, or the event that keeps it from being known.
+    /// The reply so far: the row, or the event that prevents it.
     chosen: Option<Result<Version, Obstacle>>,
 }
 
@@ -96,7 +96,7 @@ impl<'a> Past<'a> {
         Self { spec, validity, as_of, reached: 0, newest: Version::default(), obstacle: None, chosen: None }
     }
 
-    /// The row. Where there was none then, it has no attributes.
+    /// The row. If it did not exist then, it has no attributes.
     pub(crate) async fn read(
         mut self,
         events: &dyn AnyHistory,
@@ -104,7 +104,7 @@ impl<'a> Past<'a> {
     ) -> Result<StoredRow, Failure> {
         let (mut first, last) = match self.as_of {
             AsOf::Version(version) => (1, version),
-            // Of whatever time the events before it are, the last one may be of the time that is asked about.
+            // Times may decrease, so even the last event may be at or before that time.
             AsOf::Time(_) => (1, u64::MAX),
         };
         while first <= last {
@@ -135,7 +135,7 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// Adds what comes next in the stream. Fails where nothing that may follow can help any more.
+    /// Adds the next item of the stream. Fails if no later item can help.
     fn add(&mut self, item: &ScannedItem) -> Result<(), Failure> {
         let next = self.reached.saturating_add(1);
         self.reached = item.version();
@@ -147,7 +147,7 @@ impl<'a> Past<'a> {
         }
         let may_be_meant = match (self.as_of, item) {
             (AsOf::Version(_), _) => true,
-            // Nobody knows when an event happened that is missing, or damaged through and through.
+            // The time of a missing or wholly damaged event is unknown.
             (AsOf::Time(_), item) if item.version() != next => true,
             (AsOf::Time(_), ScannedItem::Unreadable(_)) => true,
             (AsOf::Time(time), ScannedItem::Event(event)) => event.envelope.timestamp <= time,
@@ -161,7 +161,7 @@ impl<'a> Past<'a> {
         }
     }
 
-    /// The row's attributes after the item that was read, which should be the event of version `next`.
+    /// The row's attributes after the item, which should be the event of version `next`.
     fn after(&mut self, item: &ScannedItem, next: u64) -> Result<Attributes, String> {
         if item.version() != next {
             return Err("it is missing".to_owned());

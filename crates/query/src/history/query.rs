@@ -1,4 +1,4 @@
-//! Questions about the past, in the store's terms.
+//! Queries about the past, in the store's terms.
 
 use std::ops::RangeInclusive;
 
@@ -16,7 +16,7 @@ pub(crate) struct Events {
 }
 
 impl Events {
-    /// The versions that come after one that was reached.
+    /// The versions after the one that was reached.
     pub(crate) fn beyond(&self, reached: Option<u64>) -> RangeInclusive<u64> {
         const NONE: RangeInclusive<u64> = RangeInclusive::new(1, 0);
         match (reached, self.direction) {
@@ -29,7 +29,7 @@ impl Events {
     }
 }
 
-/// A direction as part of a query.
+/// A direction, as bytes of a query's identity.
 fn name(direction: Direction) -> Vec<u8> {
     match direction {
         Direction::OldestFirst => b"oldest first".to_vec(),
@@ -84,7 +84,7 @@ impl Paged for Search {
     }
 }
 
-/// Reads an order of events; the oldest come first where none is named.
+/// Reads an order of events; by default the oldest come first.
 pub(crate) fn direction(number: i32) -> Result<Direction, Invalid> {
     match SortOrder::try_from(number) {
         Ok(SortOrder::Unspecified | SortOrder::OldestFirst) => Ok(Direction::OldestFirst),
@@ -93,8 +93,8 @@ pub(crate) fn direction(number: i32) -> Result<Direction, Invalid> {
     }
 }
 
-/// Reads the name of an event type: at most 100 letters and digits, of which the first is a capital letter. So it
-/// cannot hold what joins keys.
+/// Reads the name of an event type: at most 100 letters and digits, the first a capital letter. So it cannot hold a
+/// separator of keys.
 pub(crate) fn event_type(name: String) -> Result<String, Invalid> {
     let begins = name.starts_with(|first: char| first.is_ascii_uppercase());
     if begins && name.len() <= 100 && name.bytes().all(|b| b.is_ascii_alphanumeric()) {

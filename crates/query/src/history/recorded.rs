@@ -59,7 +59,7 @@ fn whole(application: &Application, event: &StoredEvent) -> RecordedEvent {
     }
 }
 
-/// The message that an event was stored as.
+/// The message of an event as it was stored.
 fn message(application: &Application, envelope: &Envelope) -> Result<EventMessage, DecodeError> {
     let aggregate = application.aggregate(&envelope.aggregate_type).ok_or(DecodeError::UnknownType)?;
     let no_data = || DecodeError::Malformed("no data".to_owned());

@@ -19,8 +19,8 @@ use crate::{
     times::range,
 };
 
-/// How many events of an aggregate are looked up that the index may not show yet: what one aggregate takes in while the
-/// index lags as it usually does.
+/// How many events of an aggregate are read that the index may not show yet: as many as one aggregate usually gains
+/// within the index's lag.
 const LOOKED_UP: u16 = 25;
 
 const NO_INDEX: Failure =
@@ -61,7 +61,7 @@ impl History {
         Ok(SearchEventsResponse { events: page.events, next_page_token: next_page_token.unwrap_or_default() })
     }
 
-    /// The event that the caller knows of, and those of its aggregate just before it, read strongly.
+    /// The event of the caller's token, and those of its aggregate just before it, read strongly.
     async fn certain(&self, after: Option<After>) -> Result<Vec<ScannedItem>, Failure> {
         let Some(After { stream, version }) = after else { return Ok(Vec::new()) };
         let part =
@@ -73,7 +73,7 @@ impl History {
     }
 }
 
-/// Reads a range of times, from its first microsecond to its last. One that lies within a microsecond holds none.
+/// Reads a range of times, from its first microsecond to its last. A range within a microsecond holds none.
 fn times(
     violations: &mut Violations,
     start: Option<millrace_proto::Timestamp>,
@@ -81,14 +81,14 @@ fn times(
 ) -> Option<RangeInclusive<Timestamp>> {
     let TimeRange { since, before } = range(violations, ("start_time", start), ("end_time", end))?;
     let first = since.map_or(0, Timestamp::unix_micros);
-    // The end is later than the beginning of 1970, so there is a microsecond before it.
+    // The end is after the beginning of 1970, so there is a microsecond before it.
     let last = before.map_or(i64::MAX, |before| before.unix_micros() - 1);
     Some(Timestamp::from_unix_micros(first)..=Timestamp::from_unix_micros(last))
 }
 
-/// Lays events that were read for certain over what the index shows: those that are searched for and that it lacks.
+/// Merges strongly read events into the index's page: those that match the search and that the page lacks.
 ///
-/// Where the index shows but the beginning of what it has, what comes after that beginning has its place on a later page.
+/// If the page is full, events after its end belong to a later page.
 fn overlay(indexed: &mut Found, search: &Search, certain: Vec<ScannedItem>) {
     let end = indexed.hits.last().filter(|_| indexed.more).map(|hit| hit.moment.clone());
     let is_shown = |moment: &Moment| {

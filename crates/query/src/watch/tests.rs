@@ -1,4 +1,4 @@
-//! What is sent, when, and how a watch ends, over rows that are no more than their versions.
+//! States, times and ends of watches, over rows with versions only.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,7 +18,7 @@ use crate::testing::{BookRow, book, books, key, stored};
 
 const PACE: Pace = Pace { fastest: Duration::from_millis(250), slowest: Duration::from_secs(2) };
 
-/// Longer than a change takes to be seen after a silence.
+/// Longer than it takes to see a change after a silence.
 const SOON: Duration = Duration::from_secs(3);
 
 fn reason(status: &Status) -> Option<String> {
@@ -27,11 +27,11 @@ fn reason(status: &Status) -> Option<String> {
 
 type All = HashMap<RowKey, Result<u64, AwsError>>;
 
-/// Rows that are no more than their versions, and how many were asked for at a time.
+/// Rows with versions only, and the number of keys of each request.
 #[derive(Clone, Default)]
 struct Versions {
     rows: Arc<Mutex<All>>,
-    /// Rows that AWS has no time for.
+    /// Rows that AWS leaves out.
     left: Arc<Mutex<Vec<RowKey>>>,
     readings: Arc<Mutex<Vec<usize>>>,
 }
@@ -54,7 +54,7 @@ impl Versions {
 }
 
 fn row(key: &RowKey, version: u64) -> StoredRow {
-    // The higher a version, the longer ago: what is told of it shows which version it was.
+    // The higher a version, the older: a row's age shows its version.
     let age = i64::try_from(version).unwrap() * 1_000_000;
     let updated_at = Timestamp::from_unix_micros(clock::now().unix_micros() - age);
     StoredRow { key: key.clone(), ..stored(version, &BookRow { updated_at, ..book(1, None) }) }
@@ -111,7 +111,7 @@ async fn next_number(sent: &mut Numbers) -> u64 {
     timeout(SOON, sent.next()).await.expect("a state comes soon").unwrap().unwrap()
 }
 
-/// Readings of one row that are now newer, now older: such are those that need not be consistent.
+/// Reads of one row that are now newer, now older, as eventually consistent reads may be.
 #[tokio::test(start_paused = true)]
 async fn a_reading_that_is_older_than_the_one_before_is_not_sent() {
     let rows = Versions::default();
@@ -206,7 +206,7 @@ async fn a_reading_that_succeeds_with_news_begins_the_patience_anew() {
     assert!(timeout(Duration::from_secs(8), sent.next()).await.is_err(), "not before ten seconds");
 }
 
-/// Whoever comes to a row that has just changed makes it one that is read often, at whatever moment.
+/// A watcher that joins at any moment makes a row that has just changed one that is read often.
 #[tokio::test(start_paused = true)]
 async fn a_row_that_somebody_has_seen_change_is_read_often_from_then_on() {
     for moment in 0..8 {
@@ -215,7 +215,7 @@ async fn a_row_that_somebody_has_seen_change_is_read_often_from_then_on() {
         let mut sent = begin(&hub, key(1), 1);
         assert_eq!(next_number(&mut sent).await, 1);
         rows.set(key(1), Ok(1));
-        // Long enough that it is read every two seconds only.
+        // Long enough that it is read only every two seconds.
         sleep(Duration::from_secs(60) + PACE.fastest * moment).await;
         let _other = begin(&hub, key(1), 2);
         assert_eq!(next_number(&mut sent).await, 2);
@@ -241,7 +241,7 @@ async fn a_row_that_two_leave_at_the_same_moment_is_not_watched_any_more() {
             threads.spawn(move || {
                 for (round, watch) in watches.into_iter().enumerate() {
                     ready.fetch_add(1, Ordering::SeqCst);
-                    // A barrier that waits without sleep: they are to be as close as can be.
+                    // A barrier that waits without sleep, so that both are as close as possible.
                     while ready.load(Ordering::SeqCst) < 2 * (round + 1) {
                         std::hint::spin_loop();
                     }

@@ -8,8 +8,8 @@ use tonic::{Status, body::Body};
 use super::{EdgeCall, Layer, Next};
 use crate::identity::authenticator::Authenticator;
 
-/// Lets calls pass whose caller may make them, and puts the caller's identity into the request's extensions. Without an
-/// authenticator all calls pass.
+/// Passes only authorised calls, and puts the caller's identity into the request's extensions. Without an authenticator
+/// all calls pass.
 pub(super) struct AuthLayer(pub(super) Option<Arc<Authenticator>>);
 
 impl Layer for AuthLayer {

@@ -9,8 +9,8 @@ use crate::Failure;
 /// Answers INVALID_ARGUMENT where the framework could not read the request.
 ///
 /// The framework answers INTERNAL for bytes that are no message, OUT_OF_RANGE for too many, and RESOURCE_EXHAUSTED for
-/// those that become too many when they are decompressed. All are the caller's bad input. Statuses of our own carry
-/// details, by which they are told from the framework's.
+/// those that become too many when they are decompressed. All are the caller's bad input. Our own statuses carry
+/// details, which distinguish them from the framework's.
 pub(super) struct BadRequestLayer;
 
 impl Layer for BadRequestLayer {

@@ -5,8 +5,8 @@ use tonic::body::Body;
 
 use super::{EdgeCall, Layer, Next, methods::Answer};
 
-/// Leaves streams uncompressed. The framework compresses each message by itself and cannot leave out the small ones, such
-/// as the states of a row: that would cost time and save nothing.
+/// Leaves streams uncompressed. The framework compresses each message by itself and cannot leave out the small ones,
+/// such as the states of a row: that would cost time and save nothing.
 pub(super) struct CompressionLayer;
 
 impl Layer for CompressionLayer {

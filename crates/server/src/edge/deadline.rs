@@ -9,11 +9,11 @@ use tonic::{Status, body::Body};
 use super::{EdgeCall, Layer, Next};
 use crate::{Failure, call::Deadline};
 
-/// The longest that a call may take, whatever deadline its caller set: each call holds one of the slots that all callers
-/// share. The replies of streams may go on.
+/// The longest that a call may take, whatever deadline its caller set: each call holds one of the slots that all
+/// callers share. Streaming replies may go on.
 const MAX_CALL: Duration = Duration::from_secs(30);
 
-/// The longest time-out that is taken at its word for a stream: one of 99,999,999 hours is none.
+/// The longest time-out of a stream that is honoured: one of 99,999,999 hours counts as none.
 const MAX_STREAM: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Ends a call at its deadline, and puts the deadline into the request's extensions.
@@ -71,7 +71,7 @@ mod tests {
             (&[("grpc-timeout", "50m")], Duration::from_millis(50)),
         ] {
             let (started, call) = (Instant::now(), call(request(WORK, headers)));
-            // Whoever is polled late has no more time for it.
+            // A call that is polled late has no more time for it.
             tokio::time::advance(Duration::from_millis(20)).await;
             let response = DeadlineLayer.around(call, async |_| std::future::pending().await);
             let status = status(&response.await);

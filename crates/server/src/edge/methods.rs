@@ -1,4 +1,4 @@
-//! The calls that a server knows.
+//! The calls of a server.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -8,10 +8,10 @@ use prost_types::FileDescriptorSet;
 
 use crate::identity::rules::Need;
 
-/// The path that logs and metrics give to a call without a contract.
+/// The path of all calls without a contract, in logs and metrics.
 pub(super) const UNKNOWN: &str = "unknown";
 
-/// The form of an answer.
+/// The form of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     /// One message.
@@ -20,12 +20,12 @@ pub(super) enum Answer {
     Stream,
 }
 
-/// A call that a server knows.
+/// A method of a server.
 #[derive(Debug)]
 pub(super) struct Method {
     /// Its path, such as `/grpc.health.v1.Health/Check`.
     pub(super) path: String,
-    /// The form of its answer.
+    /// The form of its reply.
     pub(super) answer: Answer,
     /// The permission that a caller needs.
     pub(super) need: Need,
@@ -37,13 +37,13 @@ impl Method {
         self.path.starts_with("/grpc.health.")
     }
 
-    /// Whether it looks at the process, by health or reflection, and is no call of anybody's work.
+    /// Whether it is health or reflection, which look at the process and do no work.
     pub(super) fn is_about_the_process(&self) -> bool {
         self.path.starts_with("/grpc.")
     }
 }
 
-/// All calls that a server knows, by their paths.
+/// All methods of a server, by their paths.
 pub(crate) struct Methods {
     known: HashMap<String, Arc<Method>>,
     unknown: Arc<Method>,
@@ -52,10 +52,10 @@ pub(crate) struct Methods {
 impl Methods {
     /// The methods of services, by their contracts: encoded descriptors.
     ///
-    /// A call of any other path needs a token, so that only a known caller learns what is served.
+    /// A call of any other path needs a token, so that only a known caller learns which services exist.
     ///
     /// # Errors
-    /// A service without a contract: it would be served as if its calls were unknown.
+    /// A service without a contract: its calls would count as unknown.
     pub(crate) fn new(contracts: &[&[u8]], services: &[(&str, Need)]) -> anyhow::Result<Self> {
         let mut known = HashMap::new();
         let mut found = Vec::new();
@@ -91,7 +91,7 @@ impl Methods {
         self.known.get(path).unwrap_or(&self.unknown).clone()
     }
 
-    /// All methods, and the one that stands for all unknown paths.
+    /// All methods, and the one for all unknown paths.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Method>> {
         self.known.values().chain([&self.unknown])
     }

@@ -20,10 +20,10 @@ use super::{
 };
 use crate::telemetry::STREAMED;
 
-/// Calls that have ended, labelled `method` and `code`: a stream when its last message is sent, with the code that its
-/// trailers tell; a call whose caller left before its end as Cancelled.
+/// Calls that have ended, labelled `method` and `code`: a stream when its last message is sent, with the code in its
+/// trailers; a call whose caller left before its end as Cancelled.
 const ENDED: &str = "rpc_total";
-/// From a call's arrival to the first message of its answer, or to its end where there is none, labelled `method`.
+/// From a call's arrival to the first message of its reply, or to its end if there is none, labelled `method`.
 const ANSWERED: &str = "rpc_seconds";
 /// All of gRPC's codes, by their number.
 const CODES: [Code; 17] = [
@@ -48,21 +48,21 @@ const CODES: [Code; 17] = [
 
 /// Counts and times calls, each to its end.
 ///
-/// A method's metrics are made at its first call, by the recorder that there is then. All paths that the server does not
-/// know have one method in common: no caller can invent a label.
+/// A method's metrics are made at its first call, by the recorder then installed. All unknown paths share one method:
+/// no caller can invent a label.
 pub(super) struct MetricsLayer(HashMap<String, OnceLock<Arc<Meter>>>);
 
 /// The meters of a method.
 struct Meter {
     answered: Histogram,
-    /// Where its answers are streams.
+    /// For streaming replies.
     streamed: Option<Histogram>,
-    /// By the code's number. All are there from the first call on, since Prometheus sees no increase of a counter that
-    /// comes into being with it.
+    /// By the code's number. All exist from the first call on, since Prometheus sees no increase of a counter that
+    /// begins with its first count.
     ended: [Counter; CODES.len()],
 }
 
-/// A call that is under way. Dropped before its end, it was left by its caller.
+/// A running call. If it is dropped before its end, its caller has left.
 struct Running {
     meter: Arc<Meter>,
     started: Instant,
@@ -82,7 +82,7 @@ impl MetricsLayer {
         Self(methods.iter().map(|method| (method.path.clone(), OnceLock::new())).collect())
     }
 
-    /// A call that arrives now.
+    /// Begins a call that arrives now.
     fn begin(&self, method: &Method) -> Running {
         let meter = match self.0.get(&method.path) {
             Some(meter) => meter.get_or_init(|| Arc::new(Meter::of(method))).clone(),
@@ -116,7 +116,7 @@ impl Meter {
 }
 
 impl Running {
-    /// Follows the answer to its end.
+    /// Follows the reply to its end.
     fn answer(mut self, response: Response<Body>) -> Response<Body> {
         if let Some(status) = Status::from_header_map(response.headers()) {
             self.end(status.code());
@@ -125,7 +125,7 @@ impl Running {
         response.map(|body| Body::new(Counted { body, call: self }))
     }
 
-    /// The first message goes out, or none will.
+    /// The first message goes out, or there will be none.
     fn answered(&mut self) {
         if !self.is_answered {
             self.is_answered = true;
@@ -154,7 +154,7 @@ impl Drop for Running {
     }
 }
 
-/// The body of an answer that is counted at its end.
+/// The body of a reply that is counted at its end.
 struct Counted {
     body: Body,
     call: Running,
@@ -172,7 +172,7 @@ impl http_body::Body for Counted {
         if let Poll::Ready(frame) = &polled {
             match frame {
                 Some(Ok(frame)) => match frame.trailers_ref() {
-                    // Trailers without a status are what their reader has to call unknown (gRPC over HTTP/2, "Responses").
+                    // A client must treat trailers without a status as Unknown (gRPC over HTTP/2, "Responses").
                     Some(trailers) => {
                         let status = Status::from_header_map(trailers);
                         self.call.end(status.map_or(Code::Unknown, |status| status.code()));
@@ -208,7 +208,7 @@ mod tests {
         *,
     };
 
-    /// A stream of one message that ends as it is told, or does not end.
+    /// A stream of one message that ends with this status, or does not end.
     fn stream(end: Option<Status>) -> Response<Body> {
         let message = Ok(Frame::data(Bytes::from_static(b"a message")));
         let end = end.map(|status| {
@@ -223,7 +223,7 @@ mod tests {
         ))))
     }
 
-    /// The counts of a call: its codes and how many of each, and how many first and whole durations.
+    /// The counts after a call: each code with its number, and the numbers of first and whole durations.
     async fn counted<F: Future<Output = ()>>(
         path: &str,
         call: impl FnOnce(Running) -> F,

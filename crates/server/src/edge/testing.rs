@@ -1,4 +1,4 @@
-//! What tests of layers need.
+//! Helpers for the layers' tests.
 
 use super::*;
 use crate::identity::{QUERIES_READ, rules::Need};
@@ -7,7 +7,7 @@ use tonic::Status;
 pub(super) const PROBE: &str = "/grpc.health.v1.Health/Check";
 pub(super) const STREAM: &str = "/grpc.health.v1.Health/Watch";
 
-/// A call of the history, for which no probe is taken.
+/// A call of the history, which is no probe.
 pub(super) const WORK: &str = "/millrace.query.v1.HistoryService/GetHistory";
 
 pub(super) fn methods() -> Methods {
@@ -32,7 +32,7 @@ pub(super) fn call(request: Request<Body>) -> EdgeCall {
     EdgeCall { method: methods().get(request.uri().path()), request, arrived: Instant::now() }
 }
 
-/// The status of an answer.
+/// The status of a reply.
 pub(super) fn status(response: &Response<Body>) -> Status {
     Status::from_header_map(response.headers()).unwrap_or_else(|| Status::ok(""))
 }

@@ -1,4 +1,4 @@
-//! The span of a call that is served.
+//! The span of a served call.
 
 use std::{
     pin::Pin,
@@ -29,23 +29,23 @@ impl Layer for TraceLayer {
     }
 }
 
-/// Our span in the caller's trace, and the caller's own; in a new trace where the caller sent none, or nonsense.
+/// Our span in the caller's trace, and the caller's own; in a new trace if the caller sent none, or an invalid one.
 fn caller_trace<B>(request: &Request<B>) -> (TraceParent, Option<TraceParent>) {
     let sent = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     let parent: Option<TraceParent> = sent.and_then(|text| text.parse().ok());
     (parent.map_or_else(TraceParent::new_root, TraceParent::child), parent)
 }
 
-/// A call that is served, as the OpenTelemetry conventions for gRPC have it.
+/// A served call, by the OpenTelemetry conventions for gRPC.
 struct Rpc {
     own: TraceParent,
     span: Span,
-    /// The log's span, where a stream follows the answer.
+    /// The log's span, if messages follow the reply's head.
     log: Option<tracing::Span>,
 }
 
 impl Rpc {
-    /// A call begins.
+    /// Begins a call.
     fn begin(own: TraceParent, parent: Option<TraceParent>, method: &Method, log: &tracing::Span) -> Self {
         let log = (method.answer == Answer::Stream).then(|| log.clone());
         if method.is_about_the_process() {
@@ -65,8 +65,8 @@ impl Rpc {
         Self { own, span, log }
     }
 
-    /// Notes what the call was answered with. Where messages follow, the work on them goes on within the call: its trace
-    /// is theirs, and its span ends with them.
+    /// Records the reply's status. Where messages follow, the work on them is part of the call: it has the call's
+    /// trace, and the span ends with the messages.
     fn answered(mut self, response: Response<Body>) -> Response<Body> {
         match self.log.take() {
             Some(log) if !response.headers().contains_key("grpc-status") => {
@@ -79,7 +79,7 @@ impl Rpc {
         }
     }
 
-    /// Notes the status in headers or trailers; none is OK.
+    /// Records the status in headers or trailers; a missing one is OK.
     fn ended(&mut self, headers: &HeaderMap) {
         self.span.describe(|span| {
             let code = Status::from_header_map(headers).map_or(Code::Ok, |status| status.code());
@@ -91,7 +91,7 @@ impl Rpc {
     }
 }
 
-/// The messages of an answer, and the call that they belong to.
+/// The messages of a reply, and their call.
 struct Messages {
     body: Body,
     rpc: Rpc,
@@ -125,7 +125,7 @@ impl http_body::Body for Messages {
     }
 }
 
-/// The codes that say that the server failed, and not its caller (OpenTelemetry, "Semantic conventions for gRPC").
+/// The codes for a failure of the server, not of its caller (OpenTelemetry, "Semantic conventions for gRPC").
 fn is_the_servers_fault(code: Code) -> bool {
     match code {
         Code::Unknown

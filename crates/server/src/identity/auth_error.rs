@@ -36,16 +36,16 @@ pub enum AuthError {
     /// The caller is known and lacks the call's scope.
     #[error("the token lacks the scope {0}")]
     NoScope(&'static str),
-    /// The caller is known, and its token names no tenant, or none that can exist.
+    /// The caller is known, but its token names no tenant, or an invalid one.
     #[error("the token names no tenant")]
     NoTenant,
     /// The caller is known and names another tenant than its token.
     #[error("x-tenant-id is not the tenant of the token")]
     OtherTenant,
-    /// The call needs a tenant and was let in without one.
+    /// The call needs a tenant but was let in without one.
     #[error("nobody may make this call")]
     NotOpen,
-    /// The issuer's keys are not available at present. That is not the caller's fault.
+    /// The issuer's keys are not available at present. This is no fault of the caller.
     #[error("the keys of the token's issuer cannot be had at present")]
     NoKeys,
 }

@@ -48,7 +48,7 @@ pub(crate) struct Admitted {
 }
 
 impl Authenticator {
-    /// Lets a call pass, or says why not.
+    /// Lets a call pass, or returns why not.
     pub(crate) async fn admit(&self, need: Need, headers: &HeaderMap) -> Result<Admitted, Failure> {
         if need == Need::Nothing {
             return Ok(Admitted { identity: Identity { tenant: None, expires: None }, permit: None });
@@ -74,7 +74,7 @@ impl Authenticator {
         {
             return Err(AuthError::OtherTenant.into());
         }
-        // An end beyond the clock's range is none.
+        // An end beyond the clock's range counts as none.
         Ok(Identity { tenant: caller.tenant, expires: Instant::now().checked_add(caller.good_for) })
     }
 }

@@ -1,4 +1,4 @@
-//! Where an issuer's keys are read: from a file, or by HTTP.
+//! The source of an issuer's keys: a file, or HTTP.
 
 use std::{io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::files;
 /// The largest set of keys that is read, in bytes.
 const MAX_SET_BYTES: usize = 256 * 1024;
 
-/// The longest time that a look at the keys may take. Calls wait for it.
+/// The longest time of a read of the keys. Calls wait for it.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the keys are.
@@ -33,21 +33,21 @@ pub(crate) enum Source {
     Url {
         /// `https`, or `http` on this machine.
         url: Uri,
-        /// The certificates of authorities that are trusted there; the machine's own where there is none.
+        /// Certificates of the authorities to trust there; the machine's own if absent.
         authorities: Option<PathBuf>,
     },
 }
 
-/// Why the keys could not be had.
+/// Why the keys could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
     /// A file cannot be read.
     #[error("cannot read {0}")]
     File(#[from] io::Error),
-    /// The server cannot be reached, or is not who it should be.
+    /// The server cannot be reached, or its certificate is not trusted.
     #[error("cannot reach the server of the keys: {0}")]
     Unreachable(String),
-    /// It answers something else. Redirects are not followed: whoever is redirected to was not configured.
+    /// The server answers with another status. Redirects are not followed: their target was not configured.
     #[error("the server of the keys answers {0}")]
     Status(StatusCode),
     /// The answer is too large.
@@ -64,8 +64,8 @@ pub(crate) enum FetchError {
     Tls(#[from] rustls::Error),
 }
 
-/// Reads the URL of a set of keys. Whoever can change the answer can be anybody, so it is `https`; but what goes to this
-/// machine itself needs none.
+/// Reads the URL of a set of keys. An attacker who can change the reply can be any caller, so it is `https`; traffic
+/// within this machine may be `http`.
 pub(crate) fn keys_url(text: &str) -> Result<Uri, String> {
     let url: Uri = text.parse().map_err(|_| "must be a URL".to_owned())?;
     let host = url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
@@ -80,7 +80,7 @@ pub(crate) fn keys_url(text: &str) -> Result<Uri, String> {
 }
 
 impl Source {
-    /// Reads the keys as they are now.
+    /// Reads the current keys.
     pub(crate) async fn read(&self) -> Result<KeySet, FetchError> {
         let read = async {
             match self {
@@ -97,7 +97,7 @@ impl Source {
     }
 }
 
-/// Reads files where that keeps nobody waiting.
+/// Reads files on a blocking thread.
 async fn in_background<T: Send + 'static>(
     read: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
@@ -106,7 +106,7 @@ async fn in_background<T: Send + 'static>(
 
 type HttpClient = Client<HttpsConnector<HttpConnector>, Empty<Bytes>>;
 
-/// A client for one request: such requests are minutes apart, and meanwhile authorities may change.
+/// A client for one request: such requests are minutes apart, and authorities may change in between.
 async fn client(authorities: Option<PathBuf>) -> Result<HttpClient, FetchError> {
     let roots = in_background(move || roots(authorities)).await?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -144,7 +144,7 @@ async fn get(url: &Uri, client: HttpClient) -> Result<Bytes, FetchError> {
     })
 }
 
-/// An error with what caused it.
+/// An error with its causes.
 fn told(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |said, cause| format!("{said}: {cause}"))

@@ -1,4 +1,4 @@
-//! The issuer's keys, kept up to date.
+//! A cache of the issuer's keys.
 
 use std::{sync::Arc, time::Duration};
 
@@ -75,7 +75,7 @@ impl JwksCache {
         self.known.borrow().keys.is_some()
     }
 
-    /// The key of this id for this algorithm. An unknown one causes another read, unless the last was just now.
+    /// The key with this id, for this algorithm. An unknown id causes another read, unless the last was just now.
     pub(crate) async fn key(
         self: &Arc<Self>,
         id: Option<&str>,
@@ -88,7 +88,7 @@ impl JwksCache {
         if !self.is_recent(&known) {
             let slot = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| AuthError::NoKeys)?;
             let cache = Arc::clone(self);
-            // A task of its own: a caller who leaves does not cancel the read for the others who wait.
+            // A task of its own, so that a caller who leaves does not cancel the read for the others.
             let read = tokio::spawn(async move {
                 let _slot = slot;
                 let _ = cache.read().await;

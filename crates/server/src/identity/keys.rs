@@ -1,4 +1,4 @@
-//! The keys that tokens are signed with. Pure.
+//! The keys of tokens. Pure.
 
 use std::sync::Arc;
 
@@ -9,22 +9,22 @@ use jsonwebtoken::{
 use serde::Deserialize;
 use serde_json::Value;
 
-/// The most keys of a set that are kept. Issuers show a few: one to sign with, those before and after it.
+/// The most keys of a set that are kept. Issuers show a few: the signing key and the keys before and after it.
 const MAX_KEYS: usize = 100;
 
-/// Whether an algorithm signs with a key that only the issuer has. The others (HMAC) sign with what verifies: who could
-/// verify could issue, and a public key would pass for their secret.
+/// Whether an algorithm signs with a key that only the issuer has. The others (HMAC) sign with the verifying key: every
+/// verifier could issue tokens, and a public key would pass for the secret.
 pub(crate) fn is_asymmetric(algorithm: Algorithm) -> bool {
     algorithm.family() != AlgorithmFamily::Hmac
 }
 
-/// Why a set of keys is none.
+/// Why a set of keys is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BadKeys {
-    /// It is not what RFC 7517 says.
+    /// It is not as RFC 7517 requires.
     #[error("it is no JSON Web Key Set")]
     NotASet,
-    /// Nothing in it verifies a signature.
+    /// None of its keys verifies a signature.
     #[error("none of its keys can verify a token")]
     NoneOfUse,
 }
@@ -48,7 +48,7 @@ struct Set {
 }
 
 impl KeySet {
-    /// Reads a set. Keys that are of another kind, or for another use, or that cannot be read, are left out.
+    /// Reads a set. Keys of another kind, for another use, or not readable are left out.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Self, BadKeys> {
         let set: Set = serde_json::from_slice(bytes).map_err(|_| BadKeys::NotASet)?;
         let keys: Vec<_> = set.keys.into_iter().filter_map(Key::of).take(MAX_KEYS).map(Arc::new).collect();
@@ -60,8 +60,8 @@ impl KeySet {
         self.0.len()
     }
 
-    /// The key of this id for this algorithm. A token that names no key is verified by the only one there is, if there
-    /// is only one.
+    /// The key with this id, for this algorithm. A token without a key id is verified by the only key, if there is just
+    /// one.
     pub(crate) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Option<&Arc<Key>> {
         let mut fit = self.0.iter().filter(|key| {
             (id.is_none() || key.id.as_deref() == id)
@@ -84,7 +84,7 @@ impl Key {
         let operations = common.key_operations.as_ref();
         let verifies = operations.is_none_or(|operations| operations.contains(&KeyOperations::Verify));
         let algorithm = match common.key_algorithm {
-            // One for what is not known here, such as encryption, is of no use.
+            // An algorithm unknown here, such as one for encryption, is of no use.
             Some(named) => Some(Algorithm::try_from(named).ok()?),
             None => None,
         };

@@ -34,24 +34,24 @@ pub(crate) struct Rules {
     pub(crate) tenant_claim: String,
     /// The claim that lists the scopes.
     pub(crate) scope_claim: String,
-    /// The tenant of tokens that lack that claim; without it, they are refused.
+    /// The tenant of tokens without that claim; if absent, such tokens are refused.
     pub(crate) default_tenant: Option<TenantId>,
 }
 
-/// A caller whose token is good.
+/// A caller with a valid token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
-    /// The caller's tenant, where the call is about one.
+    /// The caller's tenant, if the call needs one.
     pub(crate) tenant: Option<TenantId>,
-    /// For how long the token is good from now on.
+    /// How long the token remains valid.
     pub(crate) good_for: Duration,
 }
 
 impl Rules {
-    /// Decides on the claims of a token whose signature is right. `now` is the time since 1970.
+    /// Decides on the claims of a token with a valid signature. `now` is the time since 1970.
     ///
-    /// First whether the token is to be believed, then whether its holder may do what `need` says: a caller learns
-    /// about rights only once it is known.
+    /// First whether the token is valid, then whether its holder has the permission `need`: only a known caller learns
+    /// about permissions.
     pub(crate) fn admit(&self, claims: &Claims, need: Need, now: Duration) -> Result<Caller, AuthError> {
         let good_for = self.good_for(claims, now)?;
         if claims.get("iss").and_then(Value::as_str) != Some(&self.issuer) {
@@ -70,8 +70,8 @@ impl Rules {
         Ok(Caller { tenant, good_for })
     }
 
-    /// For how long the token is good. One that does not say when it ends is none (RFC 9068, section 2.2), and a time is
-    /// a number of seconds, which may have a fraction (RFC 7519, section 2).
+    /// How long the token remains valid. A token without an expiry is invalid (RFC 9068, section 2.2), and a time is a
+    /// number of seconds, which may have a fraction (RFC 7519, section 2).
     fn good_for(&self, claims: &Claims, now: Duration) -> Result<Duration, AuthError> {
         let seconds = |claim: &Value| claim.as_f64().ok_or(AuthError::Malformed);
         let end = claims.get("exp").map(seconds).ok_or(AuthError::Malformed)??;
@@ -84,17 +84,17 @@ impl Rules {
         if left <= 0.0 {
             return Err(AuthError::Expired);
         }
-        // What is too large for a duration is for ever.
+        // A time too large for a duration is for ever.
         Ok(Duration::try_from_secs_f64(left).unwrap_or(Duration::MAX))
     }
 
-    /// Scopes are one text with spaces between them (RFC 8693, section 4.2), or a list, as some issuers have it.
+    /// Scopes are one text with spaces between them (RFC 8693, section 4.2), or a list, as some issuers write it.
     fn check_scope(&self, claims: &Claims, scope: &'static str) -> Result<(), AuthError> {
         let mut scopes = texts(claims.get(&self.scope_claim)).flat_map(|text| text.split(' '));
         if scopes.any(|held| held == scope) { Ok(()) } else { Err(AuthError::NoScope(scope)) }
     }
 
-    /// A claim that is there and no tenant's name is refused, whatever tenant those without one have.
+    /// A claim that is no valid tenant name is refused, whatever the default tenant.
     fn tenant(&self, claims: &Claims) -> Result<TenantId, AuthError> {
         match claims.get(&self.tenant_claim) {
             Some(claim) => claim.as_str().and_then(|name| name.parse().ok()).ok_or(AuthError::NoTenant),

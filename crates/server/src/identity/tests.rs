@@ -36,7 +36,7 @@ fn claims(changes: Value) -> Claims {
     claims.as_object().unwrap().clone()
 }
 
-/// Whether a token with these changes is believed.
+/// The result for a token with these changes.
 fn believed(changes: Value) -> Result<Duration, AuthError> {
     let caller = rules().admit(&claims(changes), Need::Token, Duration::from_secs(NOW))?;
     Ok(caller.good_for)
@@ -96,7 +96,7 @@ fn a_bearer_is_one_text_of_a_bounded_size() {
     assert_eq!(with(&[large(MAX_TOKEN_BYTES + 1).as_bytes()]), Err(AuthError::TooLarge));
 }
 
-/// A key that is on the curve and signed nothing here (RFC 7515, appendix A.3).
+/// A key on the curve that signed nothing here (RFC 7515, appendix A.3).
 fn key() -> KeySet {
     let jwk = json!({ "keys": [{
         "kty": "EC", "crv": "P-256", "kid": "one",
@@ -106,13 +106,13 @@ fn key() -> KeySet {
     KeySet::parse(jwk.to_string().as_bytes()).unwrap()
 }
 
-/// What becomes of a token; it may be anything but believed.
+/// The error for a token, which must not be accepted.
 fn try_token(token: &str, key: &Key) -> AuthError {
     let read = Unverified::read(token, &ALGORITHMS).and_then(|unverified| unverified.verify(key));
     read.expect_err("a token that nobody signed was believed")
 }
 
-/// Heads that are nearly heads.
+/// Almost valid headers.
 fn heads() -> impl Strategy<Value = String> {
     let algorithm = prop_oneof![
         Just("ES256"),

@@ -1,4 +1,4 @@
-//! A token, from the request's metadata to claims that are to be believed. Pure.
+//! A token, from the request's metadata to verified claims. Pure.
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header};
@@ -9,11 +9,10 @@ use super::{
     rules::Claims,
 };
 
-/// The largest token that is looked at, in bytes. Real ones have one or two thousand; all metadata together may have 16
-/// KiB.
+/// The largest token that is read, in bytes. Real ones have one or two thousand; all metadata together may have 16 KiB.
 pub(crate) const MAX_TOKEN_BYTES: usize = 8 * 1024;
 
-/// What a token says of how to verify it, before any of it is to be believed.
+/// A token's header, which says how to verify the token and is not yet trusted.
 #[derive(Debug)]
 pub(crate) struct Unverified<'a> {
     token: &'a str,
@@ -37,38 +36,38 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
 }
 
 impl<'a> Unverified<'a> {
-    /// Reads a token's head. Its algorithm must be one of `algorithms`, whatever else it says: `none` is never one, nor
-    /// is one that would take a public key for a secret.
+    /// Reads a token's header. Its algorithm must be one of `algorithms`, which never contain `none`, nor an algorithm
+    /// that would take a public key for a secret.
     pub(crate) fn read(token: &'a str, algorithms: &[Algorithm]) -> Result<Self, AuthError> {
-        // A head whose algorithm has no name that is known is refused like one that is no head.
+        // A header with an unknown algorithm name is refused like an invalid header.
         let head = decode_header(token).map_err(|_| AuthError::Malformed)?;
         if !algorithms.contains(&head.alg) || !is_asymmetric(head.alg) {
             return Err(AuthError::Algorithm);
         }
-        // What a token says is critical has to be understood (RFC 7515, section 4.1.11), and nothing is.
+        // Every critical extension has to be understood (RFC 7515, section 4.1.11), and none is.
         if head.crit.is_some() {
             return Err(AuthError::Malformed);
         }
         Ok(Self { token, algorithm: head.alg, key_id: head.kid })
     }
 
-    /// The algorithm that it is signed by.
+    /// The algorithm of its signature.
     pub(crate) fn algorithm(&self) -> Algorithm {
         self.algorithm
     }
 
-    /// The name of the key that it is signed with, if it has one.
+    /// The id of its signing key, if it names one.
     pub(crate) fn key_id(&self) -> Option<&str> {
         self.key_id.as_deref()
     }
 
-    /// What the token says, if it is signed with this key. Whether that is enough is not looked at here.
+    /// The token's claims, if it is signed with this key. The claims are not checked here.
     pub(crate) fn verify(&self, key: &Key) -> Result<Claims, AuthError> {
         let mut only_the_signature = Validation::new(self.algorithm);
         only_the_signature.required_spec_claims.clear();
         only_the_signature.validate_exp = false;
         only_the_signature.validate_aud = false;
-        // What was signed and is no object of claims, or holds text that is no text, is as bad as what was not signed.
+        // Signed content that is no object of claims, or holds invalid text, is as bad as unsigned content.
         let decoded = decode::<Claims>(self.token, &key.decoding, &only_the_signature);
         decoded.map(|token| token.claims).map_err(|_| AuthError::Signature)
     }

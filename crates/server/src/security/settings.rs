@@ -22,7 +22,7 @@ use crate::{
 /// How often a file of keys is read.
 const FILE_PACE: Pace = Pace { interval: Duration::from_secs(10), min_interval: Duration::from_secs(1) };
 
-/// How soon a URL is asked again for a token whose key it did not have.
+/// The shortest interval between reads of a URL for tokens with unknown keys.
 const URL_MIN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Settings of TLS and of authentication.
@@ -86,11 +86,11 @@ pub struct SecuritySettings {
     #[arg(long, env = "JWT_DEFAULT_TENANT", value_parser = tenant)]
     pub jwt_default_tenant: Option<TenantId>,
 
-    /// The claim that lists what the caller may do: `commands:write`, `queries:read`.
+    /// The claim that lists the caller's permissions: `commands:write`, `queries:read`.
     #[arg(long, env = "JWT_SCOPE_CLAIM", default_value = "scope", value_parser = non_empty)]
     pub jwt_scope_claim: String,
 
-    /// Who sees the contracts by reflection. `token`: callers with a valid token, or everybody where callers need none.
+    /// The callers that see reflection. `token`: those with a valid token, or everybody where callers need none.
     #[arg(long, env = "REFLECTION", value_enum, default_value_t)]
     pub reflection: Reflection,
 

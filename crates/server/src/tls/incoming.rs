@@ -1,4 +1,4 @@
-//! Connections, as they come in.
+//! Incoming connections.
 
 use std::{
     io::{self, IoSlice},
@@ -25,7 +25,7 @@ const MAX_HANDSHAKES: usize = 256;
 /// The longest time that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this long a listener that failed, for want of file descriptors say, is asked again.
+/// The pause after a listener's failure, such as a lack of file descriptors.
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
 
 /// A connection, in plain text or not.
@@ -37,8 +37,8 @@ pub(crate) enum Connection {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// The connections of a listener. Where there is a configuration of TLS, each begins with a handshake by the one that is
-/// current then; handshakes do not wait for each other, and those that fail are counted and no more.
+/// The connections of a listener. With TLS, each begins with a handshake under the configuration current at that time;
+/// handshakes run concurrently, and failed ones are only counted.
 pub(crate) fn incoming(
     listener: TcpListener,
     tls: Option<watch::Receiver<Arc<ServerConfig>>>,
@@ -56,7 +56,7 @@ async fn begin(accepted: io::Result<TcpStream>, tls: Option<Arc<ServerConfig>>) 
         return None;
     };
     let Some(tls) = tls else { return Some(Connection::Plain(stream)) };
-    // A task of its own, since its cryptography takes a while; it ends when nobody waits for it any more.
+    // A task of its own, since its cryptography takes a while; it ends when the caller stops waiting.
     let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(tls).accept(stream));
     let (outcome, stream) = match AbortOnDropHandle::new(tokio::spawn(handshake)).await {
         Ok(Ok(Ok(stream))) => ("done", Some(Connection::Tls(Box::new(stream)))),

@@ -1,4 +1,4 @@
-//! Spans on their way to a collector.
+//! Export of spans to a collector.
 
 use std::time::Duration;
 
@@ -28,31 +28,30 @@ use uuid::Uuid;
 use super::settings::TraceSettings;
 use crate::FailureLogThrottle;
 
-/// How many spans wait to be sent; what comes beyond is dropped. Twice what OpenTelemetry's own batches have, about
-/// 4 MiB.
+/// How many spans wait to be sent; further ones are dropped. Twice OpenTelemetry's own batch queue, about 4 MiB.
 const QUEUE: usize = 4096;
 
 /// How many spans are sent at a time (OpenTelemetry, `OTEL_BSP_MAX_EXPORT_BATCH_SIZE`).
 const BATCH: usize = 512;
 
-/// How long a span waits for others to be sent with.
+/// How long a span waits for others in its batch.
 const LINGER: Duration = Duration::from_millis(500);
 
-/// How long what is left has at the end of the process.
+/// How long the last spans may take at the end of the process.
 const LAST: Duration = Duration::from_secs(2);
 
 /// Spans that have ended, labelled `outcome`: `exported`, `failed`, or `dropped` where the queue was full.
 const SPANS: &str = "trace_spans_total";
 
-/// Spans are recorded, and sent until this is [finished](Self::finish).
+/// Records spans, and sends them until it is [finished](Self::finish).
 pub struct Exporting {
     ending: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Exporting {
-    /// Begins to record and to send, where an endpoint is configured. `name` is the deployable's. What is wrong with the
-    /// configuration is an error; that the collector cannot be reached is none.
+    /// Begins to record and to send, if an endpoint is configured. `name` is the deployable's. A wrong configuration is
+    /// an error; an unreachable collector is none.
     pub fn begin(settings: &TraceSettings, name: &str) -> anyhow::Result<Option<Self>> {
         describe_counter!(SPANS, "Spans of sampled traces that have ended.");
         for outcome in ["exported", "failed", "dropped"] {
@@ -82,7 +81,7 @@ impl Exporting {
         Ok(Some(Self { ending, task }))
     }
 
-    /// Sends what is left, as far as it can be sent in a moment.
+    /// Sends the remaining spans, for a moment at most.
     pub async fn finish(mut self) {
         self.ending.cancel();
         if timeout(LAST, &mut self.task).await.is_err() {
@@ -92,14 +91,14 @@ impl Exporting {
     }
 }
 
-/// What tells this process from others. OTEL_RESOURCE_ATTRIBUTES adds to it.
+/// The identity of this process among others. OTEL_RESOURCE_ATTRIBUTES adds to it.
 fn resource(name: &str) -> Resource {
     let instance = KeyValue::new("service.instance.id", Uuid::new_v4().to_string());
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     Resource::builder().with_attributes([instance, version]).with_service_name(name.to_owned()).build()
 }
 
-/// Takes spans in, as many as there is room for.
+/// Queues spans while there is room.
 struct Queue {
     sender: Sender<SpanData>,
     ratio: f64,
@@ -109,7 +108,7 @@ impl Listener for Queue {
     fn ended(&self, span: SpanData) {
         match self.sender.try_send(span) {
             Ok(()) => {}
-            // It is closed in the last moment of the process.
+            // The queue is closed in the last moment of the process.
             Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {
                 counter!(SPANS, "outcome" => "dropped").increment(1);
             }
@@ -121,16 +120,16 @@ impl Listener for Queue {
     }
 }
 
-/// Whether a trace belongs to a part of all: by its id, whose lower half is random, so that a part is within every larger
-/// one.
+/// Whether a trace is in the sampled part: by its id, whose lower half is random, so that each part contains every
+/// smaller one.
 fn is_of_part(trace_id: u128, part: f64) -> bool {
-    // 53 bits are what a floating-point number holds exactly.
+    // A floating-point number holds 53 bits exactly.
     const BITS: u32 = 53;
     let place = trace_id & ((1 << BITS) - 1);
     (place as f64) < part * (1_u64 << BITS) as f64
 }
 
-/// Sends what comes in, batch by batch, until it is told to end and nothing is left.
+/// Sends spans batch by batch, until it is told to end and none is left.
 async fn send<E: SpanExporter + 'static>(
     mut spans: Receiver<SpanData>,
     exporter: E,
@@ -140,7 +139,7 @@ async fn send<E: SpanExporter + 'static>(
     let mut throttle = FailureLogThrottle::default();
     while let Some(batch) = next_batch(&mut spans, &ending).await {
         let count = batch.len() as u64;
-        // The exporter keeps to its time-out as well, but not while it connects.
+        // The exporter has its own time-out, but not while it connects.
         let failure = match timeout(patience, exporter.export(batch)).await {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
@@ -159,7 +158,7 @@ async fn send<E: SpanExporter + 'static>(
     }
 }
 
-/// The next spans to be sent together; `None` when it is time to end and there are none.
+/// The next batch of spans; `None` when it is time to end and there are none.
 async fn next_batch(spans: &mut Receiver<SpanData>, ending: &CancellationToken) -> Option<Vec<SpanData>> {
     let mut batch = Vec::new();
     let gather = async {

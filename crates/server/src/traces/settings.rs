@@ -1,5 +1,5 @@
-//! What can be told of traces: OpenTelemetry's own variables, as far as they make sense here (OpenTelemetry,
-//! "Environment Variable Specification" and "OTLP Exporter Configuration").
+//! Settings of traces: OpenTelemetry's own variables, where they make sense here (OpenTelemetry, "Environment Variable
+//! Specification" and "OTLP Exporter Configuration").
 
 use std::{fmt, path::PathBuf, str::FromStr, time::Duration};
 
@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
 
-/// Where spans are sent, and of which traces.
+/// The destination of spans, and the sampling of traces.
 #[derive(Debug, Clone, Args)]
 pub struct TraceSettings {
     /// Where spans are sent by OTLP over gRPC, such as http://collector:4317 [default: nowhere].
@@ -18,7 +18,7 @@ pub struct TraceSettings {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_PROTOCOL", value_enum, default_value_t = Protocol::Grpc)]
     pub otel_exporter_otlp_protocol: Protocol,
 
-    /// What is sent along for the collector to know who sends: name=value, with commas between them. A secret.
+    /// Headers by which the collector knows the sender: name=value, with commas between them. A secret.
     #[arg(long, env = "OTEL_EXPORTER_OTLP_HEADERS", hide_env_values = true)]
     pub otel_exporter_otlp_headers: Option<Headers>,
 
@@ -30,7 +30,7 @@ pub struct TraceSettings {
     #[arg(long, env = "OTEL_EXPORTER_OTLP_TIMEOUT", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub otel_exporter_otlp_timeout: u64,
 
-    /// What the process is called in traces [default: the deployable's name].
+    /// The name of the process in traces [default: the deployable's name].
     #[arg(long, env = "OTEL_SERVICE_NAME", value_parser = crate::values::non_empty)]
     pub otel_service_name: Option<String>,
 
@@ -50,7 +50,7 @@ pub enum Protocol {
     Grpc,
 }
 
-/// Which traces are recorded that begin here. All of them are parent-based: a caller's decision is never overruled, since
+/// The sampling of traces that begin here. Every sampler is parent-based: a caller's decision is never overruled, since
 /// half of a trace is of little use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Sampler {
@@ -84,8 +84,8 @@ impl fmt::Display for Ratio {
     }
 }
 
-/// Headers as they were written, of which nothing is shown: they are secrets. Any text is taken at first, since clap repeats
-/// what it refuses.
+/// Headers as they were written. They are secrets, so none is ever shown. Any text is accepted at first, since clap
+/// repeats values that it refuses.
 #[derive(Clone)]
 pub struct Headers(String);
 
@@ -132,7 +132,7 @@ fn unescaped(text: &str) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// Reads where spans are sent.
+/// Reads the endpoint of the collector.
 fn endpoint(text: &str) -> Result<Uri, String> {
     const BAD: &str = "must be the URL of a collector, such as http://collector:4317";
     let url: Uri = text.trim().parse().map_err(|_| BAD.to_owned())?;
@@ -143,7 +143,7 @@ fn endpoint(text: &str) -> Result<Uri, String> {
 }
 
 impl TraceSettings {
-    /// What is wrong beyond single values, each in words.
+    /// The conflicts between values, each in words.
     pub(crate) fn problems(&self) -> Vec<String> {
         let is_https = |url: &Uri| url.scheme_str() == Some("https");
         let in_vain = self.otel_exporter_otlp_certificate.is_some()
@@ -154,18 +154,18 @@ impl TraceSettings {
         self.headers().err().map(str::to_owned).into_iter().chain(in_vain).collect()
     }
 
-    /// What is sent along.
+    /// The headers for the collector.
     pub(super) fn headers(&self) -> Result<HeaderMap, &'static str> {
         let Some(headers) = &self.otel_exporter_otlp_headers else { return Ok(HeaderMap::new()) };
         headers.read().ok_or("OTEL_EXPORTER_OTLP_HEADERS must be name=value, with commas between them")
     }
 
-    /// How long the collector has for its answer.
+    /// The collector's time to answer.
     pub(super) fn timeout(&self) -> Duration {
         Duration::from_millis(self.otel_exporter_otlp_timeout)
     }
 
-    /// The part of the traces that begin here that are recorded.
+    /// The part of the traces beginning here that is recorded.
     pub(super) fn ratio(&self) -> f64 {
         match self.otel_traces_sampler {
             Sampler::AlwaysOn => 1.0,
@@ -174,7 +174,7 @@ impl TraceSettings {
         }
     }
 
-    /// The authorities to trust, where a file names them.
+    /// The authorities to trust, if a file holds them.
     pub(super) fn authorities(&self) -> anyhow::Result<Option<Vec<u8>>> {
         let Some(file) = &self.otel_exporter_otlp_certificate else { return Ok(None) };
         let read = std::fs::read(file).with_context(|| format!("reading {}", file.display()))?;

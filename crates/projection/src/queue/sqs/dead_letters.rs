@@ -44,7 +44,7 @@ impl DeadLetters for SqsQueue {
     }
 }
 
-/// Reads a letter. One without a receipt could not be deleted; SQS sends none.
+/// Reads a letter. A letter without a receipt could not be deleted; SQS sends none.
 fn letter(message: Message) -> Option<Letter> {
     let sent_at = message.attributes.as_ref().and_then(|attributes| {
         let millis: i64 = attributes.get(&MessageSystemAttributeName::SentTimestamp)?.parse().ok()?;

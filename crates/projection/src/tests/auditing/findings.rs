@@ -1,4 +1,4 @@
-//! What is found, and what is not.
+//! The findings of an audit.
 
 use millrace_core::{
     AggregateType, Versioned,
@@ -37,7 +37,7 @@ async fn nothing_is_amiss_where_all_rows_are_right() {
     }
 }
 
-/// Makes something wrong of every kind, and says what is to be reported of it.
+/// Makes a fault of every kind, and returns the expected findings.
 pub(super) async fn spoil(bench: &Bench) -> Vec<String> {
     let mut expected = Vec::new();
     let mut expect = |line: &str| expected.push(line.to_owned());
@@ -88,7 +88,7 @@ pub(super) async fn spoil(bench: &Bench) -> Vec<String> {
     expected
 }
 
-/// How many findings of each kind there are in these lines, as a summary says it.
+/// How many findings of each kind these lines hold, in the form of a summary.
 fn counts(expected: &[String]) -> Vec<String> {
     let kinds = ["missing", "behind", "different", "ahead", "orphaned", "unreadable", "busy"];
     let count = |kind: &str| expected.iter().filter(|l| l.starts_with(&kind.to_uppercase())).count();
@@ -128,7 +128,7 @@ async fn what_a_row_does_not_say_of_its_origin_is_no_difference() {
     bench.audit(LOOK).await.assert_finds(&[]);
 }
 
-/// Makes each group wrong, and says what is to be reported.
+/// Makes each group wrong, and returns the expected findings.
 pub(super) async fn spoil_groups(bench: &Bench) -> Vec<String> {
     bench.set_group("red", |row| drop(row.insert("Total".to_owned(), json!(7)))).await;
     bench.set_group("blue", |row| *row = Default::default()).await;
@@ -166,7 +166,7 @@ async fn a_sum_that_is_not_there_is_missed_from_the_side_of_its_parts() {
 #[tokio::test(start_paused = true)]
 async fn a_part_that_is_wrong_and_of_no_use_to_its_row_ends_no_audit() {
     let bench = Bench::full().await;
-    // The group's row is right, as the fold of what can be read; this part says that it is of no group.
+    // The group's row is the fold of the readable parts, so it is right; this part says that it is of no group.
     let events = bench.events(8);
     bench.set(&groups(), &events, |update| update.change = RowChange::Put(Attributes::new())).await;
     let expected = "DIFFERENT group-totals 000000000008 row=9 store=9 attributes=Absent,Part,Target";
@@ -201,7 +201,7 @@ async fn an_event_that_cannot_be_read_is_named_and_its_row_expected_before_it() 
     }
     let of = |id, row: &str| format!("UNREADABLE {{}} 000000000{id}{row} store=5 version=3 {NEWER}");
     let expected = [
-        // As far as it can be.
+        // As far as the row can go.
         of("201", " row=2"),
         of("202", " row=1"),
         "BEHIND {} 000000000202 row=1 store=5".to_owned(),

@@ -1,4 +1,4 @@
-//! Audits that AWS makes hard, and those that are told to end.
+//! Audits during AWS failures, and audits that are told to end.
 
 use std::{io, time::Duration};
 
@@ -93,7 +93,7 @@ async fn of_rows_in_question_there_are_only_so_many_and_the_readers_wait() {
     let (result, status) = tokio::join!(audit.run(), watch);
     result.unwrap();
     let waiting: u64 = status.split(", ").last().unwrap().trim_end_matches(" in question").parse().unwrap();
-    // Each reader has one more that it could not hand on, and one lies between.
+    // Each reader holds one more that it could not hand on, and one is in between.
     assert!((1_000..=1_005).contains(&waiting), "{status}");
     assert!(
         audit.report().tally.status().contains("3000 findings, 0 in question"),
@@ -114,7 +114,7 @@ async fn an_audit_takes_no_more_read_units_a_second_than_it_was_told() {
     let (_, units) = outcome.summary.split_once("read_units=").unwrap();
     let units: f64 = units.split(' ').next().unwrap().parse().unwrap();
     assert!(units > 50.0, "{}", outcome.summary);
-    // What is last taken is not waited for; readers may each have taken one at the same moment.
+    // Nobody waits for the units of the last call; each reader may have taken one at the same moment.
     let least = Duration::from_secs_f64((units - 4.0) / 2.0);
     assert!(began.elapsed() >= least && began.elapsed() <= least * 2, "{units} in {:?}", began.elapsed());
 }
@@ -139,7 +139,7 @@ async fn an_audit_that_is_told_to_end_does_so_and_says_that_it_is_not_complete()
 #[tokio::test(start_paused = true)]
 async fn where_one_part_fails_the_others_do_not_wait() {
     let bench = Bench::default();
-    // A row that is given time, and another one that cannot be read.
+    // A row that is given time, and another that cannot be read.
     counter_with(&bench.store, 1, 1).await;
     let refused = Whims { fails: Some((100, AwsError::Refused("no".to_owned()))), ..Whims::default() };
     let cards = Unruly::new(bench.cards.clone(), refused, 1);
@@ -150,7 +150,7 @@ async fn where_one_part_fails_the_others_do_not_wait() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
-/// A reader who has left.
+/// A writer without a reader.
 struct Closed;
 
 impl io::Write for Closed {

@@ -48,7 +48,7 @@ async fn a_row_that_stays_away_is_reported_when_its_grace_is_over() {
     let behind = |projection| format!("BEHIND {projection} 000000000001 row=50 store=51");
     outcome.assert_finds(&["counter-cards", "counter-totals", "group-totals"].map(behind));
     assert_eq!(began.elapsed().as_secs(), 50);
-    // What has come to be meanwhile is not what the row is late for, and does not put the finding off.
+    // The row is not late for newer events, so they do not delay the finding.
     let began = Instant::now();
     bench.audit(How { grace: Duration::ZERO, ..AT_NOON }).await;
     assert_eq!(began.elapsed().as_secs(), 0);
@@ -59,7 +59,7 @@ async fn a_row_that_always_has_an_event_on_its_way_is_no_finding() {
     let bench = Bench::default();
     let events = counter_with(&Default::default(), 1, 60).await;
     bench.append(&events[0]).await;
-    // An event every five seconds, and each of them takes eight to its row.
+    // An event every five seconds, each in its row after eight.
     let appending = async {
         for event in &events[1..] {
             sleep(Duration::from_secs(5)).await;
@@ -142,7 +142,7 @@ async fn a_sum_that_changes_at_each_look_is_reported_as_busy_and_left_alone() {
     assert!(time < LOOK.grace * 5, "{time:?}");
 }
 
-/// Appends events one by one, and writes each into its row a while later, giving way to others all the time.
+/// Appends events one by one, and writes each into its row a while later, yielding all the time.
 async fn traffic(bench: &Bench, events: &[StoredEvent], seed: u64) {
     let mut number = seed;
     for event in events {

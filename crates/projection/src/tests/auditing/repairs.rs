@@ -1,4 +1,4 @@
-//! What a repair does, and what it leaves alone.
+//! The effects and the limits of a repair.
 
 use std::sync::{Arc, Mutex};
 
@@ -89,8 +89,8 @@ async fn a_row_that_is_not_the_sum_of_its_parts_is_replaced_by_it() {
 #[tokio::test(start_paused = true)]
 async fn rows_and_their_parts_are_healed_in_turn() {
     let bench = Bench::full().await;
-    // A group is wrong by itself, and by parts that are. The application panics where it takes a part out of a row that
-    // has none; once the row is the sum of its parts, that part can be put right, too.
+    // A group is wrong by itself, and by its wrong parts. The application panics where it takes a part out of a row
+    // that lacks it; once the row is the sum of its parts, that part can be repaired, too.
     spoil(&bench).await;
     spoil_groups(&bench).await;
     let first = bench.audit(REPAIR).await;
@@ -99,20 +99,20 @@ async fn rows_and_their_parts_are_healed_in_turn() {
     bench.assert_right().await;
 }
 
-/// An action of others just before a row is put right.
+/// An action of another process just before a row is repaired.
 enum Interference {
-    /// They put something else in its place.
+    /// It replaces the row.
     Replace(RowUpdate),
-    /// They append an event, and the projector takes it for one that the row has.
+    /// It appends an event, and the projector takes the event for one that the row has.
     Append(StoredEvent),
 }
 
-/// Cards with others about.
+/// Cards that other processes change.
 #[derive(Clone)]
 struct Busy {
     bench: Bench,
     rows: MemoryRows,
-    /// Their actions, one each time, last to first.
+    /// The other processes' actions, one for each repair, last to first.
     others: Arc<Mutex<Vec<Interference>>>,
 }
 
@@ -221,7 +221,7 @@ impl AuditRows for Busy {
     }
 }
 
-/// Audits a counter of nine events whose card is wrong, and that others change each time that it is to be put right.
+/// Audits a counter of nine events whose card is wrong and changes before each attempt at its repair.
 async fn repaired_amid(versions: &[u64]) -> (Bench, Vec<String>) {
     let bench = Bench::default();
     let events = counter_with(&bench.store, 1, 9).await;
@@ -232,7 +232,7 @@ async fn repaired_amid(versions: &[u64]) -> (Bench, Vec<String>) {
     (bench.clone(), audited(&bench, others).await)
 }
 
-/// Repairs a bench with others about, and reports the findings.
+/// Repairs a bench that other processes change, and returns the findings.
 async fn audited(bench: &Bench, others: impl IntoIterator<Item = Interference>) -> Vec<String> {
     let rows = (Busy::new(bench, others), bench.totals.clone(), bench.groups.clone());
     let outcome = run(bench.store.clone(), rows, REPAIR).await;
@@ -242,7 +242,7 @@ async fn audited(bench: &Bench, others: impl IntoIterator<Item = Interference>) 
 
 #[tokio::test]
 async fn a_row_that_changes_meanwhile_is_looked_at_again() {
-    // Before the first attempt somebody sets it forward, before the second somebody sets it back.
+    // Before the first attempt another process sets it forward, before the second back.
     let (bench, lines) = repaired_amid(&[4, 12]).await;
     let wrong = "DIFFERENT counter-cards 000000000001 row=9 store=9 attributes=Name";
     assert_eq!(lines, [format!("{wrong} repair=written")]);
@@ -260,7 +260,7 @@ async fn a_row_that_never_rests_is_reported_as_not_repaired() {
 async fn an_event_that_was_taken_for_a_known_one_while_its_row_was_too_new_is_not_forgotten() {
     let histories =
         [counter_with(&Default::default(), 1, 5).await, counter_with(&Default::default(), 2, 3).await];
-    // The first one's card is ahead of its events, the second one's has none.
+    // The first card is ahead of its events, the second has none.
     let bench = Bench::default();
     for event in &histories[0][..3] {
         bench.append(event).await;

@@ -1,4 +1,4 @@
-//! Stores and rows that do what they may do, however seldom they do it.
+//! Stores and rows with rare but permitted behaviour.
 
 use std::{
     collections::HashMap,
@@ -20,7 +20,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
 use super::Bench;
 
-/// What is allowed to happen.
+/// The permitted behaviour.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Whims {
     /// A scan hands out its items in any order, in pages of any size.
@@ -29,11 +29,11 @@ pub(super) struct Whims {
     pub(super) leaves: bool,
     /// A batch of reads leaves all out.
     pub(super) leaves_all: bool,
-    /// Of a hundred calls so many fail with this error.
+    /// So many of a hundred calls fail with this error.
     pub(super) fails: Option<(u32, AwsError)>,
-    /// Before and after a call, others may have their turn.
+    /// Other tasks may run before and after a call.
     pub(super) gives_way: bool,
-    /// This row that sums up aggregates is not there.
+    /// This row, which sums up aggregates, is missing.
     pub(super) lost: Option<RowKey>,
 }
 
@@ -76,7 +76,7 @@ impl<T> Unruly<T> {
         result
     }
 
-    /// Of what was asked for: what is answered, and what is left out.
+    /// Splits the keys into those answered and those left out.
     fn part<K: Clone>(&self, asked: &[K]) -> (Vec<K>, Vec<K>) {
         if self.whims.leaves_all {
             return (vec![], asked.to_vec());

@@ -1,4 +1,4 @@
-//! What can be told, and what is said of it.
+//! Settings, and the messages about them.
 
 use std::ffi::OsString;
 
@@ -102,7 +102,7 @@ async fn files_that_cannot_be_used_stop_the_start_and_are_named() {
     assert!(failed(load(&jwt).await).contains("jwks.json"));
     std::fs::write(&jwks, super::support::jwks(&[Signer::new("one").jwk()])).unwrap();
     assert!(load(&jwt).await.unwrap().is_ready().is_ok());
-    // A URL is asked later.
+    // A URL is read later.
     assert!(load(&JWT).await.unwrap().is_ready().is_err());
 }
 

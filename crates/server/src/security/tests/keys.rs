@@ -1,4 +1,4 @@
-//! The issuer's keys, from a file and from a server of theirs, as they change.
+//! Changes of the issuer's keys, from a file and from a server.
 
 use std::{
     convert::Infallible,
@@ -35,7 +35,7 @@ use crate::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A server of keys, which counts how often it is asked.
+/// A key server that counts its requests.
 #[derive(Clone)]
 struct KeyServer {
     url: String,
@@ -125,7 +125,7 @@ async fn a_file_of_keys_is_read_again_when_it_changes() {
     let (one, two) = (Signer::new("one"), Signer::new("two"));
     let mount = Mount::new(&[("jwks.json", &jwks(&[one.jwk()]))]);
     let pace = Pace { interval: Duration::from_millis(20), min_interval: HOUR };
-    // It is looked at again for no token, but by itself.
+    // It is read again at intervals, not for a token.
     let pace = Pace { min_interval: Duration::from_millis(10), ..pace };
     let source = Source::File(mount.path("jwks.json"));
     let server = Server::start(security(None, Some(authenticator(source, pace).await))).await;
@@ -153,7 +153,7 @@ async fn a_storm_of_unknown_keys_asks_the_issuer_once() {
     });
     let answers = futures::future::join_all(storm).await;
     assert_eq!(issuer.asked(), 1);
-    // Those who could wait have their answer; the rest may ask again.
+    // The waiting calls have their reply; the rest may ask again.
     let count = |refusal| answers.iter().filter(|answer| **answer == Err(refusal)).count();
     assert_eq!((count(AuthError::UnknownKey), count(AuthError::NoKeys)), (32, 168));
     for n in 0..200 {
@@ -170,7 +170,7 @@ async fn an_issuer_that_fails_leaves_its_keys_in_use() {
     let issuer = KeyServer::start(jwks(&[one.jwk()]), None).await;
     let server = Server::start(security(None, Some(authenticator(issuer.source(), SELDOM).await))).await;
     let mut client = server.history(None);
-    // Each answer shows a good key, so that only what is wrong with it keeps that from being used.
+    // Each reply holds a good key, so only its fault keeps that key from being used.
     let other = jwks(&[Signer::new("two").jwk()]);
     for (status, text) in [
         (StatusCode::INTERNAL_SERVER_ERROR, other.clone()),
@@ -180,7 +180,7 @@ async fn an_issuer_that_fails_leaves_its_keys_in_use() {
         (StatusCode::OK, "<html>".to_owned()),
     ] {
         issuer.says(status, text);
-        // An unknown key makes for a look, and whether it exists cannot be told.
+        // An unknown key causes a read, and whether the key exists is unknown.
         let refused = refusal(ask(&mut client, &Signer::new("three").sign(&claims())).await);
         assert_eq!(refused, (Code::Unavailable, "KEYS_UNAVAILABLE".to_owned()));
         assert_eq!(ask(&mut client, &one.sign(&claims())).await.unwrap(), "acme");

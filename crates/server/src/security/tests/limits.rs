@@ -1,4 +1,4 @@
-//! Tenants that call too much.
+//! Tenants with too many calls.
 
 use millrace_proto::query::{GetHistoryRequest, SearchEventsRequest};
 use tonic::Code;
@@ -16,7 +16,7 @@ async fn a_tenant_at_its_limit_keeps_no_other_out() {
     let acme = signer.sign(&claims());
     let bearer = format!("Bearer {acme}");
     let mut held = Vec::new();
-    // Over connections of their own: it is not the bound on one connection that holds.
+    // Over separate connections, so that the bound on one connection does not apply.
     for _ in 0..3 {
         let mut client = server.history(None);
         let request = with(SearchEventsRequest::default(), &[("authorization", &bearer)]);

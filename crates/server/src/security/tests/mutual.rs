@@ -27,7 +27,7 @@ async fn only_clients_of_the_authority_can_connect() {
     server.history(None).get_history(GetHistoryRequest::default()).await.expect_err("plain text");
     assert_eq!(server.calls(), 0);
     let tls = client(&authority, Some(&ours));
-    // Who has shown a certificate is trusted to name the tenant, as a gateway is.
+    // A client with a certificate is trusted to name the tenant, as a gateway is.
     let request = with(GetHistoryRequest::default(), &[("x-tenant-id", "other")]);
     let reply = server.history(Some(&tls)).get_history(request).await.unwrap();
     assert_eq!(reply.into_inner().next_page_token, "other");
@@ -53,7 +53,7 @@ async fn a_certificate_does_not_stand_for_a_token() {
     server.end().await;
 }
 
-/// Whether a server closes a connection on which nothing is said, within a minute.
+/// Whether a server closes a silent connection within a minute.
 async fn is_closed(stream: &mut TcpStream) -> bool {
     let minute = Duration::from_secs(60);
     timeout(minute, stream.read(&mut [0; 1])).await.is_ok_and(|read| read.is_ok_and(|read| read == 0))

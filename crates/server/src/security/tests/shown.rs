@@ -1,4 +1,4 @@
-//! What a server shows of itself.
+//! Health and reflection of a secured server.
 
 use std::collections::BTreeSet;
 

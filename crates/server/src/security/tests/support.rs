@@ -1,4 +1,4 @@
-//! Authorities, issuers, a server that says who called, and clients.
+//! Authorities, issuers, a server that names its caller, and clients.
 
 use std::{
     convert::Infallible,
@@ -66,10 +66,10 @@ use crate::{
     tls::{Files, Tls},
 };
 
-/// Who issues the tokens of these tests.
+/// The issuer of these tests' tokens.
 pub(super) const ISSUER: &str = "https://issuer.example";
 
-/// Whom they are for.
+/// The audience of the tokens.
 pub(super) const AUDIENCE: &str = "millrace";
 
 /// A certificate with its key, in PEM.
@@ -112,8 +112,8 @@ impl Authority {
     }
 }
 
-/// A directory as Kubernetes mounts a secret: files are links into `..data`, which is a link to a directory that is
-/// replaced as a whole.
+/// A directory like Kubernetes' mount of a secret: files are links into `..data`, which is a link to a directory that
+/// is replaced as a whole.
 pub(super) struct Mount {
     dir: TempDir,
     version: AtomicU32,
@@ -155,7 +155,7 @@ pub(super) fn tls_files<'a>(
     files
 }
 
-/// TLS from a mount, which is looked at fifty times a second.
+/// TLS from a mount, which is read fifty times a second.
 pub(super) fn tls(mount: &Mount, mutual: bool) -> Tls {
     let files = Files {
         chain: mount.path("tls.crt"),
@@ -180,7 +180,7 @@ impl Signer {
         &self.key
     }
 
-    /// The public half, as an issuer shows it.
+    /// The public half, in the form of an issuer's set.
     pub(super) fn jwk(&self) -> Value {
         let key = EncodingKey::from_ec_der(&self.key.serialize_der());
         let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&key, Algorithm::ES256).unwrap()).unwrap();
@@ -221,7 +221,7 @@ pub(super) fn claims() -> Value {
     })
 }
 
-/// Claims with one of them changed; `null` takes it away.
+/// Claims with one of them changed; `null` removes it.
 pub(super) fn claims_with(name: &str, value: Value) -> Value {
     let mut claims = claims();
     if value.is_null() {
@@ -232,7 +232,7 @@ pub(super) fn claims_with(name: &str, value: Value) -> Value {
     claims
 }
 
-/// A token of these parts, of which the last is a signature.
+/// A token of these parts; the last is a signature.
 pub(super) fn token(header: &Value, claims: &Value, signature: &[u8]) -> String {
     let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
     format!("{}.{}.{}", part(header), part(claims), URL_SAFE_NO_PAD.encode(signature))
@@ -250,7 +250,7 @@ pub(super) fn rules() -> Rules {
     }
 }
 
-/// Authenticator with tokens by the keys of a source.
+/// An authenticator of tokens by the keys of a source.
 pub(super) async fn authenticator(source: Source, pace: Pace) -> Authenticator {
     let keys = JwksCache::new(source, pace);
     let _ = keys.read().await;
@@ -262,7 +262,7 @@ pub(super) async fn authenticator(source: Source, pace: Pace) -> Authenticator {
     }
 }
 
-/// Keys that are read when a test makes it so.
+/// A pace that leaves the reads to the test.
 pub(super) const SELDOM: Pace = Pace { interval: Duration::from_secs(3_600), min_interval: Duration::ZERO };
 
 /// A port's security of these parts.
@@ -276,14 +276,14 @@ pub(super) struct Server {
     pub(super) health: SocketAddr,
     /// How many calls reached a service.
     pub(super) calls: Arc<AtomicU32>,
-    /// Lets searches end, which wait for it.
+    /// Ends the searches that wait for it.
     pub(super) release: Arc<Notify>,
     pub(super) shutdown: CancellationToken,
     pub(super) task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Server {
-    /// A server whose callers need the scope of commands.
+    /// A server that requires the scope of commands.
     pub(super) async fn start(security: Security) -> Self {
         Self::with_scope(security, COMMANDS_WRITE).await
     }
@@ -317,7 +317,7 @@ impl Server {
         self.calls.load(Ordering::SeqCst)
     }
 
-    /// Ends it, and fails if it did not end well.
+    /// Ends the server, and fails if it did not end well.
     pub(super) async fn end(self) {
         self.shutdown.cancel();
         tokio::time::timeout(Duration::from_secs(20), self.task).await.unwrap().unwrap().unwrap();
@@ -339,7 +339,7 @@ pub(super) fn channel(address: SocketAddr, tls: Option<&ClientConfig>) -> Channe
     }))
 }
 
-/// A client that trusts an authority, and shows a certificate if it has one.
+/// A client that trusts an authority, and has a certificate if one is given.
 pub(super) fn client(authority: &Authority, certified: Option<&Certified>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
@@ -369,7 +369,7 @@ pub(super) fn with<T>(message: T, metadata: &[(&'static str, &str)]) -> Request<
     request
 }
 
-/// A call with this token; answered with the tenant that the server took the caller for.
+/// Calls with this token; returns the tenant in the reply.
 pub(super) async fn ask(client: &mut HistoryServiceClient<Channel>, token: &str) -> Result<String, Status> {
     let bearer = format!("Bearer {token}");
     let request = with(GetHistoryRequest::default(), &[("authorization", &bearer)]);
@@ -428,7 +428,7 @@ impl HistoryService for Echo {
     }
 }
 
-/// A service with one call, `test.v1.Watch/Watch`, whose answer is a stream that ends with the caller's token.
+/// A service with one call, `test.v1.Watch/Watch`. Its reply is a stream that ends with the caller's token.
 #[derive(Debug, Clone)]
 struct Watch;
 

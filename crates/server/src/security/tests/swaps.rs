@@ -5,7 +5,7 @@ use millrace_proto::query::{GetHistoryRequest, SearchEventsRequest};
 
 use super::support::*;
 
-/// Whether a new connection by this configuration can call.
+/// Whether a new connection with this configuration can call.
 async fn connects(server: &Server, tls: &rustls::ClientConfig) -> bool {
     server.history(Some(tls)).get_history(GetHistoryRequest::default()).await.is_ok()
 }
@@ -55,7 +55,7 @@ async fn a_new_authority_of_clients_counts_from_the_next_connection_on() {
     assert!(connects(&server, &of_first).await && !connects(&server, &of_second).await);
     mount.swap(&tls_files(&certified, Some(&second.pem())));
     eventually("the second authority counts", async || connects(&server, &of_second).await).await;
-    // Not even by taking up a session that began before.
+    // Not even by resuming an older session.
     assert!(!connects(&server, &of_first).await);
     server.end().await;
 }

@@ -142,7 +142,7 @@ async fn a_public_key_is_nobodys_secret() {
         jwks(&[signer.jwk()]).into_bytes(),
         Vec::new(),
     ];
-    // A symmetric key that somebody put into the set is none either.
+    // A symmetric key in the set is not accepted either.
     let secret = json!({ "kty": "oct", "kid": "secret", "k": "c2VjcmV0" });
     let (server, tls, _mount) = server(&[signer.jwk(), secret]).await;
     let mut client = server.history(Some(&tls));
@@ -361,7 +361,7 @@ async fn health_is_open_and_reflection_as_configured() {
     }
 }
 
-/// What a token costs: `cargo test --release -p millrace-es-server -- --ignored token_costs --nocapture`.
+/// The cost of a token: `cargo test --release -p millrace-es-server -- --ignored token_costs --nocapture`.
 #[test]
 #[ignore = "a measurement"]
 fn token_costs() {

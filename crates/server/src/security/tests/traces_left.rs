@@ -1,4 +1,4 @@
-//! What logs and metrics say of authenticator.
+//! Logs and metrics of authentication.
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_telemetry::testing::LogLines;
