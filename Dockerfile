@@ -5,10 +5,10 @@
 #   docker build --target query-service   --tag millrace/query-service:0.1.0 .
 #
 # `podman build` works as well. An image holds one program, the C library that it is linked with, the roots of trust for
-# TLS, and nothing else: no shell, no package manager, no user that may write. What the program is made of is said by
-# /sbom.cdx.json (CycloneDX), and of which packages of Debian the rest is by /base.cdx.json.
+# TLS, and nothing else: no shell, no package manager, no user that may write. /sbom.cdx.json
+# (CycloneDX) lists the crates of the program, and /base.cdx.json the Debian packages of the rest.
 #
-# Two stages can be replaced by what is there already (`--build-context`): `programs` by a directory with the three
+# Two stages can be replaced by ready files (`--build-context`): `programs` by a directory with the three
 # programs and their bills (`cargo run --locked --package millrace-sbom -- DIRECTORY`), `base` by an image with glibc, libgcc_s and roots of trust. That is how .ci/run builds without a registry:
 #
 #   podman build --target projector --build-context programs=target/release \
@@ -19,7 +19,7 @@
 ARG RUST_IMAGE=docker.io/library/rust:1.95.0-slim-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:12.12-slim
 
-# --- What dependencies are built from: manifests and the lock file, with empty crates in place of ours. -----------------
+# --- The manifests and the lock file, with empty crates in place of ours: dependencies are built from them. -------------
 
 FROM ${RUST_IMAGE} AS manifests
 WORKDIR /src
@@ -30,7 +30,7 @@ RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock -delete \
       if grep -q '^\[build-dependencies\]' "$crate/Cargo.toml"; then echo 'fn main() {}' > "$crate/build.rs"; fi; \
     done
 
-# --- Dependencies. A layer's cache is kept by what is copied into it, so a change of sources alone leaves this one. -----
+# --- Dependencies. A layer's cache depends on the files copied into it, so a change of sources alone leaves this one. ---
 
 FROM ${RUST_IMAGE} AS dependencies
 WORKDIR /src
@@ -50,7 +50,7 @@ RUN find . -name '*.rs' -not -path './target/*' -exec touch {} + \
 FROM scratch AS programs
 COPY --from=compiled /programs /
 
-# --- What every program needs. ------------------------------------------------------------------------------------------
+# --- The base of every program. -----------------------------------------------------------------------------------------
 
 FROM ${BASE_IMAGE} AS debian
 RUN apt-get update && apt-get install --yes --no-install-recommends ca-certificates

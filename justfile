@@ -23,7 +23,7 @@ check *steps:
 infra:
     cargo run -- infra
 
-# Measures what a command costs, against peers; writes docs/measured.md.
+# Measures the cost of a command, against peers; writes docs/measured.md.
 bench:
     cargo run --release --manifest-path bench/Cargo.toml
 

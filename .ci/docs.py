@@ -73,7 +73,7 @@ def dead_links(name: str):
 
 
 class Truth:
-    """What blocks are held against."""
+    """The names in the tree that blocks are held against."""
 
     def __init__(self) -> None:
         self.roots = {name.split("/")[0] for name in tracked() if "/" in name}
@@ -81,7 +81,7 @@ class Truth:
         self.packages = set(re.findall(r'(?m)^name = "([\w-]+)"$', text("*Cargo.toml")))
         self.targets = set(re.findall(r"(?m)^FROM \S+ AS (\S+)$", (ROOT / "Dockerfile").read_text()))
         self.parameters = set(re.findall(r"(?m)^  (\w+):$", text("infra/*.yaml")))
-        # By the table of the program, and by what the tool makes.
+        # By the table of the program, and by the tool's kinds of `new`.
         table = re.findall(r"(?m)^//! \| (`.*?) \|", text("crates/cli/src/lib.rs"))
         self.commands = set(re.findall(r"`(\w+)`", " ".join(table)))
         made = re.search(r"enum New \{(.*?)^\}", text("crates/tool/src/main.rs"), re.M | re.S)[1]
@@ -121,7 +121,7 @@ class Truth:
                 yield f"{' '.join(words).strip()}: no such command"
 
     def words(self, block: str):
-        """Pictures, and what programs print: fields that some source names."""
+        """Pictures, and the output of programs: some source names each field."""
         for field in re.findall(r"(?<!\w)([a-z_]+)=", block):
             if not re.search(rf"\b{field}\b", self.sources):
                 yield f"{field}=: nothing prints such a field"

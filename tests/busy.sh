@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 times="${1:?is how often the tests run}"
 shift
 [[ $# -gt 0 ]] || set -- --workspace
-# The compiler is not what is tested.
+# Build first: the compiler is not under test.
 cargo test --locked --no-run "$@"
 
 scratch="$(mktemp -d)"

@@ -17,7 +17,7 @@ const BEFORE: u32 = 200;
 /// Commands that are counted.
 const COMMANDS: u32 = 400;
 
-/// What one command allocates.
+/// The allocations of one command.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Allocations {
     pub(crate) count: f64,
@@ -28,7 +28,7 @@ pub(crate) struct Allocations {
 pub(crate) async fn count(site: &Arc<Site>, kind: Kind, url: &str) -> anyhow::Result<Allocations> {
     let (site, url) = (site.clone(), url.to_owned());
     let counted = tokio::task::spawn_blocking(move || {
-        // A thread of its own: what is counted is counted by thread.
+        // A thread of its own, because allocations are counted by thread.
         thread::spawn(move || on_this_thread(&site, kind, &url)).join()
     });
     let info = counted.await?.map_err(|_| anyhow!("counting allocations panicked"))??;

@@ -1,4 +1,4 @@
-//! The budgets that Millrace was built to, each held against what was measured in the same run.
+//! The budgets that Millrace was built to, each held against a measurement of the same run.
 
 use serde::Serialize;
 
@@ -10,7 +10,7 @@ pub(crate) struct Budget {
     pub(crate) what: String,
     pub(crate) budget: String,
     pub(crate) measured: String,
-    /// What was measured, as a part of what is allowed (or what is asked for, as a part of what was measured): met up to 1.
+    /// The measurement as a part of the most allowed (or the least required as a part of the measurement): met up to 1.
     pub(crate) ratio: f64,
     pub(crate) met: bool,
 }

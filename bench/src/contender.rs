@@ -1,4 +1,4 @@
-//! Those who are measured: each carries out the same command in its own way.
+//! The contenders: each carries out the same command in its own way.
 
 mod adapter;
 mod contract;
@@ -20,7 +20,7 @@ use crate::{
     user::User,
 };
 
-/// Who there is.
+/// The contenders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Floor,

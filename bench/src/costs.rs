@@ -1,4 +1,4 @@
-//! What a command costs on AWS: requests, bytes, units, dollars. Counted on a wire between the contender and its AWS.
+//! The cost of a command on AWS: requests, bytes, units, dollars. Counted on a wire between the contender and its AWS.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,7 +21,7 @@ pub(crate) const LENGTHS: [u64; 4] = [1, 100, 1_000, 10_000];
 /// A command that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What one contender's command costs on a stream of some length.
+/// The cost of one contender's command on a stream of some length.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) contender: String,
@@ -32,7 +32,7 @@ pub(crate) struct Cost {
     pub(crate) bill: Result<Bill, String>,
 }
 
-/// What one command costs, on average.
+/// The average cost of one command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Bill {
     pub(crate) requests: f64,
@@ -71,8 +71,8 @@ fn reads(traffic: &BTreeMap<String, Traffic>) -> impl Iterator<Item = &Traffic> 
     ["Query", "GetItem", "BatchGetItem"].into_iter().filter_map(|read| traffic.get(read))
 }
 
-/// Counts what a contender's commands cost on a stream of some length: the first one, and those that follow it, as many as
-/// it takes for snapshots to have their share.
+/// Counts the cost of a contender's commands on a stream of some length: the first one, and enough following ones for
+/// snapshots to have their share.
 pub(crate) async fn count(site: &Site, kind: Kind, length: u64) -> anyhow::Result<Vec<Cost>> {
     let user = kind.seeded(site, length).await?;
     let wire = FaultProxy::before(site.stack.endpoint()).await?;
@@ -114,7 +114,7 @@ pub(crate) async fn count(site: &Site, kind: Kind, length: u64) -> anyhow::Resul
     Ok(costs.into_iter().filter(|cost| !(cost.cold && kind == Kind::Floor)).collect())
 }
 
-/// What went over a wire, once nothing more does: a snapshot is written behind the reply.
+/// A wire's traffic once it is quiet: a snapshot is written behind the reply.
 async fn settled(wire: &FaultProxy) -> BTreeMap<String, Traffic> {
     loop {
         let before = wire.traffic();
@@ -126,7 +126,7 @@ async fn settled(wire: &FaultProxy) -> BTreeMap<String, Traffic> {
 }
 
 /// The read units of a cold command of Millrace's. DynamoDB charges events whole, though it sends a part of each; the local
-/// AWS charges what it sends. So the same events are read whole.
+/// AWS charges the parts. So the same events are read whole.
 async fn whole(
     site: &Site,
     wire: &FaultProxy,

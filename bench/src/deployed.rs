@@ -1,5 +1,5 @@
-//! The deployables of a run: each is this program under another name, with the allocator that it is deployed with. What
-//! runs in the benchmark's own process has the C library's, as a program has that does not choose.
+//! The deployables of a run: each is this program under another name, with the allocator that it is deployed with. The
+//! benchmark's own process has the C library's allocator, the default of programs.
 
 use std::{ffi::OsString, process::ExitCode};
 

@@ -6,12 +6,12 @@ use anyhow::{Context as _, bail};
 
 use crate::{allocations, contender::Kind, costs, null::Null, site::Site};
 
-/// The most allocations of a warm command of Millrace's for one of the floor's, and the most bytes in them: what was counted,
+/// The most allocations of a warm command of Millrace's for one of the floor's, and the most bytes in them: the counts,
 /// and a little more. The floor's are the SDK's own, which change with its releases.
 const ALLOCATIONS: f64 = 1.2;
 const BYTES: f64 = 1.2;
 
-/// What a command of Millrace's may cost: events, cold or warm, requests, read units, write units. Warm ones have their
+/// The limits of a command of Millrace's: events, cold or warm, requests, read units, write units. Warm ones have their
 /// share of a snapshot every 80 events.
 const MOST: [(u64, bool, f64, f64, f64); 6] = [
     (1, true, 2.0, 1.0, 2.0),

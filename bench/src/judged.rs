@@ -1,4 +1,4 @@
-//! The conclusions that follow from what was measured.
+//! The conclusions from the measurements.
 
 use std::ops::Deref;
 
@@ -16,7 +16,7 @@ use crate::{
 pub(crate) struct Judged {
     #[serde(flatten)]
     results: Results,
-    /// The budgets, held against what was measured.
+    /// The budgets, held against the measurements.
     pub(crate) budgets: Vec<Budget>,
     /// Where a peer is ahead of Millrace.
     pub(crate) ahead: Vec<String>,
@@ -36,7 +36,7 @@ impl Deref for Judged {
     }
 }
 
-/// In what a peer is ahead of Millrace, in sentences.
+/// The measures in which a peer is ahead of Millrace, in sentences.
 fn ahead(results: &Results) -> Vec<String> {
     let mut ahead = Vec::new();
     for kind in Kind::ALL.into_iter().filter(|kind| kind.is_peer()) {
@@ -71,7 +71,7 @@ fn ahead(results: &Results) -> Vec<String> {
     ahead
 }
 
-/// What is measured of a bill, with its name.
+/// A measure of a bill, with its name.
 type Measure = (&'static str, fn(&Bill) -> f64);
 
 const MEASURES: [Measure; 5] = [
@@ -82,7 +82,7 @@ const MEASURES: [Measure; 5] = [
     ("dollars a million", |bill| bill.dollars_a_million),
 ];
 
-/// In what a peer's commands cost less, a sentence for each measure, with the lengths of streams at which they do.
+/// The measures in which a peer's commands cost less, a sentence each, with the lengths of streams at which they do.
 fn cheaper(results: &Results, peer: &str, cold: bool) -> Vec<String> {
     let sentence = |(what, of): Measure| {
         let at = |length: u64| {

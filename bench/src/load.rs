@@ -1,4 +1,4 @@
-//! Load: clients who ask one after the other, and clients who ask by the clock.
+//! Load: clients that call one after the other, and clients that call by the clock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{contender::Outcome, machine::cpu_seconds};
 
-/// One call of one client, who is known by a number.
+/// One call of the client with a number.
 pub(crate) type Call = Arc<dyn Fn(usize) -> BoxFuture<'static, anyhow::Result<Outcome>> + Send + Sync>;
 
 /// How fast calls were.
@@ -37,7 +37,7 @@ impl Speed {
     }
 }
 
-/// So many clients, each of whom asks again as soon as it has its answer, for some time.
+/// So many clients, each calling again at once after its reply, for some time.
 pub(crate) async fn closed(
     call: &Call,
     clients: usize,
@@ -46,7 +46,7 @@ pub(crate) async fn closed(
 ) -> anyhow::Result<Speed> {
     let cpu = |process: Option<u32>| process.map(cpu_seconds).transpose();
     let own = std::process::id();
-    // Connections are made, and whatever is made once, before it counts.
+    // Connections, and everything else that is made once, are made before the time counts.
     try_join_all((0..clients).map(|client| call(client))).await?;
     let (own_before, service_before) = (cpu_seconds(own)?, cpu(service)?);
     let began = Instant::now();
@@ -87,7 +87,7 @@ pub(crate) async fn closed(
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Latency {
     pub(crate) asked_per_second: f64,
-    /// What came of it: less, where answers took longer than there was time.
+    /// The achieved rate: lower, where replies took longer than there was time.
     pub(crate) per_second: f64,
     pub(crate) answers: u64,
     pub(crate) p50: f64,
@@ -96,7 +96,7 @@ pub(crate) struct Latency {
     pub(crate) worst: f64,
 }
 
-/// Times, to be told as percentiles.
+/// Times, reported as percentiles.
 pub(crate) struct Times(Histogram<u64>);
 
 impl Times {

@@ -1,11 +1,11 @@
-//! What the operating system says: of processes, and of the machine.
+//! Figures of the operating system about processes and the machine.
 
 use std::{fs, process::Command};
 
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
-/// The unit in which Linux tells processor time to programs, whatever its own clock is: a hundredth of a second.
+/// Linux's unit of processor time for programs, under any clock of its own: a hundredth of a second.
 const TICK_SECONDS: f64 = 0.01;
 
 /// The processor time that a process has used, in seconds.
@@ -27,7 +27,7 @@ pub(crate) fn resident_mib(process: u32) -> anyhow::Result<f64> {
     Ok(kib / 1024.0)
 }
 
-/// What it was measured on.
+/// The machine of the measurements.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Machine {
     pub(crate) processor: String,

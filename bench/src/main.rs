@@ -1,4 +1,4 @@
-//! What a command costs: Millrace against the least that could work, and against its peers.
+//! The cost of a command: Millrace against the least that could work, and against its peers.
 //!
 //! `cargo run --release --manifest-path bench/Cargo.toml` measures everything on the local AWS, prints tables, and writes
 //! them with charts under `bench/results`. `--quick` only counts, for continuous integration.

@@ -1,4 +1,4 @@
-//! The null endpoint: a DynamoDB that answers at once and does nothing, so that what is left is our own code's work.
+//! The null endpoint: a DynamoDB that answers at once and does nothing, so that only our own code's work is left.
 //!
 //! It runs as a process of its own, which is this program under another name, so that its work is nobody else's.
 
@@ -31,7 +31,7 @@ const ROW_ID: &str = "0b5e8c0e-5a0b-4c0a-9b0a-3a3c1f0e7d11";
 /// The same.
 pub(crate) const ROW_OF: Uuid = Uuid::from_u128(0x0b5e_8c0e_5a0b_4c0a_9b0a_3a3c_1f0e_7d11);
 
-/// A row of the table of user profiles, for whoever asks.
+/// The row of the table of user profiles in every reply.
 const ROW: &str = r#"{"Item":{"Key":{"S":"default#0b5e8c0e-5a0b-4c0a-9b0a-3a3c1f0e7d11"},
 "Email":{"S":"john.doe@example.com"},"ByEmailKey":{"S":"default#john.doe@example.com"},"Name":{"S":"John Doe"},
 "CreatedAt":{"S":"2026-01-01T00:00:00Z"},"UpdatedAt":{"S":"2026-01-01T00:00:00Z"},"Version":{"N":"2"}}}"#;

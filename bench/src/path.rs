@@ -22,10 +22,10 @@ use crate::{
     user::{NAME, User},
 };
 
-/// The longest that a query waits for what it is to show.
+/// The longest wait until a query shows the command.
 const PATIENCE: Duration = Duration::from_secs(25);
 
-/// What commands send, and the relay does not while the stream is whole.
+/// The requests of commands, which the relay does not send while the stream is whole.
 const OF_COMMANDS: [&str; 4] = ["PutItem", "TransactWriteItems", "Query", "GetItem"];
 
 /// How long it took, at one rate.
@@ -33,9 +33,9 @@ const OF_COMMANDS: [&str; 4] = ["PutItem", "TransactWriteItems", "Query", "GetIt
 pub(crate) struct Lag {
     /// From the reply until a query showed it.
     pub(crate) lag: Latency,
-    /// What the relay sent for an event, by operation.
+    /// The relay's requests for an event, by operation.
     pub(crate) relay: BTreeMap<String, f64>,
-    /// What the projector sent for an event, by operation.
+    /// The projector's requests for an event, by operation.
     pub(crate) projector: BTreeMap<String, f64>,
 }
 
@@ -156,8 +156,7 @@ impl Path {
         self.told(times.told(0.0, began.elapsed().as_secs_f64()), counts).await
     }
 
-    /// Sixteen clients who ask again as soon as they have their reply: what an event costs then, and how long the last one
-    /// took.
+    /// Sixteen clients, each calling again at once after its reply: the cost of an event then, and the last one's lag.
     pub(crate) async fn loaded(&self, time: Duration) -> anyhow::Result<Lag> {
         const CLIENTS: usize = 16;
         let counts = self.counts().await;
@@ -185,7 +184,7 @@ impl Path {
         self.told(lag, counts).await
     }
 
-    /// What was sent until now, once nothing is on its way any more.
+    /// The traffic until now, once nothing is on its way any more.
     async fn counts(&self) -> [BTreeMap<String, Traffic>; 2] {
         // The projector deletes messages after it has written rows.
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -210,7 +209,7 @@ impl Path {
     }
 }
 
-/// Waits until a query shows what a command's read-after token names.
+/// Waits until a query shows the version of a command's read-after token.
 async fn readable(
     mut queries: UserQueryServiceClient<Channel>,
     after: Option<ReadAfter>,

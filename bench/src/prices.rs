@@ -1,4 +1,4 @@
-//! What AWS asks for what is counted here: the one table of prices.
+//! AWS's prices of the counted units: the one table of them.
 
 /// Where the prices are from.
 pub(crate) const SOURCE: &str = "Amazon DynamoDB pricing, on-demand capacity, Standard table class, us-east-1, as in \

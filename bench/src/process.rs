@@ -1,4 +1,4 @@
-//! The deployables as processes: how soon they serve, and what memory they take while nobody asks anything of them.
+//! The deployables as processes: their time until they serve, and their idle memory.
 
 use std::time::Duration;
 

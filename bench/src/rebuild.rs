@@ -1,7 +1,7 @@
 //! How fast read models are made anew from the events, against a bare parallel scan of the same table.
 //!
-//! There is no rebuilding beside live traffic yet: what makes rows from nothing but events is `projector audit --repair`, so
-//! that is measured, on read models that are empty.
+//! There is no rebuilding beside live traffic yet. `projector audit --repair` makes rows from nothing but events, so it
+//! is measured, on empty read models.
 
 use std::{
     process::{Command, Stdio},

@@ -1,4 +1,4 @@
-//! What is told of a run: tables, which are Markdown and can be read in a terminal; charts; and everything as JSON.
+//! The report of a run: tables, which are Markdown and can be read in a terminal; charts; and everything as JSON.
 
 mod chart;
 mod charts;
@@ -25,21 +25,21 @@ fn newest() -> anyhow::Result<Judged> {
     Ok(serde_json::from_str::<Results>(&json)?.into())
 }
 
-/// Tells of the newest results again: after a change of how they are told.
+/// Writes the report of the newest results again, after a change of its form.
 pub(crate) fn again() -> anyhow::Result<()> {
     let results = newest()?;
     tell(&results, &folder::of(&results.date))?;
     write_pages(&results)
 }
 
-/// Writes all that is told into a folder.
+/// Writes the whole report into a folder.
 pub(crate) fn write(results: &Judged, folder: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
     fs::write(folder.join("results.json"), serde_json::to_string_pretty(results)? + "\n")?;
     tell(results, folder)
 }
 
-/// Writes what is told of results.
+/// Writes the report of results.
 fn tell(results: &Judged, folder: &Path) -> anyhow::Result<()> {
     fs::write(folder.join("results.md"), markdown(results))?;
     fs::write(folder.join("dollars.svg"), charts::dollars(results).svg())?;

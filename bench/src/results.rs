@@ -37,7 +37,7 @@ pub(crate) struct Results {
 }
 
 impl Results {
-    /// What a contender's command costs, if it could be counted.
+    /// The cost of a contender's command, if it could be counted.
     pub(crate) fn bill(&self, contender: &str, length: u64, cold: bool) -> Option<&Bill> {
         let mut costs = self.costs.iter();
         let cost = costs.find(|c| c.contender == contender && c.length == length && c.cold == cold)?;
@@ -49,7 +49,7 @@ impl Results {
         self.speeds.iter().find(|speed| speed.contender == contender && speed.clients == clients)
     }
 
-    /// What a contender is capable of on the null endpoint.
+    /// A contender's capacity on the null endpoint.
     pub(crate) fn ceiling(&self, contender: &str) -> Option<&Ceiling> {
         self.ceilings.iter().find(|ceiling| ceiling.contender == contender)
     }

@@ -1,4 +1,4 @@
-//! A whole run, one part after the other, so that nothing disturbs what is measured.
+//! A whole run, one part after the other, so that nothing disturbs a measurement.
 
 use std::{
     sync::Arc,
@@ -22,7 +22,7 @@ use crate::{
     user::today,
 };
 
-/// How many rounds there are, of which each contender's best is told.
+/// The number of rounds. Each contender's best counts.
 const ROUNDS: usize = 5;
 
 /// How many clients there are at a time, each with an aggregate of its own.
@@ -94,7 +94,7 @@ pub(crate) async fn all(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Measures what the code is capable of, and tells it.
+/// Measures the code's capacity, and prints it.
 pub(crate) async fn ceiling(options: &Options) -> anyhow::Result<()> {
     let run = Run::new(options);
     run.step("building the deployables");
@@ -124,14 +124,14 @@ impl Run {
         Self { began: Instant::now(), bar, length: options.length }
     }
 
-    /// Says what part of the run begins, where nobody sees the bar.
+    /// Prints the name of the next part of the run, where nobody sees the bar.
     fn part(&self, words: &str) {
         if self.bar.is_hidden() {
             eprintln!("{:>4.0} s: {words}", self.began.elapsed().as_secs_f64());
         }
     }
 
-    /// Says what comes next.
+    /// Shows the name of the next step.
     fn step(&self, words: &str) {
         self.bar.set_message(words.to_owned());
         self.bar.inc(1);
@@ -147,7 +147,7 @@ impl Run {
         (2_000.0 * self.length).max(1.0) as u64
     }
 
-    /// What commands cost. On a site of its own: the emulator is slower, the more a table holds.
+    /// The cost of commands. On a site of its own: the emulator is slower, the more a table holds.
     async fn costs(&self) -> anyhow::Result<(Vec<Cost>, Option<Bill>)> {
         let site = Site::new(true).await?;
         let mut all = Vec::new();

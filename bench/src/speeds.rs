@@ -1,4 +1,4 @@
-//! How fast commands and queries are: on the local AWS, and on the null endpoint, where what is measured is our own code.
+//! How fast commands and queries are: on the local AWS, and on the null endpoint, which measures only our own code.
 
 use std::{sync::Arc, time::Duration};
 
@@ -72,7 +72,7 @@ impl Ready {
 }
 
 /// All that are fast, and Millrace over gRPC, each with so many users of one event. No relay runs: it would take the
-/// emulator's one processor from those who are measured.
+/// emulator's one processor from the contenders.
 pub(crate) async fn ready(site: &Site, users: usize) -> anyhow::Result<Vec<Ready>> {
     let mut all = Vec::new();
     for kind in Kind::FAST {
@@ -83,8 +83,8 @@ pub(crate) async fn ready(site: &Site, users: usize) -> anyhow::Result<Vec<Ready
     Ok(all)
 }
 
-/// Every contender for some time, in rounds, so that what else the machine does falls on all alike; of each the best round,
-/// since whatever else runs only takes away.
+/// Every contender for some time, in rounds, so that the machine's other work falls on all alike; of each the best
+/// round, since other work only takes away.
 pub(crate) async fn rounds(
     all: &[Ready],
     clients: usize,
@@ -149,7 +149,7 @@ pub(crate) struct Contention {
 /// How many clients are at one aggregate.
 pub(crate) const AT_ONE: usize = 16;
 
-/// What contention costs a contender, as so many replicas that share nothing but the tables.
+/// The cost of contention for a contender, as so many replicas that share nothing but the tables.
 pub(crate) async fn contention(
     site: &Site,
     kind: Kind,
@@ -190,18 +190,18 @@ fn as_count(number: usize) -> u64 {
     u64::try_from(number).unwrap_or(u64::MAX)
 }
 
-/// What our own code is capable of.
+/// The capacity of our own code.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Ceiling {
     pub(crate) contender: String,
     pub(crate) speed: Speed,
-    /// None where the work is done in a process in which nobody counts.
+    /// None where the work is done in another process, which does not count.
     pub(crate) allocations: Option<Allocations>,
     /// The memory of the process after the run, in MiB, where it is the contender's alone.
     pub(crate) memory_mib: Option<f64>,
 }
 
-/// Those who can be measured on an endpoint that remembers nothing: `event-store-adapter-rs` refuses it.
+/// The contenders that can be measured on an endpoint that remembers nothing: `event-store-adapter-rs` refuses it.
 const ON_NULL: [Kind; 5] = [Kind::Floor, Kind::Recipe, Kind::Cqrs, Kind::CqrsAggregate, Kind::Millrace];
 
 /// All of them on the null endpoint, with 64 clients.

@@ -1,4 +1,4 @@
-//! The one domain that all contenders have: a user who is given a name, again and again.
+//! The one domain of all contenders: a user that is given a name, again and again.
 
 use std::{
     fmt,
@@ -28,7 +28,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// A user that nobody else has, who has or will have so many events.
+    /// A new user of its own, which has or will have so many events.
     pub(crate) fn new(length: u64) -> Self {
         Self { id: Uuid::new_v4(), length }
     }
@@ -50,7 +50,7 @@ impl fmt::Display for User {
     }
 }
 
-/// What has happened to a user, as the peers store it: the fields of Millrace's own events.
+/// An event of a user, as the peers store it: the fields of Millrace's own events.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) enum Event {
     UserCreated { email: String, name: String },

@@ -1,4 +1,4 @@
-//! What calls of either service have in common.
+//! Common parts of the calls to either service.
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use millrace_server::failure::MAX_VIOLATIONS;
@@ -6,7 +6,7 @@ use prost::Message;
 use tonic::{Code, Request, Response, Status, metadata::MetadataValue};
 use tonic_types::StatusExt as _;
 
-/// Who calls, as the metadata says it.
+/// The caller by the call's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Caller {
     Nobody,
@@ -33,7 +33,7 @@ impl Caller {
         match self {
             Self::Nobody => {}
             Self::Tenant(bytes) => {
-                // What is no header comes through no server.
+                // No server passes an invalid header on.
                 if let Ok(value) = MetadataValue::try_from(bytes.as_slice()) {
                     request.metadata_mut().insert("x-tenant-id", value);
                 }
@@ -48,7 +48,7 @@ impl Caller {
     }
 }
 
-/// What a call came to, if that is an answer or the caller's own fault.
+/// A call's reply; `None` where it was refused as the caller's own fault.
 pub(crate) fn answered<T: Message>(answer: std::result::Result<Response<T>, Status>) -> Option<T> {
     match answer {
         Ok(reply) => {
@@ -63,7 +63,7 @@ pub(crate) fn answered<T: Message>(answer: std::result::Result<Response<T>, Stat
     }
 }
 
-/// No input makes a service answer INTERNAL, and what is bad is named.
+/// No input makes a service answer INTERNAL, and the bad field is named.
 pub(crate) fn assert_refusal(status: &Status) {
     assert!(
         matches!(
@@ -89,7 +89,7 @@ pub(crate) fn assert_refusal(status: &Status) {
 pub(crate) fn message<M: Message + Default>(u: &mut Unstructured<'_>) -> Result<M> {
     let len = u.int_in_range(0..=400)?;
     let bytes = u.bytes(len.min(u.len()))?;
-    // Bytes that are no message come to no service.
+    // Bytes that are no message reach no service.
     M::decode(bytes).map_err(|_| arbitrary::Error::IncorrectFormat)
 }
 

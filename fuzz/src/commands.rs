@@ -57,7 +57,7 @@ fn price(u: &mut Unstructured<'_>) -> Result<Option<Money>> {
     u.ratio(9, 10)?.then(|| price(u)).transpose()
 }
 
-/// What a command came to: a token with its aggregate and its version, its event, whether it is a replay.
+/// A command's reply: a token with its aggregate and its version, its event, whether it is a replay.
 type Answer = (ReadAfter, String, bool);
 
 macro_rules! answer {
@@ -157,9 +157,9 @@ impl Sent {
     }
 }
 
-/// A few commands of some tenants. Each is answered or refused and never breaks anything; what is refused stores nothing;
-/// what is answered stores one event of its caller's tenant that can be read, and is answered the same when it is sent
-/// again, to another replica.
+/// A few commands of some tenants. Each is answered or refused and never breaks anything. A refused command stores
+/// nothing. An answered one stores one readable event of its caller's tenant, and gets the same reply when it is sent
+/// again to another replica.
 pub(crate) fn commands(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     let store = MemoryStore::default();

@@ -1,9 +1,9 @@
-//! Items of DynamoDB's, as its JSON has them, and what may become of them.
+//! Items of DynamoDB's, as its JSON has them, and damage to them.
 
 use arbitrary::{Result, Unstructured};
 use serde_json::{Value, json};
 
-/// What no error may quote: it stands in every place of an item where personal data may.
+/// A text that no error may quote: it stands in every place of an item where personal data may.
 pub(crate) const SECRET: &str = "secret";
 
 /// Texts that are right in one place and wrong in all others.

@@ -92,7 +92,7 @@ fn url_safe(bytes: &[u8]) -> String {
     bytes.chunks(3).map(chunk).collect()
 }
 
-/// What a token of the issuer's may say. Whoever is admitted is so by every rule.
+/// A token of the issuer's, with any claims. An admitted caller meets every rule.
 pub(crate) fn claims(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     let mut claims = good();
@@ -133,12 +133,12 @@ pub(crate) fn claims(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A set of keys, of whatever bytes. It has a bounded number of keys, and none that anybody could sign with.
+/// A set of keys, of any bytes. It has a bounded number of keys, and none that anybody could sign with.
 pub(crate) fn key_sets(data: &[u8]) {
     assert!(fuzzing::keys(data).is_none_or(|keys| (1..=100).contains(&keys)));
 }
 
-/// Files of TLS. They are of use where they hold what they should, whatever stands around it.
+/// Files of TLS. A file with the right contents is of use under any surrounding bytes.
 pub(crate) fn pem_files(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     let issuer = &*ISSUER;

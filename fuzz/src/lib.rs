@@ -1,6 +1,6 @@
-//! The bodies of the fuzz targets: each takes any bytes, and panics where what it holds is broken.
+//! The bodies of the fuzz targets: each takes any bytes, and panics where its property is broken.
 //!
-//! Millrace is tried from outside, by what its crates show: stored items come in replies of an AWS that is played
+//! Millrace is tried from outside, by its crates' public items: stored items come in replies of an AWS that is played
 //! (`wire`), requests go to the services over stores in memory. Most targets read their bytes as a series of choices
 //! ([`arbitrary::Unstructured`]), so that a good item, query or token is damaged in some places and inputs get far.
 
@@ -46,7 +46,7 @@ targets! {
     pem_files: identity::pem_files;
     /// Messages of queries, their read-after tokens among them.
     queries: queries::queries;
-    /// What SQS says of a queue, and of a message.
+    /// SQS's attributes of a queue, and its messages.
     queue_replies: queue::replies;
     /// Records of the event store's stream.
     records: relay::records;

@@ -1,4 +1,4 @@
-//! What a call says of itself, and the names of things.
+//! The metadata of a call, and the names of things.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -10,8 +10,8 @@ use millrace_server::{Call, Failure, TraceParent, fuzzing};
 use shop::{Email, Label, UserId};
 use tonic::{Request, metadata::MetadataValue};
 
-/// A header and a name of every kind. What is taken is bounded, and the same when it is written and read again; what joins
-/// keys is in none of them.
+/// A header and a name of every kind. An accepted name is bounded, is the same when it is written and read again, and
+/// holds no character that joins keys.
 pub(crate) fn call_metadata(data: &[u8]) {
     let mut request = Request::new(());
     for value in data.split(|byte| *byte == b'\n') {

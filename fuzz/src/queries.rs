@@ -46,7 +46,7 @@ use crate::{
     wire::run,
 };
 
-/// The services, over what two tenants have.
+/// The services, over the data of two tenants.
 struct World {
     users: Users,
     orders: Orders,
@@ -166,7 +166,7 @@ pub(crate) fn queries(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// A query whose answer comes in pages, and who asks it.
+/// A query with pages, and its caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Paged {
     tenant: usize,

@@ -1,4 +1,4 @@
-//! What the queues bring.
+//! Messages of the queues.
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use millrace_core::{
@@ -20,8 +20,8 @@ use crate::{
     wire::{Played, played, run},
 };
 
-/// The body of a message. It is an envelope or it is not: an envelope survives the bus, what it holds changes its own row
-/// from the version before to its own, and no failure quotes what was sent.
+/// The body of a message. It is an envelope or it is not: an envelope survives the bus, its event changes its own row
+/// from the version before to its own, and no failure quotes the body.
 pub(crate) fn messages(data: &[u8]) {
     let body = String::from_utf8_lossy(data);
     match bus::envelope(&body) {
@@ -59,13 +59,13 @@ fn project(spec: &ProjectionSpec, envelope: &Envelope) {
     assert_quotes_nothing(update.change.resolve(&Attributes::new()));
 }
 
-/// What was made of a message; `None` where nothing could be, for a reason that quotes none of it.
+/// The result of a message; `None` after an error, which quotes none of it.
 fn assert_quotes_nothing<T, E: std::fmt::Display>(made: std::result::Result<T, E>) -> Option<T> {
     made.inspect_err(|error| assert!(!error.to_string().contains(SECRET), "an error quotes: {error}")).ok()
 }
 
-/// What SQS says of a queue, and the messages that it brings. A queue whose rules make no sense is refused, and what is
-/// received has a receipt and was received at least once.
+/// SQS's attributes of a queue, and its messages. A queue with senseless rules is refused, and a received message has a
+/// receipt and was received at least once.
 pub(crate) fn replies(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     let Played { wire, aws, .. } = played();
@@ -85,7 +85,7 @@ pub(crate) fn replies(data: &[u8]) -> Result<()> {
             message.as_object_mut().map(|message| message.remove(name));
         }
     }
-    // SQS answers all questions at once here: each reads what it knows.
+    // SQS answers all questions at once here: each call reads its own part.
     let reply = json!({
         "Attributes": { "RedrivePolicy": policy, "VisibilityTimeout": hidden,
             "ApproximateNumberOfMessages": count(u)?, "ApproximateNumberOfMessagesNotVisible": count(u)?,

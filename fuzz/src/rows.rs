@@ -114,8 +114,8 @@ fn order_created() -> OrderEvent {
     OrderEvent::OrderCreated(OrderCreated { user_id: UserId(ID), basket })
 }
 
-/// Rows of the read models. Whatever they hold, they are read whole, as what they would be written as, or are an error
-/// that quotes none of it.
+/// Rows of the read models with any contents. They are read whole, as they would be written, or are an error that
+/// quotes none of it.
 pub(crate) fn rows(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     match u.int_in_range(0..=3)? {
@@ -187,7 +187,7 @@ fn totals(u: &mut Unstructured<'_>) -> Result<()> {
     let row = damaged(u, sum_of_one(&created))?;
     by_key::<CustomerTotals>(&rows, spec, &row);
 
-    // The next event moves the order, by what both hold.
+    // The next event moves the order, by the contents of both.
     let update = RowUpdate { from_version: 1, to_version: 2, ..created.clone() };
     wire.answer_in_turn([&json!({ "Item": part }), &json!({ "Item": row }), &json!({})]);
     if let Err(error) = run(rows.write(&update)) {
@@ -287,7 +287,7 @@ fn by_key<R: Row>(rows: &DynamoRows, spec: &ProjectionSpec, item: &Value) {
     }
 }
 
-/// Holds a row against what an audit would replace it by, which is what it should be already.
+/// Holds a row against an audit's replacement, which it should equal already.
 fn assert_survives<R: Row>(rows: &DynamoRows, spec: &ProjectionSpec, item: &Value, stored: StoredRow) {
     let (key, provenance) = (stored.key.clone(), stored.provenance.clone());
     let typed = match stored.typed::<R>() {
@@ -296,7 +296,7 @@ fn assert_survives<R: Row>(rows: &DynamoRows, spec: &ProjectionSpec, item: &Valu
         Err(error) => return assert_quotes_nothing(&error.into()),
     };
     let attributes = typed.row.to_attributes().expect("what is read can be written");
-    // A row that sums up aggregates is no aggregate's own, and an audit replaces it by what its parts add up to. A key in
+    // A row that sums up aggregates is no aggregate's own, and an audit replaces it by the sum of its parts. A key in
     // another form than ours is no row's.
     let id: std::result::Result<Uuid, _> = key.id.parse();
     let own = id.ok().filter(|id| id.to_string() == key.id && typed.version > 0 && !is_sum(spec));

@@ -1,4 +1,4 @@
-//! What the event store's table and its stream hold, and the snapshots.
+//! Items of the event store's table and its stream, and the snapshots.
 
 use arbitrary::{Arbitrary as _, Result, Unstructured};
 use aws_sdk_dynamodb::Client;
@@ -66,8 +66,8 @@ fn event_of(stream: &StreamId, version: u64) -> Value {
     })
 }
 
-/// Items of the event store. Whatever they are, a page of a stream is that stream's next events or it is an error that
-/// quotes none of them, and what is read can be written and read again.
+/// Any items of the event store. A page of a stream is that stream's next events or it is an error that quotes none of
+/// them, and a read event can be written and read again.
 pub(crate) fn items(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     let Played { wire, dynamodb, .. } = played();
@@ -142,7 +142,7 @@ fn look_back(u: &mut Unstructured<'_>, store: &DynamoStore) -> Result<()> {
     Ok(())
 }
 
-/// Writes an event that was read, and reads what was written.
+/// Writes an event that was read, and reads it again.
 fn assert_survives(store: &DynamoStore, event: StoredEvent) {
     let Played { wire, .. } = played();
     wire.answer(&json!({}));
@@ -158,7 +158,7 @@ fn assert_survives(store: &DynamoStore, event: StoredEvent) {
     assert_eq!(again.map(|page| page.events).expect("what is written can be read"), [event]);
 }
 
-/// Holds what can be decoded against what it is encoded as.
+/// Holds decodable data against its encoding.
 pub(crate) fn assert_decodes<E>(event_type: &str, schema: u32, data: &Map<String, Value>)
 where
     E: EventCodec + PartialEq + std::fmt::Debug,
@@ -175,13 +175,13 @@ where
     }
 }
 
-/// What is stored cannot be read: that is nonsense of AWS's, and the reason says nothing of what it is.
+/// An unreadable item is an invalid response of AWS's, and the reason quotes none of it.
 pub(crate) fn assert_silent(error: &AwsError) {
     assert!(matches!(error, AwsError::InvalidResponse(_)), "what cannot be read is nonsense: {error}");
     assert!(!error.to_string().contains(SECRET), "an error quotes what was stored: {error}");
 }
 
-/// Snapshots. One that was not written by us is none; one that was is what it was.
+/// Snapshots. An item of ours is read as it was written; a damaged one counts as none.
 pub(crate) fn snapshots(data: &[u8]) -> Result<()> {
     let u = &mut Unstructured::new(data);
     let Played { wire, dynamodb, .. } = played();

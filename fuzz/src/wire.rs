@@ -1,7 +1,7 @@
-//! AWS as a target needs it: every request is answered with what the target says.
+//! AWS as a target needs it: the target sets the reply to every request.
 //!
-//! What is stored comes to Millrace in replies of AWS, so that is where the hostile bytes are put: behind the clients that
-//! the services have, and nothing of the services has to be opened for it.
+//! Stored items come to Millrace in replies of AWS, so the hostile bytes are put there: behind the services' clients,
+//! and no part of the services has to be opened for it.
 
 use std::{
     collections::VecDeque,
@@ -58,7 +58,7 @@ pub(crate) fn played() -> &'static Played {
     &PLAYED
 }
 
-/// What is answered, and what was asked.
+/// The replies, and the last request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Wire(Arc<Mutex<Said>>);
 
@@ -80,7 +80,7 @@ impl Wire {
         self.said().answers = answers.into_iter().map(|answer| answer.to_string().into_bytes()).collect();
     }
 
-    /// What the last request said.
+    /// The body of the last request.
     pub(crate) fn asked(&self) -> Value {
         serde_json::from_slice(&self.said().asked).expect("the SDK's requests to DynamoDB and SQS are JSON")
     }

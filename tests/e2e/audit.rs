@@ -25,11 +25,11 @@ type Item = HashMap<String, AttributeValue>;
 pub(crate) struct Ended {
     /// Its exit code.
     pub(crate) code: Option<i32>,
-    /// What it reported, the summary aside, in no order.
+    /// The report's lines without the summary, in no order.
     pub(crate) lines: Vec<String>,
     /// The summary.
     pub(crate) summary: String,
-    /// What it said on standard error.
+    /// Standard error.
     pub(crate) said: String,
 }
 
@@ -142,7 +142,7 @@ async fn wait_for(app: &TestApp, orders: &[At]) {
     .await;
 }
 
-/// Spoils a row in each way that there is, and says what is to be reported of it.
+/// Spoils rows, one in each possible way, and returns the lines to be reported.
 async fn spoil(rows: &Rows<'_>, orders: &[At]) -> Vec<String> {
     let of = |kind: &str, order: &At, rest: &str| {
         format!("{kind} projection=order-summaries tenant=default aggregate={}{rest}", order.id)
@@ -180,7 +180,7 @@ async fn spoil(rows: &Rows<'_>, orders: &[At]) -> Vec<String> {
     ]
 }
 
-/// Fails unless each line begins with one of what is expected, and the other way round.
+/// Fails unless each line begins with an expected text, and each expected text begins a line.
 #[track_caller]
 fn assert_lines(ended: &Ended, expected: &[String]) {
     assert_eq!(ended.lines.len(), expected.len(), "{ended:?}");
@@ -235,7 +235,7 @@ async fn what_is_amiss_is_reported_then_repaired_and_then_gone() {
 async fn sums_and_their_parts_are_held_against_their_events_and_put_right() {
     let (stack, orders) = settled(aws_stack().await.unwrap(), 3).await;
     let rows = Rows::of(&stack).await;
-    // How often a sum was changed, and by which event last, are not put right.
+    // A repair does not restore a sum's version and the ids of its last event.
     let totals = async || {
         let mut items = rows.table(TOTALS).await;
         for item in &mut items {

@@ -1,4 +1,4 @@
-//! What callers are told when AWS is slow, out of reach or loses replies, and what is stored then: never half a command.
+//! Replies to callers, and stored items, when AWS is slow, out of reach or loses replies: never half a command.
 
 use std::time::Duration;
 
@@ -98,7 +98,7 @@ async fn a_lost_reply_is_found_again_by_the_service_or_by_the_callers_retry() {
         request.command_id = email.split('@').next().map(str::to_owned);
         async move { users.create_user(request).await.map(Replied::reply) }
     };
-    // Once, and the SDK's next try meets what the first has stored.
+    // Once, and the SDK's next try finds the first one's events.
     for fault in [Fault::ResetAfter, Fault::ServerErrorAfter, Fault::HangAfter] {
         let email = format!("{:?}@example.com", fault.kind());
         proxy.next("TransactWriteItems", fault);

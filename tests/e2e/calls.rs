@@ -17,7 +17,7 @@ use shop::contracts::{
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
 
-/// What a course of chance comes of: `SEED` where it is set, to take the same course again. It is printed.
+/// The seed of a random run, printed. Set `SEED` to repeat a run.
 pub(crate) fn seed() -> u64 {
     let seed = env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
     println!("SEED={seed}");

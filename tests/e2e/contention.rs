@@ -1,4 +1,4 @@
-//! Many clients on one aggregate. Run with `--nocapture` to see what that costs.
+//! Many clients on one aggregate. Run with `--nocapture` to see its cost.
 
 use std::sync::Arc;
 
@@ -104,7 +104,7 @@ async fn sixteen_clients_on_one_user_lose_nothing_and_cost_less_than_two_request
             }
         }
         assert!(replies.chunks(UPDATES).all(|client| client.iter().any(Result::is_ok)), "nobody starves");
-        // That there are no gaps, the store has seen to.
+        // The store itself prevents gaps.
         assert_eq!(history.len(), done + 1, "the creation, and an event a success");
         let commands = CLIENTS * UPDATES;
         let refused = commands - done;

@@ -1,4 +1,4 @@
-//! What commands cost on AWS: requests, bytes, units. Run with `--nocapture` to see the tables.
+//! The cost of commands on AWS: requests, bytes, units. Run with `--nocapture` to see the tables.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -34,7 +34,7 @@ use crate::{
 /// The most that a cold load of a long stream may bring over the wire.
 const MAX_BYTES: u64 = 64_000;
 
-/// What a piece of work cost.
+/// The cost of a piece of work, by operation.
 #[derive(Debug, Clone)]
 struct Cost(BTreeMap<String, Traffic>);
 
@@ -87,7 +87,7 @@ impl Metered {
     }
 
     /// The read units of a load. DynamoDB charges events whole, though it sends a part of each; the local AWS charges
-    /// what it sends. So the same events are read whole.
+    /// the parts. So the same events are read whole.
     async fn units_of_load(&self, stream: &StreamId, version: u64, load: &Cost) -> f64 {
         self.cost();
         self.store.page(stream, version.saturating_sub(FIRST_PAGE.into()), FIRST_PAGE).await.unwrap();
@@ -95,7 +95,7 @@ impl Metered {
         whole.of(|traffic| traffic.read_units) + load.0.get("GetItem").map_or(0.0, |get| get.read_units)
     }
 
-    /// What the work since the last call cost.
+    /// The cost of the work since the last call.
     fn cost(&self) -> Cost {
         Cost(self.proxy.take())
     }
@@ -107,7 +107,7 @@ impl Metered {
         let id = reply.reply().aggregate_id;
         let user_id: UserId = id.parse().unwrap();
         let stream = StreamId { tenant: Default::default(), aggregate_type: User::TYPE, id: user_id.0 };
-        // What the service adds itself is enough for a snapshot.
+        // The events that the service adds itself are enough for a snapshot.
         let by_service = (snapshots::EVERY.get() + 20).min(length - 1);
         let versions: Vec<u64> = (2..=length - by_service).collect();
         for versions in versions.chunks(100) {
@@ -162,7 +162,7 @@ async fn a_command_costs_the_same_however_long_its_stream_is() {
         write!(table, "{}", cold.row(&format!("{length} events, cold"), units)).unwrap();
         write!(table, "{}", warm.row(&format!("{length} events, warm"), 0.0)).unwrap();
 
-        // What is sent of the events is charged here. Half as much would be a load that may miss what was just written.
+        // The local AWS charges the sent parts. Half as much would be a load that may miss the newest write.
         let sent = (cold.0["Query"].read_units, cold.0.get("GetItem").map(|get| get.read_units));
         match length {
             1 => assert_eq!(sent, (1.0, None), "events are read strongly"),
@@ -252,7 +252,7 @@ async fn snapshots_are_as_seldom_as_the_budget_of_a_cold_load_lets_them() {
             assert_eq!(service.rename(&id, &format!("John {version}")).await, version);
         }
         metered.until_kept(&stream, first + every).await;
-        // Of every event, what is written for it besides itself.
+        // For each event, the write units besides its own.
         let snapshots_alone = metered.cost().write_units() / f64::from(u32::try_from(every).unwrap()) - 2.0;
         let newest = first + 2 * every - 1;
         for version in first + every + 1..=newest {

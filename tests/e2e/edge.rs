@@ -1,4 +1,4 @@
-//! What holds of every query, whichever it is: its deadline, and how it says that something is not there.
+//! The rules of every query: its deadline, and its NOT_FOUND.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,8 +23,7 @@ fn queries() -> BTreeMap<String, Case> {
     good.filter(|case| case.rpc.contains(".query.")).map(|case| (case.rpc.clone(), case)).rev().collect()
 }
 
-/// What a server answers to a call that names a deadline. Any gRPC client would keep the deadline by itself as well, and
-/// be first; so this is none.
+/// A server's status for a call with a deadline. Not by a gRPC client: it would keep the deadline itself, and be first.
 async fn answered(address: &str, rpc: &str, message: &[u8]) -> Status {
     let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
     let length = u32::try_from(message.len()).unwrap().to_be_bytes();

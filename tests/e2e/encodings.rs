@@ -1,4 +1,4 @@
-//! Compressed replies and requests, as bytes: what a client in any language would send and see.
+//! Compressed replies and requests, as the bytes that a client in any language sends and sees.
 
 use std::{
     fs,
@@ -162,7 +162,7 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
         assert!(reply.message.len() > 64 * 1024);
         assert_eq!(reply.flag, 0);
 
-        // One small order would not become smaller, nor does what a stream is made of.
+        // One small order would not become smaller, nor do a stream's messages.
         let one = GetOrderRequest { order_id: small.id.clone(), after: small.after() }.encode_to_vec();
         let reply = call(&app.query, GET_ORDER, 0, &one, &asked).await.unwrap();
         assert_eq!(reply.flag, 0);
@@ -170,7 +170,7 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
         let reply = call(&app.query, WATCH, 0, &watch, &asked).await.unwrap();
         assert_eq!((reply.flag, reply.header("grpc-encoding")), (0, None));
     }
-    // The client's order is what counts, and what it names besides is passed over.
+    // The client's order counts; other encodings are passed over.
     for (asked, chosen) in
         [("deflate, zstd, gzip", Some("zstd")), ("identity,deflate,gzip", Some("gzip")), ("br", None)]
     {
@@ -182,7 +182,7 @@ async fn replies_are_compressed_where_the_client_asks_and_it_saves_something() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_never_outgrows_what_clients_take() {
-    /// What a gRPC client takes unless it is told otherwise ("Core concepts" of several languages): 4 MiB.
+    /// The largest message that gRPC clients take by default ("Core concepts" of several languages): 4 MiB.
     const CLIENTS_TAKE: usize = 4 << 20;
     const ORDERS: usize = 60;
     let app = TestApp::new().await.unwrap();
@@ -236,14 +236,14 @@ async fn requests_may_be_compressed_at_every_service() {
         call(&app.command, CREATE_ORDER, 1, &small, &sent).await.unwrap();
         let get = GetUserProfileRequest { user_id: at.id.clone(), after: at.after() }.encode_to_vec();
         call(&app.query, GET_USER, 1, &compressed(&get), &sent).await.unwrap();
-        // A message that says that it is not compressed is not, whatever the call's encoding.
+        // A message without the compressed flag is plain bytes under any encoding of the call.
         call(&app.query, GET_USER, 0, &get, &sent).await.unwrap();
         let search = millrace_proto::query::SearchEventsRequest {
             event_type: "UserCreated".into(),
             ..Default::default()
         };
         call(&app.query, SEARCH, 1, &compressed(&search.encode_to_vec()), &sent).await.unwrap();
-        // Who compresses by channel does it for health and reflection too.
+        // A channel's compression covers health and reflection too.
         for channel in [&app.command, &app.query, &app.projector] {
             call(channel, HEALTH, 1, &compressed(b""), &sent).await.unwrap();
         }
@@ -266,7 +266,7 @@ async fn an_encoding_that_is_not_offered_is_refused_with_those_that_are() {
     app.end().await.unwrap();
 }
 
-/// That a status names the request as a whole as bad.
+/// Fails unless a status names the whole request as bad.
 fn is_bad_input(status: &Status, what: &str) {
     assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status:?}");
     assert!(status.get_error_details().bad_request().is_some(), "{what}: {status:?}");
@@ -340,7 +340,7 @@ async fn what_would_become_too_large_is_refused_and_takes_no_memory() {
     ] {
         let log = logs.join(format!("{}.log", deployable.name()));
         let running = Process::start(deployable.command(&stack), &log).await.unwrap();
-        // A first call, so that what is made once has been made.
+        // A first call makes everything that is made once.
         let whole = compress("gzip", &just_too_large());
         let refused = call(running.channel(), path, 1, &whole, &[("grpc-encoding", "gzip")]).await;
         is_bad_input(&refused.map(|_| ()).unwrap_err(), path);

@@ -1,4 +1,4 @@
-//! The wire does what the other tests rely on, seen through the SDK with the retries that the deployables have.
+//! The fault proxy's behaviour, seen through the SDK with the deployables' retries: other tests rely on it.
 
 use std::{collections::BTreeMap, future::ready, time::Duration};
 
@@ -60,7 +60,7 @@ impl Line {
         update.expression_attribute_values(":one", number(1)).send().await.unwrap();
     }
 
-    /// What is there, read past the wire.
+    /// The stored item, read past the wire.
     async fn there(&self, key: &str) -> Option<Item> {
         let get = self.stack.aws().await.dynamodb().get_item().table_name(self.table());
         get.key("AggregateId", text(key)).consistent_read(true).send().await.unwrap().item
@@ -70,7 +70,7 @@ impl Line {
         self.there(key).await?.remove("Counted")
     }
 
-    /// What the operation took since this was asked last.
+    /// The operation's traffic since the last call.
     fn take(&self, operation: &str) -> Traffic {
         self.proxy.take().get(operation).copied().unwrap_or_default()
     }
@@ -280,7 +280,7 @@ async fn every_service_is_metered_by_operation() {
     assert_eq!(line.proxy.traffic(), BTreeMap::new(), "taken is taken");
 }
 
-/// A request that no SDK stands before; its connection is for it alone.
+/// A request without an SDK, on a connection of its own.
 async fn raw_request(proxy: &FaultProxy) -> TcpStream {
     let mut client = TcpStream::connect(proxy.url().strip_prefix("http://").unwrap()).await.unwrap();
     let request = "POST / HTTP/1.1\r\nhost: wire\r\nconnection: close\r\ncontent-length: 2\r\n\
@@ -305,7 +305,7 @@ async fn a_cut_connection_ends_without_a_byte() {
     assert_eq!((lists.requests, lists.request_bytes), (3, 3 * 2));
 }
 
-/// How many attempts each of many calls took, and which came through.
+/// The attempts and the success of each of many calls, and the faults by kind.
 async fn fates(seed: u64) -> (Vec<(u64, bool)>, BTreeMap<FaultKind, u64>) {
     let line = Line::new().await;
     line.put("warm").send().await.unwrap();

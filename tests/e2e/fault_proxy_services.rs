@@ -176,7 +176,7 @@ async fn every_fault_befalls_every_service_and_the_next_attempt_comes_through() 
     .await;
 }
 
-/// Nothing watches the bodies of replies by themselves: the attempt's time-out has to be what ends one that stops.
+/// Nothing watches the bodies of replies by themselves: only the attempt's time-out ends one that stops.
 #[tokio::test]
 async fn a_reply_that_stops_within_its_body_ends_its_attempt_with_every_client() {
     /// Longer than any call may take with all its attempts, so that only one that has no end meets it.
@@ -216,7 +216,7 @@ async fn a_reply_that_stops_within_its_body_ends_its_attempt_with_every_client()
     }
 }
 
-/// What became of a call.
+/// A call's outcome, without its value.
 fn answered<'a, T, E>(call: impl Future<Output = Result<T, E>> + Send + 'a) -> BoxFuture<'a, AwsResult<()>>
 where
     AwsError: From<E>,

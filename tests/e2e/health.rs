@@ -7,7 +7,7 @@ use millrace_tests::{TestApp, eventually, process::health};
 use tonic::transport::Channel;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-/// What each deployable serves besides health and reflection.
+/// Each deployable's services besides health and reflection.
 const SERVED: [&[&str]; 3] = [
     &["shop.command.v1.UserCommandService", "shop.command.v1.OrderCommandService"],
     &[

@@ -1,4 +1,4 @@
-//! What questions about the past cost on AWS: requests, bytes, read units. Run with `--nocapture` to see the table.
+//! The cost of questions about the past on AWS: requests, bytes, read units. Run with `--nocapture` to see the table.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -28,7 +28,7 @@ struct Metered {
     notes: Vec<Note>,
 }
 
-/// What a call cost, and what it may cost.
+/// A call's cost, and the cost that is allowed.
 struct Note {
     what: String,
     used: Traffic,
@@ -42,7 +42,7 @@ impl Metered {
         Self { proxy, service, notes: Vec::new() }
     }
 
-    /// Notes what was sent since the last note: so many queries, and nothing else, for so many read units.
+    /// Notes the traffic since the last note: so many queries, and nothing else, for so many read units.
     fn note(&mut self, what: &str, queries: u64, read_units: f64) {
         let mut traffic: BTreeMap<String, Traffic> = self.proxy.take();
         let used = traffic.remove("Query").unwrap_or_default();
@@ -50,7 +50,7 @@ impl Metered {
         self.notes.push(Note { what: what.to_owned(), used, expected: (queries, read_units) });
     }
 
-    /// Shows the notes, and holds them against what was expected.
+    /// Prints the notes, and compares them with the expected costs.
     fn settle(&self) {
         let mut table = format!("\n{:<52} {:>8} {:>12} {:>7}\n", "", "queries", "bytes read", "RU");
         for Note { what, used, .. } in &self.notes {

@@ -1,5 +1,4 @@
-//! Whatever clients send, in whatever order it comes to pass, and whatever goes wrong meanwhile: what is stored and what
-//! is answered keep the promises of the command side.
+//! The stored events and the replies keep the command side's promises for any commands, in any order, under any faults.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,8 +28,8 @@ use tokio::{
 };
 use tonic_types::StatusExt as _;
 
-/// Carries a plan out, and judges what came of it. While the clients are at work there is a storm on the wire, where
-/// there is a wire; the number says by which fault it begins.
+/// Carries a plan out, and judges its outcome. While the clients are at work there is a storm on the wire, where there
+/// is a wire; the number selects its first fault.
 async fn check<S>(
     plan: &Plan,
     cast: Arc<Cast>,
@@ -58,7 +57,7 @@ where
     let before = read_all(store.inner(), &streams).await?;
     fleet.retry_all().await;
     let after = read_all(store.inner(), &streams).await?;
-    // The storm may have hidden what was there.
+    // The storm may have hidden events from this read.
     if let Ok(midway) = midway {
         ensure_kept(&midway, &before)?;
     }
@@ -70,7 +69,7 @@ where
     Ok(calls)
 }
 
-/// How often what came of calls.
+/// The number of calls by outcome.
 type Tally = BTreeMap<String, u64>;
 
 fn count(tally: &mut Tally, calls: &[Call]) {
@@ -91,7 +90,7 @@ fn count(tally: &mut Tally, calls: &[Call]) {
     }
 }
 
-/// Checks many plans, and counts what came of all of them.
+/// Checks many plans, and counts the outcomes of their calls.
 fn check_all(
     name: &'static str,
     config: ProptestConfig,
@@ -111,7 +110,7 @@ fn check_all(
     tally.into_inner()
 }
 
-/// Everything is in one thread, and waits for nothing but a clock that leaps: a case is what its plan says.
+/// Everything is in one thread and waits only for a clock that leaps, so a plan always gives the same run.
 fn check_in_memory(plan: &Plan, cast: &Arc<Cast>) -> anyhow::Result<Vec<Call>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
     runtime.block_on(async {
@@ -168,7 +167,7 @@ fn store_of(stack: &AwsStack, aws: &Aws) -> DynamoStore {
 
 /// Few and small: each request takes its time here.
 fn few(cases: u32) -> (ProptestConfig, Size) {
-    // What is found here is found by chance, and may not be found again.
+    // A failure here depends on timing, and may not come again.
     let config =
         ProptestConfig { cases, max_shrink_iters: 20, failure_persistence: None, ..Default::default() };
     (config, Size { commands: 14, steps: 9, one_long_in: 8 })
@@ -191,7 +190,7 @@ fn over_a_broken_wire_every_promise_is_kept_too() {
     let (runtime, stack) = on_a_stack();
     let (proxy, store) = runtime.block_on(async {
         let proxy = FaultProxy::before(stack.endpoint()).await.unwrap();
-        // What hangs is waited for, so not for long.
+        // Hanging requests are waited for, so the time-out is short.
         let aws = proxy.aws_with(&stack.account, Aws::ATTEMPT_TIMEOUT).await;
         (proxy, store_of(&stack, &aws))
     });
@@ -208,7 +207,7 @@ fn over_a_broken_wire_every_promise_is_kept_too() {
     }
 }
 
-/// What befalls requests, each so many of a thousand.
+/// The faults of requests, each with its number of a thousand.
 const STORM: [(Fault, u16); 11] = [
     (Fault::Delay(LONGEST_DELAY), 60),
     (Fault::DelayAfter(LONGEST_DELAY), 60),
@@ -235,7 +234,7 @@ fn disturb(proxy: &FaultProxy, number: usize, seed: u64) {
     }
 }
 
-/// Checks a plan with tenants of its own: what earlier ones did is still there.
+/// Checks a plan with tenants of its own: earlier plans' items are still there.
 async fn check_apart(
     plan: &Plan,
     number: usize,

@@ -1,5 +1,5 @@
-//! The relay's leases and its refill on DynamoDB: what the relay's tests, the simulation and the models rest on holds of
-//! the real table as it does of the one in memory.
+//! The relay's leases and its refill on DynamoDB: the real table keeps the contract of the one in memory, on which the
+//! relay's tests, the simulation and the models rest.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use millrace_core::Timestamp;
@@ -36,9 +36,9 @@ async fn stored(leases: &impl Leases, shard: &str) -> Option<Lease> {
     leases.list().await.unwrap().leases.into_iter().find(|lease| lease.shard == ShardId::from(shard))
 }
 
-/// What every keeping of leases must do.
+/// The contract of every lease store.
 async fn contract(leases: &impl Leases) {
-    // Created once, whoever comes second.
+    // Created once: the second attempt fails.
     let first = lease("s/1", "a");
     assert!(leases.create(&first).await.unwrap());
     assert!(!leases.create(&lease("s/1", "b")).await.unwrap(), "there is one");
@@ -58,7 +58,7 @@ async fn contract(leases: &impl Leases) {
     assert_eq!((&taken, stored(leases, "s/1").await.as_ref()), (&expected, Some(&expected)));
     assert_eq!(leases.take(&kept, "c", at(20)).await.unwrap(), None, "b was faster");
 
-    // Whoever held it before changes nothing any more, and neither does somebody with the right fence.
+    // The former owner changes nothing any more, nor does another process with the right fence.
     assert!(!leases.keep(&after(&kept, "9", 30)).await.unwrap(), "a stale fence");
     assert!(!leases.release(&after(&kept, "9", 30)).await.unwrap(), "a stale fence");
     let impostor = Lease { owner: Some("a".to_owned()), ..after(&taken, "9", 30) };

@@ -104,7 +104,7 @@ struct Written {
     status: OrderStatus,
 }
 
-/// Orders that are written while somebody pages through them.
+/// Orders that are written while a client pages through them.
 struct Course {
     rows: DynamoRows,
     tenant: TenantId,
@@ -139,7 +139,7 @@ impl Course {
         write(&self.rows, [moved(&self.tenant, u64::try_from(n).unwrap(), order.version, status)]).await;
     }
 
-    /// Places an order or moves one, before or behind whoever pages.
+    /// Places an order or moves one, before or behind the reader's page.
     async fn write(&mut self) {
         if self.chance.random_bool(0.4) {
             return self.place().await;
@@ -163,7 +163,7 @@ impl Course {
     }
 }
 
-/// What the contract promises to whoever asks for one page after the other, and no more: the indexes of DynamoDB lag.
+/// The contract's promise to a client that reads page after page, and no more: the indexes of DynamoDB lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_neither_repeat_nor_pass_over_an_order_while_orders_are_written_between_them() {
     let seed = seed();
@@ -178,7 +178,7 @@ async fn pages_neither_repeat_nor_pass_over_an_order_while_orders_are_written_be
             1 => (of_buyer(None), None),
             _ => (of_buyer(created), created),
         };
-        // A list begins when the indexes show what is on it.
+        // A list begins when the indexes show its orders.
         eventually("the indexes to show all", async || {
             let (mut count, mut token) = (0, String::new());
             loop {

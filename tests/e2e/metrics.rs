@@ -1,5 +1,5 @@
-//! The metrics that the deployables serve, as processes that have worked, and what is written of them: the reference,
-//! alerts, the dashboard, the runbook's queries.
+//! The metrics that the deployables serve, as processes that have worked, against the reference, the alerts, the
+//! dashboard and the runbook's queries.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,7 +43,7 @@ type Labels = BTreeMap<String, BTreeSet<String>>;
 /// Metrics by their names.
 type Served = BTreeMap<String, Labels>;
 
-/// What each deployable serves after it has done some of all its work.
+/// Each deployable's metrics after it has done some of all its work.
 async fn served() -> &'static BTreeMap<Deployable, Served> {
     static SERVED: OnceCell<BTreeMap<Deployable, Served>> = OnceCell::const_new();
     SERVED.get_or_init(serve).await
@@ -76,7 +76,7 @@ async fn serve() -> BTreeMap<Deployable, Served> {
             LAST.iter().all(|(of, name)| of != deployable || metrics.contains_key(*name)).then_some(metrics)
         });
         let mut metrics = metrics.await;
-        // What guards the port is the same in all of them.
+        // All of them guard the port in the same way.
         for name in GUARDING {
             let unguarded = metrics.insert(name.to_owned(), guarding[name].clone());
             assert_eq!(unguarded, None, "{name} where nothing guards");
@@ -86,7 +86,7 @@ async fn serve() -> BTreeMap<Deployable, Served> {
     served
 }
 
-/// What is served where TLS is configured and callers are authenticated.
+/// The metrics of TLS and of the authentication of callers.
 const GUARDING: [&str; 6] = [
     "callers_total",
     "tls_handshakes_total",
@@ -119,7 +119,7 @@ fn guarded(stack: &AwsStack, folder: &Path) -> Command {
     command
 }
 
-/// What comes into being behind the answers.
+/// Metrics that appear only after the replies.
 const LAST: [(Deployable, &str); 7] = [
     (Deployable::CommandService, "rpc_stream_seconds"),
     (Deployable::Projector, "rpc_stream_seconds"),
@@ -254,7 +254,7 @@ fn written() -> Vec<(String, String)> {
 /// A label that a query names, with the values that it tells apart.
 type Label = (String, Vec<String>);
 
-/// The metrics that a query asks for, with what it says of their labels.
+/// The metrics that a query asks for, with its conditions on their labels.
 fn asked(query: &str) -> Vec<(String, Vec<Label>)> {
     let is_of_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
     let mut all = Vec::new();
@@ -282,7 +282,7 @@ fn grouped_by(query: &str) -> Vec<String> {
     groups.flat_map(|group| group.split(',').map(|label| label.trim().to_owned())).collect()
 }
 
-/// What all of them serve, together.
+/// The metrics of all deployables together.
 fn together(served: &BTreeMap<Deployable, Served>) -> Served {
     let mut all = Served::new();
     for (name, labels) in served.values().flatten() {
@@ -294,7 +294,7 @@ fn together(served: &BTreeMap<Deployable, Served>) -> Served {
     all
 }
 
-/// What is violations with a query, by what is served.
+/// A query's violations, judged by the served metrics.
 fn complaints(served: &Served, query: &str) -> Vec<String> {
     let (mut violations, mut labels) = (Vec::new(), BTreeSet::from(OF_SCRAPING));
     let asked = asked(query);

@@ -1,4 +1,4 @@
-//! How requests to AWS ended, as the metrics tell it: through a wire that does to them what can be done.
+//! The outcomes of requests to AWS in the metrics, through a wire with every fault.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use millrace_tests::{Fault, FaultProxy, Throttling, aws_stack, eventually};
 
-/// What is counted for an operation, by outcome.
+/// An operation's counts by outcome.
 fn outcomes(shown: &PrometheusHandle, operation: &str) -> BTreeMap<String, u64> {
     let shown = shown.render();
     let of = format!("aws_requests_total{{operation=\"{operation}\",outcome=\"");
@@ -55,7 +55,7 @@ async fn every_attempt_counts_once_by_how_it_ended() {
     assert!(get(&dynamodb, &table).await);
     proxy.next("GetItem", Fault::Hang);
     assert!(get(&dynamodb, &table).await);
-    // What is wrong with the request itself is refused, and not tried again.
+    // A request that is itself wrong is refused, and not tried again.
     assert!(!get(&dynamodb, "there-is-no-such-table").await);
     let so_far =
         [("failed", 1), ("ok", 4), ("refused", 1), ("throttled", 1), ("timed_out", 1), ("unreachable", 1)];

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::replica::{SHARDS, store};
 
-/// What was stored.
+/// A store and all its events.
 pub(crate) struct Past {
     store: DynamoStore,
     users: u128,
@@ -41,7 +41,7 @@ impl Past {
     }
 }
 
-/// The time that lies some microseconds after the start of what is stored.
+/// The time some microseconds after the first event.
 pub(crate) fn at(micros: i64) -> Timestamp {
     Timestamp::from_unix_micros(1_800_000_000_000_000 + micros)
 }
@@ -56,7 +56,7 @@ fn event(stream: &StreamId, version: u64, micros: i64) -> StoredEvent {
     as_by_the_service(recorded(stream, version, at(micros), &event))
 }
 
-/// An event with ids as long as a service's and with a trace, which count for what it costs.
+/// An event with a trace and ids as long as a service's: its size decides its cost.
 pub(crate) fn as_by_the_service(recorded: Envelope) -> StoredEvent {
     let id: CommandId = Uuid::new_v4().to_string().parse().unwrap();
     let envelope = Envelope {

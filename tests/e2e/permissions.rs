@@ -1,7 +1,7 @@
-//! The template's policies against what is really asked of AWS: nothing is missing, and nothing is unused.
+//! The template's policies against the real requests to AWS: nothing is missing, and nothing is unused.
 //!
 //! Everything runs as a process behind a wire of its own, and is brought to make every kind of request that it can make.
-//! The emulator checks no permissions, so what a policy lacks would show nowhere else before production.
+//! The emulator checks no permissions, so a gap in a policy would show nowhere else before production.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command};
 
@@ -47,7 +47,7 @@ const MANY: usize = 101;
 
 // --- The policies -----------------------------------------------------------------------------------------------------
 
-/// What one of the rendered policies allows, by its logical name; a large one comes in several parts.
+/// The permissions of a rendered policy, by its logical name; a large one comes in several parts.
 fn allowed(stack: &AwsStack, policy: &str) -> BTreeSet<Access> {
     let mut allowed = BTreeSet::new();
     for template in millrace_local::description(&stack.application).render().unwrap().in_order() {
@@ -64,7 +64,7 @@ fn allowed(stack: &AwsStack, policy: &str) -> BTreeSet<Access> {
     allowed
 }
 
-/// What a statement allows.
+/// A statement's permissions.
 fn permissions(stack: &AwsStack, statement: &Yaml) -> Vec<Access> {
     assert_eq!(statement["Effect"].as_str(), Some("Allow"));
     assert!(
@@ -80,7 +80,7 @@ fn permissions(stack: &AwsStack, statement: &Yaml) -> Vec<Access> {
     actions.iter().flat_map(|action| resources.iter().map(move |resource| each(action, resource))).collect()
 }
 
-/// What the resource of an ARN such as `arn:…:table/${Prefix}-events` is called.
+/// The name of the resource of an ARN such as `arn:…:table/${Prefix}-events`.
 fn physical(stack: &AwsStack, arn: &str) -> String {
     let arn = arn.replace("${AWS::", "${").replace("${Prefix}", stack.stack.prefix());
     arn.splitn(6, ':').last().unwrap().to_owned()
@@ -91,7 +91,7 @@ fn table(table: String) -> String {
     format!("table/{table}")
 }
 
-/// Whether a permission is for what was asked.
+/// Whether a permission is for this request.
 fn covers(permission: &Access, asked: &Access) -> bool {
     permission.action == asked.action
         && match permission.resource.strip_suffix('*') {
@@ -100,7 +100,7 @@ fn covers(permission: &Access, asked: &Access) -> bool {
         }
 }
 
-/// Fails where a policy lacks what was asked, or allows what was not.
+/// Fails where a policy lacks a permission that was used, or has one that was not.
 fn assert_fits(stack: &AwsStack, policy: &str, asked: &BTreeSet<Access>) {
     let allowed = allowed(stack, policy);
     let missing: Vec<_> =
@@ -110,7 +110,7 @@ fn assert_fits(stack: &AwsStack, policy: &str, asked: &BTreeSet<Access>) {
     assert!(missing.is_empty() && unused.is_empty(), "{policy}: missing {missing:#?}, unused {unused:#?}");
 }
 
-// --- What is done -----------------------------------------------------------------------------------------------------
+// --- The work --------------------------------------------------------------------------------------------------------
 
 /// A stack, and hands on its AWS that belong to none of the deployables.
 struct Site {
@@ -127,7 +127,7 @@ impl Site {
         command
     }
 
-    /// Starts a deployable behind a wire. It gives up soon what fails.
+    /// Starts a deployable behind a wire. It gives a message up after two attempts.
     async fn start(&self, name: &str, proxy: &FaultProxy, deployable: Deployable) -> Process {
         let mut command = self.behind(proxy, deployable.command(&self.stack));
         command.env("MAX_ATTEMPTS", "2");
@@ -152,7 +152,7 @@ impl Site {
         }
     }
 
-    /// Sets the version of an item of rows to what it never was.
+    /// Sets a row's version to one that it never had.
     async fn set_version(&self, projection: ProjectionName, key: &str, version: &str) {
         let update = self.dynamodb.update_item().table_name(self.stack.rows(projection));
         let update = update.key("Key", AttributeValue::S(key.to_owned()));
@@ -301,7 +301,7 @@ async fn watch(site: &Site, queries: &Process, proxy: &FaultProxy, user: &str, o
     }
 }
 
-/// Sends messages that are none, and what became of them back.
+/// Sends invalid messages, and redrives their dead letters.
 async fn redrive(site: &Site, proxy: &FaultProxy) {
     let dead = async || {
         for projection in PROJECTIONS {
@@ -316,7 +316,7 @@ async fn redrive(site: &Site, proxy: &FaultProxy) {
     dead().await;
     let redriven = audit::command(&site.stack, &["redrive"]);
     let redriven = audit::ended(site.behind(proxy, redriven)).await;
-    // They fail again, which it may see.
+    // They fail again, perhaps before it ends.
     assert!(matches!(redriven.code, Some(0 | 1)), "{redriven:?}");
     dead().await;
 }

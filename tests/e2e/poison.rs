@@ -27,12 +27,12 @@ use crate::{
     replica::{SHARDS, store},
 };
 
-/// So many clients place so many orders each, one after the other: no more than the emulator has the breath for.
+/// The clients, and the orders that each places in turn: as many as the emulator can take.
 const CLIENTS: usize = 6;
 const ORDERS_EACH: usize = 10;
 const LIFE: [OrderStatus; 3] = [OrderStatus::Processing, OrderStatus::Shipped, OrderStatus::Delivered];
 
-/// How often a message is tried here.
+/// The attempts at a message here.
 const ATTEMPTS: u16 = 3;
 
 /// A message that cannot be applied.
@@ -52,7 +52,7 @@ fn now() -> millrace_core::Timestamp {
     millrace_server::clock::now()
 }
 
-/// What a queue gets of an event.
+/// An event's message in a queue.
 fn on_the_bus(event: &StoredEvent, change: impl FnOnce(&mut Envelope)) -> String {
     let mut envelope = event.envelope.clone();
     change(&mut envelope);
@@ -113,7 +113,7 @@ async fn live(app: &TestApp, john: &At) -> Vec<Duration> {
     lags
 }
 
-/// Lets all clients do so at the same time, and says how long it took until what they wrote could be read.
+/// Lets all clients do so at the same time, and says how long it took until their writes could be read.
 async fn live_all(app: &TestApp, john: &At) -> String {
     let mut lags = join_all((0..CLIENTS).map(|_| live(app, john))).await.concat();
     lags.sort_unstable();
@@ -197,7 +197,7 @@ async fn poison_of_every_kind_keeps_nobody_waiting_and_what_can_be_mended_is_app
     })
     .await;
 
-    // What could not be mended is back, and so is the copy that the bus had of the unread event.
+    // The broken messages are back, and so is the bus's copy of the unread event.
     let again = all.iter().filter(|(of, _)| *of == ORDERS).count() - 1;
     assert_eq!(queues.messages(&app.stack.dead_letters(ORDERS), again).await.len(), again);
     drained(&app, ORDERS).await;

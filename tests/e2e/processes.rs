@@ -1,4 +1,4 @@
-//! The deployables as processes: what they say of a bad configuration, and how they end.
+//! The deployables as processes: their messages about a bad configuration, and their end.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -69,7 +69,7 @@ pub(crate) async fn begin_to_terminate(running: &Process) {
     eventually("a closed port", refused).await;
 }
 
-/// Waits for the end of a process, and hands back its exit code. Whatever it has said was said as it is to be.
+/// Waits for the end of a process, and returns its exit code. Checks the form of its whole log.
 pub(crate) async fn end(running: Process) -> Option<i32> {
     let log = running.log().to_owned();
     let code = running.end().await.unwrap();

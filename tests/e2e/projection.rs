@@ -1,4 +1,4 @@
-//! What bringing events into rows costs, and how soon they are there. Run with `--nocapture` to see the figures.
+//! The cost and the delay from events to rows. Run with `--nocapture` to see the figures.
 
 use futures::future::join_all;
 use millrace_aws::Aws;
@@ -82,7 +82,7 @@ async fn a_sum_costs_two_reads_and_a_transaction() {
     drained(&app, TOTALS).await;
     let counts = summing.requests().counts();
     println!("{counts:?}");
-    // A message that comes again costs a look at its part, and nothing more.
+    // A repeated message costs a read of its part, and nothing more.
     let of = |operation| counts.get(operation).copied().unwrap_or_default();
     let events = u64::try_from(ORDERS_EACH).unwrap();
     assert_eq!(of("TransactWriteItems"), events);

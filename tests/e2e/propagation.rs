@@ -1,4 +1,4 @@
-//! From the event store to the read models: whatever way an event takes, the rows end as they should.
+//! From the event store to the read models: the rows end right on every way that an event can take.
 
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
 use aws_sdk_sqs::types::Message;
@@ -156,7 +156,7 @@ async fn a_dead_letter_that_is_sent_back_is_applied() {
     send(&app, &[last]).await;
     let dead = dead_letters(&app, 1).await.remove(0);
 
-    // It is put right, and the dead letter is sent back as it is.
+    // The event is repaired, and the dead letter is sent back as it is.
     dynamodb.put_item().table_name(&events).set_item(Some(first)).send().await.unwrap();
     send(&app, &[dead.body.unwrap()]).await;
     assert_eq!(read(&app, &order).await, before);
@@ -184,7 +184,7 @@ async fn two_projectors_and_what_is_left_of_two_relays_bring_every_event_to_its_
     app.end().await.unwrap();
 }
 
-/// The statuses that each of four orders comes to have.
+/// The statuses of each of four orders in turn.
 const LIVES: [&[OrderStatus]; 4] = [
     &[],
     &[OrderStatus::Processing, OrderStatus::Shipped],
@@ -316,7 +316,7 @@ async fn a_row_names_its_newest_event_and_the_command_the_correlation_and_the_tr
     app.end().await.unwrap();
 }
 
-/// Who reads the stream's only shard.
+/// The owner of the lease of the stream's only shard.
 async fn owner(app: &TestApp) -> Option<String> {
     let scan = app.stack.aws().await.dynamodb().scan().table_name(app.stack.relay_leases());
     let items = scan.consistent_read(true).send().await.unwrap().items.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The recipe's validation over gRPC: what was commanded is read at once, from every side.
+//! The recipe's validation over gRPC: every query shows a command's effect at once.
 
 use millrace_tests::{Replied as _, TestApp};
 use shop::contracts::{

@@ -1,4 +1,4 @@
-//! What queries cost on AWS: requests, bytes, read units. Run with `--nocapture` to see the table.
+//! The cost of queries on AWS: requests, bytes, read units. Run with `--nocapture` to see the table.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -46,13 +46,13 @@ struct Metered {
     notes: Vec<Note>,
 }
 
-/// What a call cost, and what it may cost.
+/// A call's cost, and the cost that is allowed.
 struct Note {
     what: &'static str,
     used: BTreeMap<String, Traffic>,
     requests: BTreeMap<&'static str, u64>,
     read_units: f64,
-    /// What AWS charges besides for what a filter left out, which cannot be seen in the reply.
+    /// The read units of rows that a filter left out. AWS charges them, but the reply does not show them.
     left_out: f64,
 }
 
@@ -64,13 +64,13 @@ impl Metered {
         Self { proxy, rows, services, notes: Vec::new() }
     }
 
-    /// Notes what was sent since the last note: these requests and no others, for so many read units.
+    /// Notes the traffic since the last note: these requests and no others, for so many read units.
     fn note(&mut self, what: &'static str, requests: &[(&'static str, u64)], read_units: f64) {
         let requests = requests.iter().copied().collect();
         self.notes.push(Note { what, used: self.proxy.take(), requests, read_units, left_out: 0.0 });
     }
 
-    /// Adds to the last note what it cost to read these two parts of the user's list, which a filter left out nearly whole.
+    /// Adds to the last note the cost of these two parts of the user's list, which a filter left out nearly whole.
     async fn looked_at(&mut self, tenant: &TenantId, first: u16, further: u16) {
         let list = OrderSummary::SCHEMA.list("by-user").unwrap();
         let (tenant, value) = (tenant.clone(), BUYER.to_string());
@@ -83,7 +83,7 @@ impl Metered {
         }
     }
 
-    /// Shows the notes, and holds them against what was expected.
+    /// Prints the notes, and compares them with the expected costs.
     fn settle(&self) {
         let mut table = format!("\n{:<62} {:<26} {:>10} {:>7}\n", "", "requests", "bytes read", "RU");
         for Note { what, used, left_out, .. } in &self.notes {

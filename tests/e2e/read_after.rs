@@ -1,7 +1,7 @@
 //! A command, and then at once every query that could show it, with the token of its reply: never stale. The
-//! deployables' own code over gRPC, so what lags is the way from the event store to the read models.
+//! deployables' own code over gRPC: only the way from the event store to the read models lags.
 //!
-//! `query-service/tests/queries/lagging.rs` is the same with indexes that lag by as much as chance has it.
+//! `query-service/tests/queries/lagging.rs` is the same with indexes that lag at random.
 
 use std::time::Instant;
 
@@ -27,7 +27,7 @@ use crate::{
     rows::as_tenant,
 };
 
-/// How many tenants there are, each with a customer who gives one command after the other.
+/// The number of tenants. Each has one customer, which gives one command after the other.
 const CUSTOMERS: usize = 8;
 
 const FORWARD: [OrderStatus; 4] =

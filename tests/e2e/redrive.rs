@@ -61,7 +61,7 @@ async fn dead_letters_are_told_with_their_reasons_and_applied_after_a_fix() {
         "nothing was sent, and all can be received"
     );
 
-    // What was missing is there now.
+    // The missing event is there now.
     dynamodb.put_item().table_name(&events).set_item(Some(first)).send().await.unwrap();
     let sent = redrive(&app.stack, &["--projection=order-summaries", "--reason=event store"]).await;
     assert_eq!(sent.code, Some(0), "{sent:?}");

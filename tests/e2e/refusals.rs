@@ -42,7 +42,7 @@ async fn a_key_is_not_taken_while_an_attempt_may_still_get_it() {
     let unknown = create(&replica.users, "late").await.unwrap_err();
     assert_eq!((unknown.code(), reason(&unknown).as_str()), (Code::Unavailable, "STORAGE_UNREACHABLE"));
     assert!(unknown.get_error_details().retry_info().is_some());
-    // It may have the address, if it is let go before.
+    // The command may take the address, if that is released before.
     let email = Some("else@example.com".to_owned());
     let let_go = UpdateUserProfileRequest { user_id: holder, email, ..Default::default() };
     replica.users.update_user_profile(Request::new(let_go)).await.unwrap();

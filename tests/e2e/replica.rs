@@ -51,7 +51,7 @@ impl Replica {
         Self { users: Users(users.clone()), orders: Orders { orders, users } }
     }
 
-    /// Gives a user another name; the version that comes of it.
+    /// Gives a user another name, and returns the new version.
     pub(crate) async fn rename(&self, user_id: &str, name: &str) -> u64 {
         let request = UpdateUserProfileRequest {
             user_id: user_id.into(),

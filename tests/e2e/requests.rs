@@ -1,4 +1,4 @@
-//! What a command costs, counted where the SDK sends it. The services' own code, without a port, a relay or probes,
+//! The cost of a command, counted where the SDK sends it. The services' own code, without a port, a relay or probes,
 //! so that nothing else is counted.
 
 use std::{collections::BTreeMap, ops::Deref};

@@ -26,7 +26,7 @@ pub(crate) fn order_id(n: u64) -> OrderId {
     OrderId(Uuid::new_v5(&Uuid::NAMESPACE_OID, &n.to_be_bytes()))
 }
 
-/// The time that lies some microseconds after the start of 2026.
+/// The time some microseconds after the start of 2026.
 pub(crate) fn at(microseconds: i64) -> Timestamp {
     Timestamp::from_unix_micros(1_767_225_600_000_000 + microseconds)
 }
@@ -64,7 +64,7 @@ pub(crate) fn moved(tenant: &TenantId, n: u64, version: u64, status: OrderStatus
 
 fn update(tenant: &TenantId, n: u64, version: u64, at: Timestamp, event: &OrderEvent) -> RowUpdate {
     let stream = StreamId { tenant: tenant.clone(), aggregate_type: Order::TYPE, id: order_id(n).0 };
-    // As long as they are as a rule.
+    // Ids of the usual length.
     let id: CommandId = stream.id.to_string().parse().unwrap();
     let envelope = Envelope {
         event_id: EventId(stream.id),
@@ -85,7 +85,7 @@ pub(crate) async fn write(rows: &DynamoRows, updates: impl IntoIterator<Item = R
     writing.await;
 }
 
-/// A list, as it is asked for.
+/// A request for a list.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Asked {
     OfUser(GetOrdersByUserRequest),

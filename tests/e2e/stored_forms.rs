@@ -45,7 +45,7 @@ use shop::{
 /// The stored forms that there have been, the newest last. Each is a folder of `tests/stored` with a file for each table.
 const FORMS: [&str; 1] = ["1"];
 
-/// What to do about a difference.
+/// Advice printed with a difference.
 const ADVICE: &str = "Stored forms are frozen: tables hold items of every release, and replicas of the release before \
                       run beside this one. If the change is meant, the code has to read the old form as well; then add \
                       the new one as a further folder of tests/stored, and to FORMS, and leave the old one as it is.";
@@ -96,7 +96,7 @@ fn events() -> Vec<StoredEvent> {
     envelopes.into_iter().map(stored).collect()
 }
 
-/// What happens next, to rows that a release before has written.
+/// The next events for rows that an earlier release has written.
 fn later_events() -> [Envelope; 2] {
     let (user, order) = (stream::<User>(1), stream::<Order>(1));
     let name = Some("Jack".to_owned().try_into().unwrap());
@@ -336,14 +336,14 @@ fn stream_of(spec: &ProjectionSpec, key: &RowKey) -> StreamId {
     StreamId { tenant: key.tenant.clone(), aggregate_type: spec.source.clone(), id }
 }
 
-/// The first event of an aggregate whose row is to be a place without one.
+/// The first event of an aggregate that gets a place without a row.
 fn without_row(source: &AggregateType) -> Envelope {
     let mut all = events().into_iter().map(|event| event.envelope);
     let first = all.find(|envelope| envelope.aggregate_type == *source && envelope.version == 1).unwrap();
     Envelope { aggregate_id: aggregate_id(9), ..first }
 }
 
-/// What a release has written into a table.
+/// A release's items in a table.
 fn frozen(form: &str, table: &str) -> Value {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("stored/{form}/{table}.json"));
     fs::read_to_string(path).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
@@ -390,8 +390,8 @@ fn value_of(json: &Value) -> AttributeValue {
     }
 }
 
-/// Items as they are compared. Compressed bytes, and the checksum of them, may be others with another release of zstd:
-/// what is compressed may not.
+/// Items as they are compared: decompressed, because another release of zstd may compress to other bytes and another
+/// checksum.
 fn comparable(items: &Value) -> Value {
     let mut items = items.clone();
     for item in items.as_array_mut().into_iter().flatten() {

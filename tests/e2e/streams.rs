@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
-/// What is asked of an operation, and what is answered: a status and a body.
+/// A scripted reply, status and body, to an operation's request.
 type Answers = dyn Fn(&str, &Value) -> (u16, Value) + Send + Sync;
 
 /// An AWS that answers as a test says.

@@ -112,7 +112,7 @@ impl Aggregate for Stock {
     }
 }
 
-/// A ware's stock, which depends on what it was before.
+/// A ware's stock, which depends on the stock before.
 #[derive(Debug, Clone, PartialEq, Row)]
 #[row(resource = "ware", key = ware_id, list(name = "by-shelf", by = shelf, order_by = changed_at))]
 struct StockLevel {
@@ -300,7 +300,7 @@ async fn a_third_aggregate_is_registered_and_everything_else_follows() {
     ask(&queries, bolt, [left, right]).await;
 }
 
-/// Asks for what the commands have left behind, in every way that there is.
+/// Queries the commands' results in every way.
 async fn ask(queries: &QueryService, bolt: WareId, [left, right]: [ShelfId; 2]) {
     let (call, ()) = accept(Request::new(())).unwrap();
     let (levels, loads) = (queries.rows::<StockLevel, _>().unwrap(), queries.rows::<ShelfLoad, _>().unwrap());

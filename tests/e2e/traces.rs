@@ -1,4 +1,4 @@
-//! One command's trace, from its caller to the read model; and that whoever collects traces can do no harm.
+//! One command's trace, from its caller to the read model; and a bad trace collector does no harm.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -228,7 +228,7 @@ async fn no_span_holds_what_is_personal_or_secret() {
         command.env("RUST_LOG", "trace");
     })
     .await;
-    // Each fails once as well: what is refused, and what an error shows, is no less private.
+    // Each fails once as well: refused input and errors are no less private.
     for n in 0..2 {
         let created = stage.users().create_user(traced(user("john.doe@example.com"), n, true)).await;
         assert_eq!(created.is_ok(), n == 0);
@@ -312,7 +312,7 @@ async fn a_collector_that_refuses_hangs_or_is_not_there_changes_no_answer_and_no
         let loud: Vec<_> =
             said.iter().filter(|line| line["level"] == "WARN" || line["level"] == "ERROR").collect();
         assert!(loud.is_empty(), "what may pass is worth no word: {loud:?}");
-        // In order and with 0, within what a process has for its end.
+        // In order and with 0, within a process's time to stop.
         tokio::time::timeout(Duration::from_secs(20), stage.end()).await.expect("an end in time");
     }
 }
@@ -324,7 +324,7 @@ fn ticks(process: u32) -> u64 {
     after_name.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
 }
 
-/// What a warm command costs its process: without traces, in one that is not recorded, and in one that is.
+/// The cost of a warm command for its process: without a trace, in an unrecorded one, and in a recorded one.
 #[ignore = "it measures"]
 #[tokio::test(flavor = "multi_thread")]
 async fn cost_of_traces() {

@@ -103,7 +103,7 @@ pub(crate) fn cases() -> Vec<Case> {
     rows.iter().map(case).collect()
 }
 
-/// Sends bytes as they are, and takes what comes back without a look.
+/// Sends bytes as they are, and takes the reply's bytes unread.
 #[derive(Clone, Copy, Default)]
 struct Raw;
 

@@ -1,4 +1,4 @@
-//! Five hundred who watch, on one process: what they see, and what they cost.
+//! Five hundred watchers on one process: their messages, and their cost.
 
 use std::{fs, time::Instant};
 
@@ -22,7 +22,7 @@ const ROWS: usize = 100;
 /// A connection holds 256 streams.
 const CONNECTIONS: usize = 4;
 
-/// How far apart readings of a row lie at least: `WATCH_POLL_MS`.
+/// The shortest time between two reads of a row: `WATCH_POLL_MS`.
 const FASTEST: Duration = Duration::from_millis(250);
 
 /// The memory that a process has now, in KiB.
@@ -37,7 +37,7 @@ fn readings(proxy: &FaultProxy) -> Traffic {
     proxy.take().get("BatchGetItem").copied().unwrap_or_default()
 }
 
-/// That there were no more readings than so many rows cost, whoever watches them.
+/// Fails if there were more reads than so many rows cost, for any number of watchers.
 fn bounded(what: &str, traffic: Traffic, took: Duration) {
     let rounds = took.as_secs_f64() / FASTEST.as_secs_f64() + 1.0;
     println!(
@@ -80,7 +80,7 @@ async fn five_hundred_watch_a_hundred_rows_at_the_price_of_a_hundred_rows() {
     let connections = join_all((0..CONNECTIONS).map(|_| endpoint.connect())).await;
     let connections: Vec<_> = connections.into_iter().map(Result::unwrap).collect();
 
-    // One who watches, so that what is made once has been made.
+    // A first watcher makes everything that is made once.
     let watch = async |n: usize| {
         let order = &orders[n % ROWS];
         let mut client = OrderQueryServiceClient::new(connections[n % CONNECTIONS].clone());

@@ -25,10 +25,10 @@ PATIENCE = 300.0
 START_PATIENCE = 60.0
 END_PATIENCE = 30.0
 HEALTH_PATIENCE = 5.0
-# What an idle process may take (the budget), in MiB.
+# The memory budget of an idle process, in MiB.
 MOST_IDLE = 40
 SERVING = health_pb2.HealthCheckResponse.SERVING
-# What else a base image has to have. The C library is found by asking the programs.
+# The root certificates, which a base image has to have. The C library is found by asking the programs.
 ROOTS = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt", "/etc/ssl/cert.pem")
 FILES = {
     "etc/passwd": "nonroot:x:65532:65532::/:/nonexistent\n",
@@ -80,7 +80,7 @@ class Podman:
         return list(DEPLOYABLES)
 
     def base(self, programs: pathlib.Path) -> str:
-        """The stage `base` of the Dockerfile, made of what this machine has."""
+        """The stage `base` of the Dockerfile, made of this machine's files."""
         tree, name = self.scratch / "base", "localhost/millrace-base:ci"
         for program in DEPLOYABLES:
             linked = subprocess.run(["ldd", programs / program], capture_output=True, text=True, check=True).stdout
@@ -99,7 +99,7 @@ class Podman:
         return name
 
     def look_at(self, name: str, largest: int) -> None:
-        """Asserts what an image has to be."""
+        """Asserts the properties of an image."""
         found = json.loads(self.run("image", "inspect", image(name)).stdout)[0]
         print(f"  {name}: {found['Size'] / 1e6:.1f} MB", flush=True)
         assert found["Size"] <= largest, f"{found['Size']} bytes, of {largest} at most"
@@ -123,7 +123,7 @@ class Podman:
         return copy.read_bytes()
 
     def close(self) -> None:
-        """Ends what still runs, and forgets all of it."""
+        """Ends and removes all containers."""
         self.run("rm", "--all", "--force", "--time", "0", check=False)
 
 
@@ -149,12 +149,12 @@ def pod_of(name: str) -> dict:
 
 
 def flags_of(pod: dict) -> list[str]:
-    """What podman is told to hold a container as the kubelet would."""
+    """Podman's flags to run a container as the kubelet would."""
     container = pod["containers"][0]
     of_container, of_pod = container["securityContext"], pod["securityContext"]
     flags = ["--user", f"{of_pod['runAsUser']}:{of_pod['runAsGroup']}"]
     flags += ["--read-only"] if of_container["readOnlyRootFilesystem"] else []
-    # Podman would mount what can be written over it; the kubelet does not.
+    # Podman would mount writable folders over it; the kubelet does not.
     flags += ["--read-only-tmpfs=false"]
     flags += ["--cap-drop", ",".join(of_container["capabilities"]["drop"])]
     flags += ["--security-opt", "no-new-privileges"] if not of_container["allowPrivilegeEscalation"] else []
@@ -180,7 +180,7 @@ class Container:
         return int(told.stdout) if told.returncode == 0 and told.stdout.strip().isdigit() else 0
 
     def status(self, field: str) -> str:
-        """A line of what Linux says of the process."""
+        """A line of the process's status in /proc."""
         text = pathlib.Path(f"/proc/{self.pid}/status").read_text()
         return re.search(rf"^{field}:\s*(.*)$", text, re.MULTILINE)[1]
 
@@ -211,7 +211,7 @@ class Container:
         self.seconds = {service: at - started for service, at in seen.items()}
 
     def is_held(self) -> None:
-        """Asserts by what Linux says that it can do no more than its manifest allows."""
+        """Asserts by /proc that it can do no more than its manifest allows."""
         assert self.status("Uid").split() == [str(self.pod["securityContext"]["runAsUser"])] * 4
         for capabilities in ("CapEff", "CapPrm", "CapBnd"):
             assert int(self.status(capabilities), 16) == 0, f"{capabilities}: {self.status(capabilities)}"
@@ -221,7 +221,7 @@ class Container:
         assert "ro" in root[5].split(","), f"the root can be written: {root}"
 
     def answers_its_probes(self) -> None:
-        """Asks what the kubelet would."""
+        """Probes it as the kubelet would."""
         probed = self.pod["containers"][0]
         for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
             service = probed[probe]["grpc"]["service"]

@@ -23,7 +23,7 @@ def running() -> Iterator[dict[str, str]]:
 
 
 def variables(process: subprocess.Popen[str], output: stack.Output) -> dict[str, str]:
-    """Returns what the local AWS prints once it says that it is ready."""
+    """Waits until the local AWS says that it is ready, and returns its printed values."""
     found: dict[str, str] = {}
     deadline = time.monotonic() + stack.START_PATIENCE
     while True:

@@ -35,7 +35,7 @@ def main() -> int:
     if os.geteuid() != 0:
         sys.exit("the images are built and run by root: podman is given neither user namespaces nor systemd")
     environment.enter()
-    # So that whoever ends this ends the containers with it.
+    # So that SIGTERM ends the containers too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     with environment.stubs(), tempfile.TemporaryDirectory(prefix="millrace-images-") as scratch:
         # Only now can these be imported: they need the packages and the stubs.

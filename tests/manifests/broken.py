@@ -1,4 +1,4 @@
-"""Manifests that are broken, each in one way, and what has to be said of it."""
+"""Manifests that are broken, each in one way, and the complaint it must yield."""
 
 import copy
 import dataclasses
@@ -12,7 +12,7 @@ def find(resources: list[dict], kind: str, name: str) -> dict:
 
 
 def generated(resources: list[dict], name: str) -> dict:
-    """What a generated ConfigMap says."""
+    """The data of a generated ConfigMap."""
     return next(each["data"] for each in resources if each["kind"] == "ConfigMap" and checks.generated(each, name))
 
 

@@ -1,4 +1,4 @@
-"""What manifests must be. Each check takes the rendered resources of an overlay and yields complaints."""
+"""The checks of manifests. Each takes the rendered resources of an overlay and yields complaints."""
 
 import dataclasses
 import functools
@@ -39,7 +39,7 @@ VOLUMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What manifests are held against."""
+    """The sources that manifests are held against."""
 
     programs: Programs
     # The names of the registered projections' queues, without the prefix, as the templates have them.
@@ -51,7 +51,7 @@ class Facts:
 
 
 def templates(folder: pathlib.Path) -> dict[str, str]:
-    """The rendered templates by the names of their files. What they render is held by the tests of shop/program."""
+    """The rendered templates by the names of their files. The tests of shop/program hold their contents."""
     texts = {path.name: path.read_text() for path in folder.glob("*.yaml")}
     rendered = {name: text for name, text in texts.items() if text.startswith("# Rendered from")}
     return {name: text for name, text in rendered.items() if "-access" not in name}
@@ -84,7 +84,7 @@ def generated(config: dict, name: str) -> bool:
 
 
 def stack(resources: list[dict]) -> dict[str, str]:
-    """What the ConfigMap `stack` says."""
+    """The data of the ConfigMap `stack`."""
     found = [config["data"] for config in of_kind(resources, "ConfigMap") if generated(config, "stack")]
     return found[0] if found else {}
 
@@ -151,7 +151,7 @@ def named_ports(container: dict) -> list[dict]:
 
 
 def value_of(container: dict, variable: str) -> str | None:
-    """What an environment variable is set to, if that stands in the container itself."""
+    """The value of an environment variable, if the container itself sets it."""
     return next((each.get("value") for each in container.get("env", []) if each["name"] == variable), None)
 
 
@@ -175,7 +175,7 @@ def fits_its_schema(resources: list[dict]) -> Iterator[str]:
 
 @functools.cache
 def misfits(text: str) -> tuple[str, ...]:
-    """What is wrong with a resource, by its schemas, which take long to read."""
+    """Complaints about a resource, by its schemas, which take long to read."""
     resource, found = json.loads(text), []
     for version in VERSIONS:
         try:
@@ -271,7 +271,7 @@ def is_probed(resources: list[dict]) -> Iterator[str]:
 
 
 def points_at_something(resources: list[dict]) -> Iterator[str]:
-    """Whatever names pods, ports, workloads, accounts or configuration names some that exist."""
+    """All named pods, ports, workloads, accounts and configurations exist."""
     for workload, pod in workloads(resources):
         if (selector := workload["spec"].get("selector")) and not selects(selector, labels(pod)):
             yield f"{named(workload)}: does not select its own pods"
@@ -334,7 +334,7 @@ def names_exist(resources: list[dict]) -> Iterator[str]:
 
 
 def is_scaled_and_guarded(resources: list[dict]) -> Iterator[str]:
-    """Each deployable has its service, budget, account, policy, and one who scales it where it can be scaled at all."""
+    """Each deployable has its service, budget, account, policy, and a scaler where it can be scaled at all."""
     scalers: dict[str, list[str]] = {}
     for scaler in of_kind(resources, "HorizontalPodAutoscaler", "ScaledObject"):
         target = scaler["spec"]["scaleTargetRef"]
@@ -385,7 +385,7 @@ def is_understood(resources: list[dict], facts: Facts) -> Iterator[str]:
             command, where = command_of(container), f"{named(workload)}, container {container['name']}"
             given = {each["name"] for each in container.get("env", [])}
             for each in container.get("envFrom", []):
-                # What stands in `stack` is for all: `is_what_was_deployed` holds that somebody knows it.
+                # The data of `stack` is for all: `is_what_was_deployed` holds that some program knows it.
                 if not each["configMapRef"]["name"].startswith("stack-"):
                     given |= maps.get(each["configMapRef"]["name"], set())
             for name in sorted(given - facts.programs.variables(program, command)):
@@ -446,7 +446,7 @@ def is_guarded(overlay: str, resources: list[dict]) -> Iterator[str]:
 
 
 def is_what_was_deployed(overlay: str, resources: list[dict], facts: Facts) -> Iterator[str]:
-    """The configuration says where all is and nothing that nobody knows; images are pinned, in production to the byte."""
+    """The configuration has all needed names and no unknown one; images are pinned, in production to the byte."""
     settings = stack(resources)
     for key in sorted({"AWS_REGION", "MILLRACE_PREFIX"} - set(settings)):
         yield f"stack.env: {key} is missing"
@@ -498,7 +498,7 @@ def asks_for_metrics_that_exist(resources: list[dict], facts: Facts) -> Iterator
 
 
 def reaches_its_collector(resources: list[dict]) -> Iterator[str]:
-    """Whoever is told where traces are sent can get there."""
+    """Every workload with an address for traces can reach it."""
     for workload, pod in workloads(resources):
         for container in containers(pod):
             url = value_of(container, "OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -516,7 +516,7 @@ def reaches_its_collector(resources: list[dict]) -> Iterator[str]:
 
 
 def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
-    """All that is wrong with an overlay. What does not fit its schema is not looked at any further."""
+    """All complaints about an overlay. A misfit with a schema ends the checks."""
     return list(fits_its_schema(resources)) or [
         *is_restricted(resources),
         *is_bounded(resources),

@@ -1,4 +1,4 @@
-"""What the deployables say of themselves: the variables, flags and ports that they know."""
+"""The variables, flags and ports of the deployables, by their own word."""
 
 import functools
 import pathlib
@@ -7,7 +7,7 @@ import subprocess
 
 DEPLOYABLES = ("command-service", "projector", "query-service")
 PATIENCE = 20.0
-# What a program of the AWS SDK, or of tracing, knows without saying so in its --help.
+# The variables that the AWS SDK and tracing read, which no --help names.
 OF_EVERYBODY = frozenset(
     {
         "RUST_LOG",
@@ -29,7 +29,7 @@ class Programs:
         self.help = functools.cache(self._help)
 
     def _help(self, program: str, command: str | None = None) -> str:
-        """What `--help` of a program, or of one of its commands, prints."""
+        """The output of `--help` of a program, or of one of its commands."""
         arguments = [str(self.directory / program), *([command] if command else []), "--help"]
         done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=True, env={})
         return done.stdout

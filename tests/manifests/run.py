@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The Kubernetes manifests, as an operator would apply them, held against what they must be and what they run.
+"""The Kubernetes manifests, as an operator would apply them, held against the checks and their programs.
 
     python tests/manifests/run.py --programs target/release
 
@@ -28,7 +28,7 @@ PATIENCE = 60.0
 
 
 def render(kubectl: str, directory: pathlib.Path) -> list[dict]:
-    """The resources that a kustomization comes to."""
+    """The rendered resources of a kustomization."""
     command = [kubectl, "kustomize", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     if done.returncode:

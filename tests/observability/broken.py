@@ -1,4 +1,4 @@
-"""Sources that are broken, each in one way, and what has to be said of it."""
+"""Sources that are broken, each in one way, and the complaint it must yield."""
 
 import copy
 import dataclasses
@@ -114,7 +114,7 @@ def untested(group: dict, alert: str) -> dict:
 
 
 def unseen(of: Sources, promtool: str, programs: Programs) -> list[str]:
-    """What is broken and not seen to be."""
+    """The broken sources that no check finds."""
     missed = []
     for each in BROKEN:
         changed = copy.deepcopy(of)

@@ -1,4 +1,4 @@
-"""What alerts, dashboard and runbook must be. Each check takes the sources and yields complaints."""
+"""The checks of alerts, dashboard and runbook. Each takes the sources and yields complaints."""
 
 import collections
 import pathlib
@@ -18,7 +18,7 @@ sys.path.insert(0, str(sources.ROOT / "tests/manifests"))
 from programs import Programs  # noqa: E402
 
 PATIENCE = 120.0
-# What a section of the runbook says, in this order.
+# The parts of a section of the runbook, in this order.
 PARTS = ["Means", "Look", "Do", "Over"]
 # Of a dashboard's columns there are so many.
 COLUMNS = 24
@@ -76,7 +76,7 @@ def links_lead_somewhere(of: Sources) -> Iterator[str]:
 
 
 def log_lines_are_said(of: Sources) -> Iterator[str]:
-    """What the runbook quotes of logs, as code with more than one word or as a message asked for, is in the sources."""
+    """The runbook's quotes of logs, as code with more than one word or as a message asked for, are in the sources."""
     commands = "\n".join(sources.blocks(of.runbook, ""))
     prose = re.sub(r"^```.*?^```$", "", of.runbook, flags=re.MULTILINE | re.DOTALL)
     asked = re.findall(r'\.message == "([^"]+)"', commands)
@@ -121,7 +121,7 @@ def rules_are_valid(of: Sources, promtool: str) -> Iterator[str]:
 
 
 def check(promtool: str, groups: list[dict]) -> str:
-    """What `promtool check rules` says of some groups."""
+    """The complaints of `promtool check rules` about some groups."""
     with tempfile.TemporaryDirectory() as scratch:
         (pathlib.Path(scratch) / "rules.yaml").write_text(yaml.safe_dump({"groups": groups}))
         return run([promtool, "check", "rules", "rules.yaml"], scratch)[1]
@@ -163,12 +163,12 @@ def every_projection_is_watched(of: Sources) -> Iterator[str]:
 
 
 def dashboard_is_sound(of: Sources) -> Iterator[str]:
-    """As Grafana takes it: ids are there once, panels lie beside each other, each has what a reader needs."""
+    """As Grafana takes it: ids are unique, panels do not overlap, each is sound."""
     board = of.dashboard
     for field in ("uid", "title", "schemaVersion", "panels", "templating", "time"):
         if field not in board:
             yield f"the dashboard has no {field}"
-    # Kept in a ConfigMap, it must not bring the id that it had in somebody's database.
+    # Kept in a ConfigMap, it must not bring its id of another Grafana's database.
     if board.get("id") is not None:
         yield "the dashboard has an id"
     all_panels = sources.panels(board)

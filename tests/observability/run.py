@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Alerts, the dashboard and the runbook, held against each other and against what they rest on.
+"""Alerts, the dashboard and the runbook, held against each other and against their sources.
 
     python tests/observability/run.py --promtool promtool --programs target/debug
 

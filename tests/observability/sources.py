@@ -1,4 +1,4 @@
-"""What is checked: alerts, alarms, the dashboard, the runbook, as they lie in the repository."""
+"""The checked sources: alerts, alarms, the dashboard, the runbook, from the repository."""
 
 import dataclasses
 import html
@@ -60,7 +60,7 @@ def anchor(heading: str) -> str:
 
 
 def sections(runbook: str, part: str) -> list[tuple[str, str]]:
-    """The headings of a part of the runbook, each with what stands below it."""
+    """The headings of a part of the runbook, each with the text below it."""
     found = re.search(rf"^## {part}$(.*?)(?=^## |\Z)", runbook, re.MULTILINE | re.DOTALL)
     if not found:
         return []

@@ -26,7 +26,7 @@ use crate::{
 /// The longest that an ambush waits for its victim to come.
 const AMBUSH: Duration = Duration::from_millis(1500);
 
-/// The longest that calls hang before the one who waits for them is killed. An attempt has two seconds; a relay writes a
+/// The longest that calls hang before their caller is killed. An attempt has two seconds; a relay writes a
 /// checkpoint every second.
 const LONGEST_WAIT: Duration = Duration::from_millis(1900);
 
@@ -36,10 +36,10 @@ const SHORTEST_SPELL: Duration = Duration::from_millis(1500);
 /// The longest that a replica is gone.
 const LONGEST_ABSENCE: Duration = Duration::from_millis(1500);
 
-/// The ambushes that come first: at the moments on which a promise hangs. An event is read, and the bus has not accepted
-/// it; a command is stored and not answered; a message is received, and its row is not written; a part and its sum are
-/// written, and nobody is told; a row is written, and its message is not deleted. The first is first in any case: once the replica that publishes is gone, there is none for as
-/// long as its lease lives.
+/// The first ambushes: moments on which a promise hangs. An event is read, and the bus has not accepted it; a command is
+/// stored and not answered; a message is received, and its row is not written; a part and its sum are written, and the
+/// reply is lost; a row is written, and its message is not deleted. The first has to be first: once the publishing
+/// replica is gone, none publishes for as long as its lease lives.
 const MOMENTS: [Moment; 6] = [
     (Deployable::CommandService, "PutEvents", Fault::Hang),
     (Deployable::CommandService, "TransactWriteItems", Fault::HangAfter),
@@ -56,13 +56,13 @@ const SPELLS: [Moment; 2] = [
     (Deployable::Projector, "UpdateItem", Fault::Reset),
 ];
 
-/// How often what befell a replica.
+/// The number of strikes by kind.
 pub type Tally = BTreeMap<&'static str, u64>;
 
 /// How a replica is struck.
 #[derive(Debug, Clone, Copy)]
 enum Strike {
-    /// It is killed, whatever it does.
+    /// It is killed in the middle of its work.
     Kill,
     /// It is killed while it waits for the answers to calls, which took effect or did not.
     Ambush { operation: &'static str, fault: Fault, waits: Duration },
@@ -76,7 +76,7 @@ enum Strike {
 /// and then another one is told to end, or has a spell of failures. Each is started again soon after. Returns how many
 /// strikes of each kind there were, once all that were struck are there again.
 ///
-/// Who is struck when and how is in the seed.
+/// The seed decides the replica, the time and the kind of each strike.
 pub async fn unleash(
     fleet: &Arc<Fleet>,
     seed: u64,
@@ -84,8 +84,8 @@ pub async fn unleash(
     stop: &CancellationToken,
 ) -> anyhow::Result<Tally> {
     let mut chaos_monkey = ChaosMonkey::new(fleet, seed);
-    // Before all else the spells that come first, and nobody is killed meanwhile: a relay that takes over publishes the
-    // last second again, and would make up for what was lost.
+    // The spells come first, and nobody is killed meanwhile: a relay that takes over publishes the last second again,
+    // which would hide a lost event.
     stop.run_until_cancelled(sleep(every)).await;
     chaos_monkey.habits.look(fleet);
     for (deployable, operation, fault) in SPELLS {
@@ -114,7 +114,7 @@ pub async fn unleash(
     Ok(chaos_monkey.tally)
 }
 
-/// Who meets what fault when it calls which operation.
+/// A deployable, an operation that it calls, and the fault that the call meets.
 type Moment = (Deployable, &'static str, Fault);
 
 struct ChaosMonkey {
@@ -156,7 +156,7 @@ impl ChaosMonkey {
         *self.tally.entry(how).or_default() += 1;
     }
 
-    /// Those who may be struck.
+    /// The replicas that may be struck.
     fn free(&self) -> Vec<usize> {
         let members = self.fleet.members();
         let may = |n: &usize| members[*n].deployable != Deployable::QueryService && !self.struck.contains(n);
@@ -167,7 +167,7 @@ impl ChaosMonkey {
         self.free().choose(&mut self.rng).copied()
     }
 
-    /// Those who may be struck and lately called an operation.
+    /// The replicas that may be struck and lately called an operation.
     fn callers(&self, deployable: Deployable, operation: &str) -> Vec<usize> {
         let mut callers = self.free();
         let members = self.fleet.members();
@@ -175,7 +175,7 @@ impl ChaosMonkey {
         callers
     }
 
-    /// The next of the moments that come first for which there is somebody.
+    /// The next of the first moments that a replica can meet.
     fn moment(&mut self) -> Option<(usize, Strike)> {
         let at_hand = |(deployable, operation, _): &Moment| !self.callers(*deployable, operation).is_empty();
         let place = self.moments.iter().position(at_hand)?;
@@ -184,7 +184,7 @@ impl ChaosMonkey {
         Some((victim, Strike::Ambush { operation, fault, waits: LONGEST_WAIT }))
     }
 
-    /// A spell of failures for somebody.
+    /// A spell of failures for a replica.
     fn spell(&mut self) -> Option<(usize, Strike)> {
         let lasts = self.rng.random_range(SHORTEST_SPELL..2 * SHORTEST_SPELL);
         let faults = [
@@ -218,7 +218,7 @@ impl ChaosMonkey {
         operations.iter().copied().filter(|operation| self.habits.calls(member, operation)).collect()
     }
 
-    /// Somebody to be killed, and how.
+    /// A replica to be killed, and the way.
     fn kill(&mut self) -> Option<(usize, Strike)> {
         let victim = self.victim()?;
         let operations = self.operations(victim);
@@ -234,7 +234,7 @@ impl ChaosMonkey {
     }
 }
 
-/// What calls each replica makes: only some have a shard of the stream to read.
+/// Each replica's calls: only some have a shard of the stream to read.
 struct Habits {
     counts: Vec<BTreeMap<String, u64>>,
     lately: Vec<HashSet<String>>,
@@ -247,7 +247,7 @@ impl Habits {
         Self { counts, lately }
     }
 
-    /// Looks again: what each called since the last look is what it does.
+    /// Counts again: a replica's recent calls are those since the last count.
     fn look(&mut self, fleet: &Fleet) {
         for (n, member) in fleet.members().iter().enumerate() {
             let before = std::mem::replace(&mut self.counts[n], counts(member));
@@ -270,7 +270,7 @@ fn counts(member: &Member) -> BTreeMap<String, u64> {
 }
 
 impl Member {
-    /// Is struck, is gone for a while, and is there again. Returns what befell it.
+    /// Is struck, is gone for a while, and is there again. Returns the kind of the strike.
     async fn suffer(&self, strike: Strike, gone: Duration) -> anyhow::Result<&'static str> {
         let how = match strike {
             Strike::Kill => {

@@ -19,12 +19,12 @@ use prost::Message as _;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Request, Response, Status, transport::Server, transport::server::TcpIncoming};
 
-/// How a collector treats those who send.
+/// A collector's treatment of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Manner {
-    /// It takes what comes.
+    /// It takes everything.
     Takes,
-    /// It says that it cannot.
+    /// It answers with an error.
     Refuses,
     /// It never answers.
     Hangs,
@@ -37,12 +37,12 @@ pub struct Collector {
     serving: JoinHandle<()>,
 }
 
-/// A span that was told, and by whom.
+/// A received span and its sender.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ToldSpan {
-    /// The service that told it.
+    /// The service that sent it.
     pub service: String,
-    /// What it told.
+    /// The span.
     pub span: Span,
 }
 
@@ -61,7 +61,7 @@ impl Collector {
         let told = Told { manner, requests: Arc::default(), headers: Arc::default() };
         let server = Server::builder().add_service(TraceServiceServer::new(told.clone()));
         let serving = tokio::spawn(async move {
-            // Its end is the test's.
+            // It ends with the test.
             let _ = server.serve_with_incoming(TcpIncoming::from(listener)).await;
         });
         Ok(Self { address, told, serving })
@@ -74,7 +74,7 @@ impl Collector {
             .env("OTEL_TRACES_SAMPLER", "parentbased_always_on");
     }
 
-    /// What came so far, in the order in which it came.
+    /// The spans so far, in order of arrival.
     pub fn spans(&self) -> Vec<ToldSpan> {
         let requests = self.told.requests.lock().unwrap_or_else(PoisonError::into_inner);
         let mut spans = Vec::new();
@@ -131,13 +131,13 @@ impl ToldSpan {
         text(&self.span.attributes, key)
     }
 
-    /// Whether it tells of a failure.
+    /// Whether its status is an error.
     pub fn failed(&self) -> bool {
         self.span.status.as_ref().is_some_and(|status| status.code() == StatusCode::Error)
     }
 }
 
-/// Spans, each once: what is sent at least once may be told twice, and must be the same span then.
+/// Spans, each once: delivery is at least once, and a repeat must be equal.
 pub fn by_id(spans: Vec<ToldSpan>) -> BTreeMap<String, ToldSpan> {
     let mut known: BTreeMap<String, ToldSpan> = BTreeMap::new();
     for told in spans {

@@ -1,5 +1,5 @@
-//! A store to which happens what happens to DynamoDB's clients, by a chance that a seed decides. What it does, and what
-//! is done to it, it notes: the test is told apart from the tested by that.
+//! A store with the faults that DynamoDB's clients meet, chosen by a seed. It notes its calls and their faults, so that
+//! a test can judge replies by them.
 
 use std::{
     cell::RefCell,
@@ -34,7 +34,7 @@ pub fn chance() -> f64 {
     CHANCE.with_borrow_mut(|rng| rng.random())
 }
 
-/// A time that is another one at each look, as it would be.
+/// A random time, another one at each call, as with clocks that differ.
 pub fn clock() -> Timestamp {
     let microseconds = CHANCE.with_borrow_mut(|rng| rng.random_range(0..1_000_000_000));
     Timestamp::from_unix_micros(1_800_000_000_000_000 + microseconds)
@@ -55,12 +55,12 @@ struct Sky {
     old: Vec<Snapshot>,
     /// Whether every snapshot is forgotten as soon as it is written.
     forgetful: bool,
-    /// How many late appends have not come to their end.
+    /// The number of late appends that have not ended.
     late: usize,
 }
 
 impl Sky {
-    /// Whether something comes about that does so in so many of a thousand cases.
+    /// Draws an event with a chance of so many in a thousand.
     fn draw(&mut self, per_mille: u32) -> bool {
         self.rng.random_range(0..1000) < per_mille
     }
@@ -75,7 +75,7 @@ impl<S: AppendEvents + Snapshots> Disturbed<S> {
         Self { inner, sky: Arc::new(Mutex::new(sky)), teller: Teller::default() }
     }
 
-    /// Who knows what happened.
+    /// The record of calls and their faults.
     pub fn teller(&self) -> &Teller {
         &self.teller
     }
@@ -122,7 +122,7 @@ impl<S: AppendEvents + Snapshots> Disturbed<S> {
         }
     }
 
-    /// Waits as long as somebody waits for what does not come: longer than another command waits for its turn.
+    /// Waits as long as for a missing reply: longer than another command waits for its turn.
     async fn hang(&self) {
         let seconds = self.look().rng.random_range(1..6);
         sleep(Duration::from_secs(seconds)).await;
@@ -225,7 +225,7 @@ impl<S: AppendEvents + Snapshots> Disturbed<S> {
         Ok(())
     }
 
-    /// How many of so many entries a page holds: as few as the contract allows, at times.
+    /// The entries of a page, of so many: at times as few as the contract allows.
     fn page(&self, entries: usize) -> usize {
         let mut sky = self.look();
         if entries > 1 && sky.draw(250) { sky.rng.random_range(1..=entries) } else { entries }

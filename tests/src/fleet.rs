@@ -17,7 +17,7 @@ use crate::{
     process::{Deployable, Process, health, log_folder},
 };
 
-/// How many replicas of each deployable there are, and what they are told.
+/// The number of replicas of each deployable, and their environment.
 #[derive(Debug, Clone, Default)]
 pub struct Crew {
     /// Replicas of the command service.
@@ -38,9 +38,9 @@ pub struct Fleet {
 
 /// The place of a replica: it has one process at a time, or none.
 pub struct Member {
-    /// What it is, and which one, such as `projector-2`.
+    /// Its deployable and number, such as `projector-2`.
     pub name: String,
-    /// What it is.
+    /// Its deployable.
     pub deployable: Deployable,
     /// Between it and AWS.
     pub proxy: FaultProxy,
@@ -55,7 +55,7 @@ struct State {
     process: Option<Process>,
     /// How many processes there were so far.
     starts: usize,
-    /// What each of them had counted when it was last asked.
+    /// The last known metrics of each process.
     metrics: BTreeMap<usize, Metrics>,
 }
 
@@ -106,7 +106,7 @@ impl Fleet {
         Ok(())
     }
 
-    /// Notes what all processes have counted so far, so that it is not lost with them.
+    /// Notes the metrics of all processes, so that they are not lost with them.
     pub async fn note_metrics(&self) {
         join_all(self.members.iter().map(Member::note_metrics)).await;
     }
@@ -185,7 +185,7 @@ impl Member {
         Ok(())
     }
 
-    /// What its process says of its health under a name; none where it does not say it.
+    /// Its process's health under a name; none without an answer.
     pub async fn health(&self, name: &str) -> Option<ServingStatus> {
         health(&self.channel()?, name).await
     }
@@ -196,7 +196,7 @@ impl Member {
         eventually(&format!("{} is ready", self.name), ready).await;
     }
 
-    /// Notes what its process has counted so far. One that does not say it has lost it.
+    /// Notes its process's metrics. They are lost if the process does not answer.
     pub async fn note_metrics(&self) {
         let asked = {
             let state = self.state();

@@ -1,4 +1,4 @@
-//! A gate between a deployable and its AWS: it lets everything through, and holds what a test wants to see in flight.
+//! A gate between a deployable and its AWS: it lets everything through but the requests that a test holds in flight.
 
 use std::{
     collections::HashSet,
@@ -24,7 +24,7 @@ pub struct Gate {
 
 #[derive(Default)]
 struct State {
-    /// What is held: requests whose first bytes hold this word.
+    /// Requests with this word in their first bytes are held.
     word: Option<String>,
     /// The calls that are held, by the SDK's name for them: a retry is the same call.
     held: HashSet<String>,
@@ -68,7 +68,7 @@ impl Gate {
         self.open.send_replace(false);
     }
 
-    /// Lets everything through again, what is held first of all.
+    /// Lets everything through again, the held requests first.
     pub fn open(&self) {
         look(&self.state).word = None;
         self.open.send_replace(true);

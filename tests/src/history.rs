@@ -1,7 +1,7 @@
-//! What the store holds in the end, and whether every answer that a client was given is true of it.
+//! Judges every reply to a client by the store's final content.
 //!
-//! A call's answer is judged by the moments of its streams between its begin and its end: what is refused must have
-//! been refusable at one of them, and what is acknowledged must be there.
+//! A call's reply is judged by the moments of its streams between its begin and its end: a refused command must have
+//! been refusable at one of them, and an acknowledged event must be there.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -31,7 +31,7 @@ use holds::Holds;
 /// How many of its latest commands an aggregate remembers, as the contract says.
 const REMEMBERED: usize = 128;
 
-/// The streams, and who made them so.
+/// The streams, and the calls that wrote them.
 pub struct History<'a> {
     streams: BTreeMap<StreamId, Vec<Event>>,
     holds: Holds,
@@ -66,7 +66,7 @@ pub async fn read_all(
     Ok(all)
 }
 
-/// What was there once must be there still, unchanged, and first.
+/// Fails unless the earlier events are still there, unchanged, and first.
 pub fn ensure_kept(
     once: &BTreeMap<StreamId, Vec<StoredEvent>>,
     now: &BTreeMap<StreamId, Vec<StoredEvent>>,
@@ -79,7 +79,7 @@ pub fn ensure_kept(
 }
 
 impl<'a> History<'a> {
-    /// The history that `streams` hold after `calls`. Fails where it could not have come about.
+    /// The history that `streams` hold after `calls`. Fails where it is impossible.
     pub fn of(
         streams: BTreeMap<StreamId, Vec<StoredEvent>>,
         calls: &'a [Call],
@@ -98,9 +98,9 @@ impl<'a> History<'a> {
         Ok(history)
     }
 
-    /// Whether every call was answered truly.
+    /// Fails unless every reply was true.
     pub fn check_answers(&self) -> anyhow::Result<()> {
-        // Those that began before all others only stand for what was there.
+        // Calls that began before all others only stand for the prepared history.
         for (number, call) in self.calls.iter().enumerate().filter(|(_, call)| call.begun > 0) {
             let checked = match &call.outcome {
                 Outcome::Answered(reply) => self.check_reply(number, call, reply),
@@ -112,7 +112,7 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// Whether every aggregate is loaded as what its events come to, with such snapshots as there are, and without.
+    /// Fails unless every aggregate is loaded as the fold of its events, with the stored snapshots and without.
     pub async fn check_loads<S>(&self, store: &Disturbed<S>) -> anyhow::Result<()>
     where
         S: AppendEvents + Snapshots,
@@ -135,7 +135,7 @@ impl<'a> History<'a> {
         Ok(())
     }
 
-    /// I2 and I3 for one stream: its versions have no gaps, and each event is what its command asked for, by a command
+    /// I2 and I3 for one stream: its versions have no gaps, and each event does its command's request, by a command
     /// that was not remembered.
     fn check_stream(
         &mut self,
@@ -176,7 +176,7 @@ impl<'a> History<'a> {
         Ok(events)
     }
 
-    /// I1: what the store said is stored is there.
+    /// I1: every append that the store acknowledged is there.
     fn check_sendings(&self, sendings: &HashMap<EventId, Sending>) -> anyhow::Result<()> {
         let mut there: HashMap<EventId, &Event> = HashMap::new();
         for event in self.streams.values().flatten() {
@@ -256,7 +256,7 @@ impl<'a> History<'a> {
     }
 }
 
-/// Fails unless the store's aggregates are loaded as the folds of their histories, whatever snapshots there are.
+/// Fails unless the store's aggregates are loaded as the folds of their histories, with any snapshots.
 async fn ensure_loads<A, S>(store: &S, stream: &StreamId, events: &[StoredEvent]) -> anyhow::Result<()>
 where
     A: Aggregate<Event: EventCodec> + PartialEq + Debug,
@@ -283,7 +283,7 @@ fn remembered<'e>(events: &'e [Event], command_id: &str) -> Option<&'e Event> {
     latest.iter().rfind(|event| event.stored.envelope.command_id.as_str() == command_id)
 }
 
-/// Fails unless an event says what its command asked for.
+/// Fails unless an event matches its command's request.
 pub(crate) fn ensure_says(event: &Envelope, body: &Body) -> anyhow::Result<()> {
     let data = event.event_data.as_ref().context("an event without data")?;
     let text = |name: &str| data.get(name).and_then(serde_json::Value::as_str);
@@ -305,7 +305,7 @@ pub(crate) fn ensure_says(event: &Envelope, body: &Body) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The status that an order comes to have by a command.
+/// The status of an order after a command.
 fn next_status(body: &Body) -> Option<OrderStatus> {
     match body {
         Body::CreateOrder(_) => Some(OrderStatus::Created),

@@ -67,7 +67,7 @@ pub use reply::{Replied, Reply};
 #[doc = include_str!("../../README.md")]
 struct Pages;
 
-/// How long a test waits for what must come about. Generous: it is only waited out by a test that fails.
+/// The longest wait of a test for an expected event. Generous: only a failing test waits it out.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The projection of users.
@@ -76,7 +76,7 @@ pub const USERS: ProjectionName = UserProfile::NAME;
 /// The projection of orders.
 pub const ORDERS: ProjectionName = OrderSummary::NAME;
 
-/// The projection of what customers have spent.
+/// The projection of customers' totals.
 pub const TOTALS: ProjectionName = CustomerTotals::NAME;
 
 /// All projections.
@@ -197,7 +197,7 @@ impl TestApp {
         Ok(command_service(&self.stack, &aws, &self.shutdown, &mut self.tasks).await?.0)
     }
 
-    /// Ends the first command service as a crash would: in the middle of whatever it does, its relay with it.
+    /// Ends the first command service as a crash would: in the middle of its work, its relay with it.
     pub fn crash_first_command_service(&self) {
         self.first_command_service.abort();
     }
@@ -259,7 +259,7 @@ impl TestApp {
     }
 }
 
-/// However a test ends that has not failed, what was said until then is looked at.
+/// Scans the log at every end of a test that has not failed.
 impl Drop for TestApp {
     fn drop(&mut self) {
         if !std::thread::panicking() {

@@ -1,4 +1,4 @@
-//! The lives of users and orders, told without a command: a row's version says what the row must show.
+//! The events of users and orders, made without a command: a row's version determines its content.
 
 use millrace_core::{CommandDigest, Envelope, StreamId, Timestamp};
 use millrace_event_store::StoredEvent;
@@ -55,7 +55,7 @@ pub fn order_event(stream: &StreamId, version: u64, at: Timestamp) -> StoredEven
     stored(recorded(stream, version, at, &event))
 }
 
-/// An event in the store, of a command that nobody else has sent.
+/// An event in the store, of a command of its own.
 pub fn stored(envelope: Envelope) -> StoredEvent {
     StoredEvent { envelope, command_digest: CommandDigest(1) }
 }

@@ -41,23 +41,23 @@ use crate::{Replied as _, Reply, fleet::Fleet, process::Deployable, workload::Bo
 
 const NAMES: [&str; 4] = ["Ann", "Bob", "Žofie", "名前"];
 
-/// What a client says that its call may take.
+/// The deadline of a client's call.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// How long a client waits for a replica that does not even say that the time is up.
+/// The longest wait of a client for a replica that does not answer even at the deadline.
 const PATIENCE_WITH_ONE: Duration = Duration::from_secs(6);
 
 /// How many of its latest commands a client may send once more.
 const LATEST: usize = 20;
 
-/// What a load is.
+/// The options of a load.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// What all chance is drawn from.
+    /// The seed of everything random.
     pub seed: u64,
-    /// How many clients there are.
+    /// The number of clients.
     pub clients: usize,
-    /// Whose clients they are.
+    /// The clients' tenants.
     pub tenants: Vec<TenantId>,
     /// The longest that a client waits between two commands.
     pub pause: Duration,
@@ -65,35 +65,35 @@ pub struct LoadOptions {
     pub aggregates: usize,
 }
 
-/// A command that a client wants done, and what became of it.
+/// A client's command, and its fate.
 #[derive(Debug, Clone)]
 pub struct TrackedCommand {
     /// Whose it is.
     pub tenant: TenantId,
     /// The command's id.
     pub command_id: String,
-    /// What is asked.
+    /// The request.
     pub body: Body,
-    /// Whether what it creates is never touched again: then no later event puts right what was lost of it.
+    /// Whether its aggregate is never touched again: then no later event repairs a lost one.
     pub passes_by: bool,
     /// How often it was sent.
     pub attempts: u32,
-    /// What became of it.
+    /// Its fate.
     pub fate: Fate,
 }
 
-/// What became of a command.
+/// The fate of a command.
 #[derive(Debug, Clone)]
 pub enum Fate {
     /// It was done.
     Acknowledged(Reply),
     /// It was refused when it was sent last.
     Refused(Code),
-    /// Nobody told: it may have been done, and may not.
+    /// Unknown: it may have been done or not.
     Open,
 }
 
-/// The clients, and what they know of each other's doings.
+/// The clients, and their shared knowledge of the aggregates.
 pub struct Load {
     options: LoadOptions,
     known: Mutex<Vec<Known>>,
@@ -102,7 +102,7 @@ pub struct Load {
     commands: AtomicU64,
 }
 
-/// What is known of a tenant's aggregates.
+/// The clients' knowledge of a tenant's aggregates.
 #[derive(Debug, Default, Clone)]
 struct Known {
     users: Vec<Seen>,
@@ -119,7 +119,7 @@ struct Seen {
 }
 
 impl Seen {
-    /// Whether it is an order of which nothing more comes.
+    /// Whether it is an order in a final status.
     fn has_ended(&self) -> bool {
         matches!(self.status, OrderStatus::Cancelled | OrderStatus::Returned)
     }
@@ -128,17 +128,17 @@ impl Seen {
 /// When a load ends.
 #[derive(Debug, Clone, Default)]
 pub struct End {
-    /// From then on no client begins anything new; what was begun is still seen through.
+    /// From then on no client begins a new command; begun ones are still seen through.
     pub stop: CancellationToken,
     /// From then on nothing is seen through any more.
     pub give_up: CancellationToken,
 }
 
-/// What an attempt came to.
+/// The outcome of an attempt.
 enum Attempt {
     Answered(Reply),
     Refused(Code),
-    /// Nobody knows; why, in a word.
+    /// The outcome is unknown; the reason, in a word.
     Open(String),
 }
 
@@ -149,8 +149,8 @@ impl Load {
         Self { options, known, tally: Mutex::default(), commands: AtomicU64::new(0) }
     }
 
-    /// Lets all clients do their commands on a fleet until the end, and returns these. Fails where a client is told what
-    /// it must never be told. Run again, it goes on with what there is.
+    /// Lets all clients do their commands on a fleet until the end, and returns these. Fails on a reply that must never
+    /// come. Run again, it goes on with what there is.
     pub async fn run(self: &Arc<Self>, fleet: &Arc<Fleet>, end: &End) -> anyhow::Result<Vec<TrackedCommand>> {
         let mut clients = JoinSet::new();
         let runs = self.commands.load(Ordering::Relaxed);
@@ -172,7 +172,7 @@ impl Load {
         Ok(commands)
     }
 
-    /// How often what happened: answers and failures by their kind.
+    /// The numbers of replies and failures by kind.
     pub fn tally(&self) -> BTreeMap<String, u64> {
         look(&self.tally).clone()
     }
@@ -181,7 +181,7 @@ impl Load {
         *look(&self.tally).entry(what.into()).or_default() += 1;
     }
 
-    /// Notes what a reply says of an aggregate, so that all clients know of it.
+    /// Notes an aggregate's state from a reply, so that all clients know of it.
     fn learn(&self, tracked: &TrackedCommand, reply: &Reply) {
         let Some(tenant) = self.options.tenants.iter().position(|tenant| *tenant == tracked.tenant) else {
             return;
@@ -236,13 +236,13 @@ impl Client {
         Ok(self.commands)
     }
 
-    /// What it wants next.
+    /// Its next command.
     fn next(&mut self) -> TrackedCommand {
         let place = self.rng.random_range(0..self.load.options.tenants.len());
         let known = look(&self.load.known)[place].clone();
         let what = self.rng.random_range(0..100);
         let user = known.users.choose(&mut self.rng);
-        // As a rule one that has not come to its end.
+        // As a rule one without a final status.
         let any = self.rng.random_ratio(1, 10);
         let orders: Vec<_> = known.orders.iter().filter(|order| any || !order.has_ended()).collect();
         let order = orders.choose(&mut self.rng).copied();
@@ -307,7 +307,7 @@ impl Client {
             Processing => Shipped,
             Shipped => Delivered,
             Delivered => Returned,
-            // Refused, whatever it is.
+            // Refused for any status.
             Cancelled | Returned | Unspecified => Processing,
         };
         Body::SetStatus(UpdateOrderStatusRequest {
@@ -388,7 +388,7 @@ impl Client {
         Ok(())
     }
 
-    /// Asks for what a reply tells of: whoever answers must have it.
+    /// Queries a reply's aggregate: any replica must show its version.
     async fn query(&mut self, tracked: &TrackedCommand, reply: &Reply) -> anyhow::Result<()> {
         let Some(replica) = self.replica(Deployable::QueryService) else { return Ok(()) };
         let after = reply.after();
@@ -400,7 +400,7 @@ impl Client {
                     let reply = UserQueryServiceClient::new(replica).get_user_profile(request).await?;
                     Ok(reply.into_inner().user_profile.map(|user| user.version))
                 }
-                // Its customer's totals have what the order contributes, too.
+                // Its customer's totals have the order's contribution, too.
                 Body::CreateOrder(body) if self.rng.random_ratio(1, 2) => {
                     let message = GetCustomerTotalsRequest { user_id: body.user_id.clone(), after };
                     let totals = CustomerQueryServiceClient::new(replica);
@@ -462,7 +462,7 @@ impl Client {
 fn sorted(status: &Status, expects_version: bool) -> anyhow::Result<Attempt> {
     let details = status.get_error_details();
     let reason = details.error_info().map(|info| info.reason.clone());
-    // What the framework found on this side, such as a connection that broke, has a cause; what a server said has none.
+    // A failure on this side, such as a broken connection, has a cause; a server's status has none.
     let is_ours = status.source().is_some();
     match status.code() {
         Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded => {

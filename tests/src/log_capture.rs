@@ -1,5 +1,5 @@
-//! What deployables say that run within the test's own process: everything that may be logged at all, at every level,
-//! and their metrics. Each line is looked at as it is written.
+//! The logs, at every level, and the metrics of deployables that run within the test's own process. Each line is
+//! scanned as it is written.
 
 use std::{
     io,
@@ -13,10 +13,10 @@ use millrace_server::telemetry::{self, PrometheusHandle};
 
 use crate::scan::{Finding, assert_clean, scan};
 
-/// How many lines were written.
+/// The number of lines written.
 static LINES: AtomicU64 = AtomicU64::new(0);
 
-/// What was found in them.
+/// Personal data and secrets in them.
 static FOUND: Mutex<Vec<Finding>> = Mutex::new(Vec::new());
 
 static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
@@ -29,7 +29,7 @@ pub(crate) fn listen() {
     });
 }
 
-/// Fails where something was said, by whichever test of this process, that must not be said; or where nothing was.
+/// Fails where any test of this process logged personal data or a secret, or where nothing was logged.
 #[track_caller]
 pub(crate) fn assert_discreet() {
     assert!(LINES.load(Ordering::Relaxed) > 0, "nothing was logged, so nothing was looked at");

@@ -1,4 +1,4 @@
-//! What a process counts, read from where it shows it.
+//! A process's metrics, read from its port.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use tokio::time::timeout;
 /// The longest that a process may take to show its metrics.
 const METRICS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The same where nobody may wait long: before a process is killed.
+/// The same just before a process is killed, when the wait must be short.
 const IMPATIENCE: Duration = Duration::from_millis(500);
 
 /// More than they ever take, in bytes.
@@ -43,7 +43,7 @@ impl Metrics {
         Ok(Self::parse(&timeout(METRICS_PATIENCE, text).await.context("no metrics in time")??))
     }
 
-    /// What is shown at an address, read without waiting for anything else in this process.
+    /// The text of the metrics at an address, read without waiting for anything else in this process.
     pub fn text_now(address: &str) -> io::Result<String> {
         let address = address.parse().map_err(io::Error::other)?;
         let mut connection = TcpStream::connect_timeout(&address, IMPATIENCE)?;
@@ -69,7 +69,7 @@ impl Metrics {
     pub fn series(&self) -> impl Iterator<Item = (&str, BTreeMap<&str, &str>)> {
         self.0.keys().map(|series| {
             let (name, labels) = series.split_once('{').unwrap_or((series, ""));
-            // No value of ours has what would have to be escaped.
+            // No value of ours needs escapes.
             let labels = labels.trim_end_matches('}').split("\",");
             let labels = labels.filter_map(|label| label.split_once("=\""));
             (name, labels.map(|(name, value)| (name, value.trim_end_matches('"'))).collect())

@@ -1,4 +1,4 @@
-//! Whether what clients were told is what the event store holds.
+//! Compares clients' replies with the event store.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +15,8 @@ use crate::{
 #[cfg(test)]
 mod tests;
 
-/// Fails unless commands came to what their clients were told: I1 that what was acknowledged is there, I2 that it is
-/// there once, and that what was refused is not there, nor anything else.
+/// Fails unless the events match the clients' replies: I1, an acknowledged event is there; I2, it is there once; and
+/// neither a refused event nor any other is there.
 pub fn check_commands(oracle: &Oracle, commands: &[TrackedCommand]) -> anyhow::Result<()> {
     let mut by_command: BTreeMap<(&str, &str), Vec<&Envelope>> = BTreeMap::new();
     for event in oracle.events() {

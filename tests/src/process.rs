@@ -20,7 +20,7 @@ use tonic_health::pb::{
 
 use crate::{AwsStack, PATIENCE, metrics::Metrics, scan::assert_clean};
 
-/// How soon is seen what a process says or does.
+/// The time between two looks at a process.
 const POLL: Duration = Duration::from_millis(10);
 
 /// A question about health that is not answered by then is not answered at all.
@@ -57,7 +57,7 @@ impl Deployable {
             .env("GRPC_ADDR", "127.0.0.1:0")
             .env("METRICS_ADDR", "127.0.0.1:0")
             .env("LOG_FORMAT", "json")
-            // As talkative as can be: whatever it may ever log, it is to log now (see `Process::inspect`).
+            // It logs everything that it can ever log (see `Process::inspect`).
             .env("RUST_LOG", "trace")
             .stdin(Stdio::null());
         command
@@ -98,8 +98,8 @@ pub fn log_folder(test: &str) -> anyhow::Result<PathBuf> {
 
 /// A deployable that runs. Killed when this is dropped.
 ///
-/// At its end, however that comes about, what it has said is looked at: all of its log, and its metrics where it still shows
-/// them. The test fails where personal data or a secret is there, or where there is no log.
+/// Every end scans the whole log, and the metrics if they are still served. The test fails where personal data or a
+/// secret is there, or where there is no log.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -153,7 +153,7 @@ impl Process {
         &self.log
     }
 
-    /// What it counts.
+    /// Its metrics.
     pub async fn metrics(&self) -> anyhow::Result<Metrics> {
         Metrics::of(&self.metrics_address).await
     }
@@ -163,7 +163,7 @@ impl Process {
         Ok(self.child.try_wait()?)
     }
 
-    /// Ends it in the middle of whatever it does (SIGKILL). It is gone when this returns.
+    /// Ends it in the middle of its work (SIGKILL). It is gone when this returns.
     pub fn kill(self) {
         drop(self);
     }
@@ -247,7 +247,7 @@ fn addresses(line: &str) -> Option<(String, String)> {
     Some((field("grpc_addr")?, field("metrics_addr")?))
 }
 
-/// What a process says of its health under a name; none where it does not say it.
+/// A process's health under a name; none without an answer.
 pub async fn health(channel: &Channel, name: &str) -> Option<ServingStatus> {
     let mut client = HealthClient::new(channel.clone());
     let asked = client.check(HealthCheckRequest { service: name.to_owned() });

@@ -26,7 +26,7 @@ impl Queues {
         Self(stack.aws().await.sqs(Duration::from_secs(1)))
     }
 
-    /// How many messages a queue has that can be received, and how many that are hidden or delayed.
+    /// The number of a queue's receivable messages, and of its hidden or delayed ones.
     pub async fn counts(&self, queue: &str) -> (u64, u64) {
         let names = [
             ApproximateNumberOfMessages,

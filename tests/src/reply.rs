@@ -1,4 +1,4 @@
-//! Replies to commands, of whichever kind.
+//! Replies to commands of any kind.
 
 use millrace_proto::{command::CommandResult, query::ReadAfter};
 use shop::contracts::command::{

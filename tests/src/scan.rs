@@ -1,4 +1,4 @@
-//! What must not be in a log, a metric, or a report: personal data and secrets, told by their looks.
+//! Finds personal data and secrets in a log, a metric, or a report, by their form.
 //!
 //! Tests name people and things by the words in [`NAMES`], and have page tokens, tokens of callers and AWS's receipts.
 
@@ -11,20 +11,20 @@ use serde_json::Value;
 const NAMES: [&str; 13] =
     ["Ann", "Anna", "Bob", "Cid", "Žofie", "名前", "Jack", "Jane", "John", "Doe", "Roe", "laptop", "pen"];
 
-/// The least length of what may be a token. A page token has 46 bytes at least, in base64url; ids are shorter (a shard's has
-/// 37 letters), or are not mixed of upper case, lower case and digits.
+/// The least length of a possible token. A page token has 46 bytes at least, in base64url; ids are shorter (a shard's
+/// has 37 letters), or are not mixed of upper case, lower case and digits.
 const TOKEN_LENGTH: usize = 40;
 
 /// Something that must not be there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What it looks like.
+    /// Its kind.
     pub kind: Kind,
     /// Where it is: the line.
     pub line: String,
 }
 
-/// What something looks like.
+/// A kind of personal data or secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "their names say it")]
 pub enum Kind {
@@ -39,7 +39,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What is in a text that must not be there.
+/// The personal data and secrets in a text.
 pub fn scan(text: &str) -> Vec<Finding> {
     text.lines()
         .flat_map(|line| {

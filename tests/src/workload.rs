@@ -1,5 +1,4 @@
-//! A workload as data: what several clients send to several replicas, drawn by proptest, and made smaller by it where
-//! something is found.
+//! A workload as data: commands of several clients to several replicas, drawn by proptest, which shrinks a failing one.
 
 use std::time::Duration;
 
@@ -20,10 +19,10 @@ pub const USERS: usize = 4;
 /// How many orders of each tenant there can be. The place after them is an order that nobody places.
 pub const ORDERS: usize = 3;
 
-/// What happens in one run.
+/// The plan of one run.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// What all chance is drawn from: when something goes wrong, and what.
+    /// The seed of everything random: the faults and their times.
     pub seed: u64,
     /// How the store behaves.
     pub weather: Weather,
@@ -37,7 +36,7 @@ pub struct Plan {
     pub order_events: usize,
     /// The commands. Two may be of one id, with the same body or with another.
     pub commands: Vec<Command>,
-    /// What each client does, one step after the other.
+    /// Each client's steps, in order.
     pub clients: Vec<Vec<Step>>,
 }
 
@@ -46,11 +45,11 @@ pub struct Plan {
 pub struct Command {
     /// Which tenant's.
     pub tenant: usize,
-    /// What is asked.
+    /// The request.
     pub ask: Ask,
 }
 
-/// What is asked. Numbers are places in small pools, so that things meet.
+/// A request. Numbers are places in small pools, so that commands collide.
 #[derive(Debug, Clone)]
 pub enum Ask {
     /// The command whose id creates this user.
@@ -122,7 +121,7 @@ pub enum Id {
 pub enum Expected {
     /// It says nothing.
     Nothing,
-    /// The newest that any client was told of when the command was first sent.
+    /// The newest version known to any client when the command was first sent.
     Newest,
     /// This one.
     Exactly(u64),

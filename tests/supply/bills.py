@@ -14,11 +14,11 @@ Crate = tuple[str, str]
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of crates from elsewhere."""
+    """Facts about crates from other sources."""
 
     # The checksum of each crate in Cargo.lock; None for ours.
     locked: dict[Crate, str | None]
-    # What each deployable reaches over normal dependencies, macros apart, whatever features are on.
+    # The crates of each deployable by normal dependencies, macros apart, under any features.
     reached: dict[str, set[Crate]]
     # Of which crates each program holds the paths of sources, in its messages of panics.
     held: dict[str, set[Crate]]
@@ -72,7 +72,7 @@ def held(program: bytes) -> set[Crate]:
 
 
 def complaints(name: str, bill: dict, known: Facts) -> list[str]:
-    """What is wrong with the bill of a deployable."""
+    """Complaints about the bill of a deployable."""
     found = []
     root, components = bill["metadata"]["component"], bill["components"]
     if (root["name"], root["type"]) != (name, "application"):
@@ -138,7 +138,7 @@ def broken(bill: dict, known: Facts) -> list[tuple[str, dict, str]]:
 
 
 def unseen(bill: dict, known: Facts) -> list[str]:
-    """What the checks do not find although it is broken."""
+    """The broken bills that the checks do not find."""
     return [
         how
         for how, other, complaint in broken(bill, known)

@@ -1,4 +1,4 @@
-"""Whatever is installed or built with is pinned, to the byte, and says nothing of where it comes from.
+"""Every tool of a build or of CI is pinned, to the byte, and names no host.
 
 Who installs chooses the registry; a file that names a host would choose for them.
 """
@@ -19,7 +19,7 @@ def cargo(name: str, text: str) -> list[str]:
     """Calls of cargo's in a script that do not hold it to Cargo.lock."""
     text = text.replace("\\\n", " ")
     called = [line.strip() for pattern in (SHELL, LISTED) for line in pattern.findall(text)]
-    # What a step is good for is told in words, between quotes after an equals sign.
+    # The purpose of a step is text, between quotes after an equals sign.
     told = re.compile(r"""^\[\w+\]=|^\w+=["']|\becho\b|\bprint\(|^["`]""")
     return [f"{name}: without --locked: {line}" for line in called if "--locked" not in line and not told.search(line)]
 
@@ -49,7 +49,7 @@ def npm(name: str, text: str) -> list[str]:
 
 
 def npmrc(name: str, text: str) -> list[str]:
-    """Settings of npm's under which a lock file would come to name a host, or scripts of packages would run."""
+    """Settings of npm's that would bring a host into a lock file, or run scripts of packages."""
     complaints = [f"{name}: lacks {line}" for line in ("omit-lockfile-registry-resolved=true", "ignore-scripts=true") if line not in text]
     return complaints + [f"{name}: names a registry" for line in text.splitlines() if "registry=" in line or "://" in line]
 
@@ -93,7 +93,7 @@ def complaints(files: dict[str, str]) -> list[str]:
     return found
 
 
-# Each check, shown what it is there for: the file's name, its text, and words of the complaint.
+# A case for each check: the file's name, its text, and words of the complaint.
 BROKEN = [
     ("x/Dockerfile", "RUN cargo build --release\n", "without --locked"),
     (".ci/run", "tests() {\n  cargo test \\\n    --workspace\n}\n", "without --locked"),
@@ -113,7 +113,7 @@ BROKEN = [
 
 
 def unseen() -> list[str]:
-    """What the checks do not find although it is broken."""
+    """The broken cases that the checks do not find."""
     return [
         f"{name}: {text!r}"
         for name, text, complaint in BROKEN

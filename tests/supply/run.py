@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What Millrace is made of: pinned, and told.
+"""Millrace's dependencies: pinned, and listed.
 
     python3 tests/supply/run.py --programs target/debug
 
@@ -22,10 +22,10 @@ import units
 
 
 def tree() -> dict[str, str]:
-    """The files that are committed or are to be, by name."""
+    """The texts of the checked files that git tracks or would add, by name."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=bills.ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
-    # Not this folder: it quotes what is broken.
+    # Not this folder: it quotes broken cases.
     names = [name for name in names if pins.checks(name) or pathlib.PurePath(name).name in ("Cargo.toml", "package.json", "requirements.in")]
     paths = {name: bills.ROOT / name for name in names if not name.startswith("tests/supply/")}
     return {name: path.read_text() for name, path in paths.items() if path.is_file()}

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 PROGRAMS = tuple(f"--package={name}" for name in ("command-service", "projector", "query-service", "millrace-features"))
-# What a newcomer runs, what CI runs, and what the tests themselves run.
+# The commands of a newcomer, of CI, and of the tests themselves.
 COMMANDS = (
     ("build",),
     ("test", "--workspace"),
@@ -30,7 +30,7 @@ Library = tuple[str, str]
 
 
 def graph(command: tuple[str, ...], folder: pathlib.Path = ROOT) -> dict:
-    """What cargo would compile for a command in a folder."""
+    """The units that cargo would compile for a command in a folder."""
     # Unit graphs are for nightly toolchains otherwise.
     environment = {**os.environ, "RUSTC_BOOTSTRAP": "1"}
     asked = ["cargo", *command, "--locked", "-Z", "unstable-options", "--unit-graph"]
@@ -39,7 +39,7 @@ def graph(command: tuple[str, ...], folder: pathlib.Path = ROOT) -> dict:
 
 
 def forms(graph: dict) -> dict[Library, dict[str, str]]:
-    """The libraries that are compiled, each in its forms: what tells a form from others, and its own part of that.
+    """The libraries that are compiled, each in its forms: a form's distinguishing settings, and its own part of them.
 
     A form differs from another by features, by profile, and by the form of anything that it depends on.
     """
@@ -71,7 +71,7 @@ def short(package: str) -> str:
 
 
 def differences(own: set[str]) -> list[str]:
-    """What forms of a library do not agree on."""
+    """The settings in which a library's forms differ."""
     read = [json.loads(each) for each in own]
     features = [set(each[0]) for each in read]
     said = sorted(set.union(*features) - set.intersection(*features))
@@ -82,8 +82,8 @@ def differences(own: set[str]) -> list[str]:
 
 
 def united(graphs: list[dict]) -> dict[str, list[str]]:
-    """The libraries that all commands together compile more than once, each with what its forms do not agree on; nothing
-    is said of one that merely depends on such."""
+    """The libraries that all commands together compile more than once, each with the settings in which its forms
+    differ; none that merely depends on such."""
     forms_of = collections.defaultdict(dict)
     for each in graphs:
         for library, found in forms(each).items():
@@ -93,7 +93,7 @@ def united(graphs: list[dict]) -> dict[str, list[str]]:
 
 
 def complaints(graphs: list[dict]) -> list[str]:
-    """What is compiled more than once. One that merely depends on such is not named."""
+    """The libraries that are compiled more than once. One that merely depends on such is not named."""
     return [
         f"{name} is compiled more than once, since commands do not agree on {', '.join(said)}: see crates/features"
         for name, said in united(graphs).items()
@@ -116,8 +116,8 @@ def unseen(graphs: list[dict]) -> list[str]:
 
 
 def main(folders: list[str]) -> int:
-    """Prints what is compiled more than once by the workspace and by applications in other folders; fails where a package
-    of others is. Ours are, since an application's profile takes them for packages of others."""
+    """Prints the packages compiled more than once by the workspace and by applications in other folders; fails where a
+    package of others is. Ours are, since an application's profile takes them for packages of others."""
     graphs = [graph(command) for command in COMMANDS]
     graphs += [graph(command, pathlib.Path(folder)) for folder in folders for command in (("build",), ("test",))]
     forms_of = united(graphs)

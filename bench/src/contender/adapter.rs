@@ -39,7 +39,7 @@ impl AggregateId for UserId {
     }
 }
 
-/// An event with what Millrace keeps with every event, and this library wherever its user puts it.
+/// An event with the ids that Millrace keeps with every event, and this library wherever its user puts them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Payload {

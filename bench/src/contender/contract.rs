@@ -1,4 +1,4 @@
-//! What a contender is.
+//! The contract of a contender.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 
 use crate::user::User;
 
-/// What became of a command.
+/// The outcome of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// It is stored.
@@ -15,7 +15,7 @@ pub(crate) enum Outcome {
     Conflict,
 }
 
-/// One who carries out commands.
+/// A measured implementation of the commands.
 pub(crate) trait Contender: Send + Sync {
     /// A new user.
     fn create(&self) -> BoxFuture<'_, anyhow::Result<User>>;

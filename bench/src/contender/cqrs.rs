@@ -22,7 +22,7 @@ pub(crate) struct Cqrs {
     framework: DynamoCqrs<State>,
 }
 
-/// What it is asked to do: to add the user's first event, or one that gives a name.
+/// Its command: adds the user's first event, or one that gives a name.
 pub(crate) struct Command(Event);
 
 impl DomainEvent for Event {
@@ -94,7 +94,7 @@ impl Contender for Cqrs {
     }
 }
 
-/// What Millrace keeps with every event, and this framework wherever its user puts it.
+/// The metadata that Millrace keeps with every event, and this framework wherever its user puts it.
 fn metadata() -> HashMap<String, String> {
     let ids = ["commandId", "correlationId", "eventId"].map(|name| (name, Uuid::new_v4().to_string()));
     let all = ids.into_iter().chain([("timestamp", now().to_string())]);

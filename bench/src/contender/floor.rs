@@ -18,7 +18,7 @@ use super::{
 };
 use crate::user::User;
 
-/// The floor. It knows the version that is next, as nobody else does.
+/// The floor. It knows the next version without reading, unlike all others.
 pub(crate) struct Floor {
     client: Client,
     table: String,

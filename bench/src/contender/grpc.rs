@@ -51,8 +51,8 @@ fn built() -> anyhow::Result<PathBuf> {
     let mut build = Command::new(env!("CARGO"));
     build.args(["build", "--quiet", "--bin", NAME, "--target-dir"]).arg(target);
     build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    // What cargo says to a program that it runs is not for another cargo: build scripts that look at it would run again,
-    // and most of the dependencies be built again.
+    // This cargo's variables must not reach the other cargo: build scripts that read them would run again, and most of
+    // the dependencies be built again.
     for name in env::vars_os().filter_map(|(name, _)| name.into_string().ok()) {
         if name.starts_with("CARGO_MANIFEST_") || name.starts_with("CARGO_PKG_") {
             build.env_remove(name);
@@ -73,7 +73,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts a deployable on a stack; `changed` are variables that it is told instead of the stack's.
+    /// Starts a deployable on a stack; `changed` are variables in place of the stack's.
     pub(crate) async fn start(
         deployable: Deployable,
         stack: &AwsStack,

@@ -55,7 +55,7 @@ pub(super) fn creation() -> CreateUserRequest {
     CreateUserRequest { email: User::new(0).email(), name: NAME.to_owned(), ..Default::default() }
 }
 
-/// What a reply says.
+/// A reply's outcome.
 pub(super) fn outcome<T>(reply: Result<T, tonic::Status>) -> anyhow::Result<Outcome> {
     match reply {
         Ok(_) => Ok(Outcome::Done),

@@ -26,7 +26,7 @@ pub(crate) struct Chart {
 struct Group {
     name: String,
     ours: bool,
-    /// What each bar is about, and how long it is; none where there is nothing to show.
+    /// Each bar's label and length; no length where there is nothing to show.
     bars: Vec<(String, Option<f64>)>,
 }
 
@@ -36,7 +36,7 @@ impl Chart {
         Self { title: title.to_owned(), unit, longest: f64::INFINITY, groups: Vec::new() }
     }
 
-    /// Cuts what is longer off, and shows that it did: one bar is not to make the others too short to be told apart.
+    /// Cuts longer bars, visibly: one bar must not make the others too short to compare.
     pub(crate) fn cut_beyond(self, longest: f64) -> Self {
         Self { longest, ..self }
     }

@@ -1,4 +1,4 @@
-//! The parts of docs/measured.md and README.md that tell of a run: written by it, so that nobody has to copy numbers.
+//! The parts of docs/measured.md and README.md about a run: written by it, so that nobody has to copy numbers.
 
 use std::{fmt::Write as _, fs};
 
@@ -15,7 +15,7 @@ use crate::{
     results::Results,
 };
 
-/// Part of a page that a run writes, and what stands before and after it.
+/// Part of a page that a run writes, between its two marks.
 struct Part {
     page: &'static str,
     begin: &'static str,
@@ -64,7 +64,7 @@ pub(crate) fn write(results: &Judged) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What docs/measured.md says of a run.
+/// The text of docs/measured.md about a run.
 fn measured(results: &Judged) -> String {
     // From the page's own folder.
     let folder = format!("../{FOLDER}/{}", results.date);
@@ -113,7 +113,7 @@ fn cold(results: &Results) -> String {
     )
 }
 
-/// Which budgets were met, and what was measured of those that were not.
+/// The budgets that were met, and the measurements of the others.
 fn budgets(results: &Judged) -> String {
     let all = &results.budgets;
     let missed: Vec<_> = all.iter().filter(|budget| !budget.met).collect();

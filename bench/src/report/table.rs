@@ -15,7 +15,7 @@ impl Table {
         Self { columns: columns.len(), rows: vec![head] }
     }
 
-    /// Adds a row. What it lacks is empty.
+    /// Adds a row. Missing cells are empty.
     pub(super) fn row(&mut self, mut cells: Vec<String>) {
         cells.resize(self.columns, String::new());
         // A bar would end its cell, and a line its row.

@@ -130,7 +130,7 @@ pub(super) fn contention(results: &Results) -> Table {
     table
 }
 
-/// What contenders are capable of.
+/// The contenders' capacities.
 pub(crate) fn ceilings(all: &[Ceiling]) -> Table {
     let columns = ["allocations", "bytes allocated", "memory, MiB"];
     let mut table = Table::new(&[&["contender"], &OF_SPEED[..], &columns].concat());

@@ -17,7 +17,7 @@ POLL = 0.2
 RETENTION_DAYS = 30
 # Rules stand on the bus, so these come before those of projections.
 FIRST = ("data", "application")
-# What the local AWS has not: archives in CloudFormation, alarms over several metrics.
+# Resources that the local AWS lacks: archives in CloudFormation, alarms over several metrics.
 PARAMETERS = {"DeployArchive": "false", "DeployMathAlarms": "false"}
 
 

@@ -1,4 +1,4 @@
-// Calls to the servers as one tenant, and what their errors carry.
+// Calls to the servers as one tenant, and the details of their errors.
 
 import { randomUUID } from "node:crypto";
 
@@ -66,7 +66,7 @@ export class Tenant {
   }
 }
 
-/** What is bought where it does not matter what. */
+/** Any valid item. */
 export function laptop() {
   return { product: "laptop", quantity: 1, price: { currencyCode: "USD", units: "999", nanos: 990_000_000 } };
 }

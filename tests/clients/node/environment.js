@@ -1,4 +1,4 @@
-// What the client needs to run: pinned packages, kept outside of the tree, and the contracts.
+// The client's environment: pinned packages, kept outside of the tree, and the contracts.
 
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -12,13 +12,13 @@ const ROOT = resolve(HERE, "../../..");
 const PROTO = join(ROOT, "proto");
 const BUILD = join(resolve(process.env.CARGO_TARGET_DIR ?? join(ROOT, "target")), "clients-node");
 
-/** What npm is given; the lockfile holds each package to its hash. */
+/** npm's files; the lockfile holds each package to its hash. */
 const MANIFEST = ["package.json", "package-lock.json", ".npmrc"];
 
 /**
  * Where the packages are, which are installed first if they are not there.
  *
- * The folder is named after what it holds and who runs it, grows under another name and is renamed when it is complete:
+* The folder is named after its contents and its user, grows under another name and is renamed when it is complete:
  * one that exists is whole.
  */
 function installed() {

@@ -1,4 +1,4 @@
-// What was checked, and how it went.
+// The checks and their outcomes.
 
 /** Facts that hold and facts that do not; the latter are told at once. */
 export class Report {

@@ -6,7 +6,7 @@
 //     COMMAND_ADDR=… QUERY_ADDR=… node tests/clients/node/run.js
 //                                                    against servers that run already
 //
-// Needs Node 20 or newer, and npm. What it installs stays under `target/` (or `$CARGO_TARGET_DIR`).
+// Needs Node 20 or newer, and npm. Its packages stay under `target/` (or `$CARGO_TARGET_DIR`).
 
 const ADDRESSES = ["COMMAND_ADDR", "QUERY_ADDR"];
 const missing = ADDRESSES.filter((name) => !process.env[name]);

@@ -1,4 +1,4 @@
-// What the contracts promise, one fact after the other, each in a tenant of its own.
+// The contracts' promises, one fact after the other, each in a tenant of its own.
 
 import assert from "node:assert/strict";
 import { randomUUID } from "node:crypto";
@@ -101,7 +101,7 @@ fact("every list is read page by page", async (addresses) => {
   for (let n = 0; n < 5; n += 1) {
     placed.push(await tenant.createOrder(user));
   }
-  // The local AWS's indexes do not lag behind its tables, so what is in a row is in the lists.
+  // The local AWS's indexes do not lag behind its tables, so every row is in the lists.
   for (const order of placed) {
     await tenant.summaries.GetOrder({ orderId: id(order), after: after(order) });
   }
@@ -196,7 +196,7 @@ fact("an error says why, and which fields are bad", async (addresses) => {
 });
 
 fact("requests and replies are compressed where the client asks", async (addresses) => {
-  // Node's client compresses what it sends where it is told to, and always says that it takes gzip.
+  // Node's client compresses requests only if told to, and always says that it takes gzip.
   const gzip = { "grpc.default_compression_algorithm": grpc.compressionAlgorithms.gzip };
   const tenant = new Tenant(addresses, gzip);
   const user = await tenant.createUser();

@@ -1,4 +1,4 @@
-"""Calls to a server, and what its errors carry."""
+"""Calls to a server, and the details of its errors."""
 
 from typing import Any, TypeVar
 

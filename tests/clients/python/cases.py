@@ -61,7 +61,7 @@ def load() -> list[Case]:
 
 
 def expand(value: Any) -> Any:
-    """Replaces `$repeat` and `$join` by what they stand for."""
+    """Expands `$repeat` and `$join`."""
     match value:
         case {"$repeat": [part, int(times)]}:
             part = expand(part)

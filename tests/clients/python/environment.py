@@ -1,4 +1,4 @@
-"""What the client needs to run: pinned packages in a virtual environment, and stubs generated from the contracts."""
+"""The client's environment: pinned packages in a virtual environment, and stubs generated from the contracts."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ REQUIREMENTS = HERE / "requirements.txt"
 def enter() -> None:
     """Goes on inside the virtual environment, which is made first if it is not there.
 
-    It is named after what it holds and who runs it, grows under another name and is renamed when it is complete: one
+    It is named after its contents and its user, grows under another name and is renamed when it is complete: one
     that exists is whole. Parallel runs wait for the first.
     """
     if sys.version_info < (3, 10):

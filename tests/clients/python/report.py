@@ -1,4 +1,4 @@
-"""What was checked, and how it went."""
+"""The checks and their outcomes."""
 
 import contextlib
 import time
@@ -15,7 +15,7 @@ class Report:
 
     @contextlib.contextmanager
     def part(self, title: str) -> Iterator[None]:
-        """A heading above what follows, and its own count below."""
+        """A heading above the checks within, and their count below."""
         print(f"{title} …", flush=True)
         passed, failed, began = self.passed, self.failed, time.monotonic()
         yield

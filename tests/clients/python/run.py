@@ -6,7 +6,7 @@
     COMMAND_ADDR=… QUERY_ADDR=… PROJECTOR_ADDR=… python tests/clients/python/run.py walk verdicts
                                                           against servers that run already
 
-Needs Python 3.10 or newer. What it installs and generates stays under `target/` (or `$CARGO_TARGET_DIR`).
+Needs Python 3.10 or newer. Its packages and generated code stay under `target/` (or `$CARGO_TARGET_DIR`).
 """
 
 import argparse

@@ -42,7 +42,7 @@ def printed_addresses(line: str) -> dict[str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Starts the tool that brings up whatever is local."""
+    """Starts the tool that brings up the local stack."""
     return subprocess.Popen(
         ["cargo", "run", "--quiet", "--locked", "--", *arguments],
         cwd=environment.ROOT,
@@ -51,7 +51,7 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        # What a user's shell does not send does not reach it either.
+        # A session of its own, so that only the signals of this program reach it.
         start_new_session=True,
     )
 
@@ -77,7 +77,7 @@ def running(command: str | None, query: str | None, projector: str | None) -> It
 
 
 class Output:
-    """Reads what a process prints, so that it never waits for a reader."""
+    """Reads a process's output, so that it never waits for a reader."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.lines: queue.Queue[str | None] = queue.Queue()
@@ -114,7 +114,7 @@ def wait_for_addresses(process: subprocess.Popen[str], output: Output) -> Addres
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """Interrupts the stack, as Ctrl-C does; kills it and what it started where it does not end."""
+    """Interrupts the stack, as Ctrl-C does; kills it and its children where it does not end."""
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:

@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2
 from report import Report
 from stack import Addresses
 
-# What a good input gets from a server that knows no user and no order.
+# The status of a good input from a server without any user or order.
 GOOD = {
     "CreateUser": grpc.StatusCode.OK,
     "UpdateUserProfile": grpc.StatusCode.NOT_FOUND,
@@ -35,7 +35,7 @@ GOOD = {
     "WatchUserProfile": grpc.StatusCode.NOT_FOUND,
     "WatchOrder": grpc.StatusCode.NOT_FOUND,
 }
-# A version that nobody has written is waited for, in vain.
+# A query waits for an unwritten version until one of these.
 WAITED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 
 
@@ -44,7 +44,7 @@ def run(report: Report, addresses: Addresses) -> None:
     command, query = Server(addresses.command), Server(addresses.query)
     run_id = uuid.uuid4().hex[:12]
     with report.part("the table of inputs by the servers"), concurrent.futures.ThreadPoolExecutor(16) as threads:
-        # Each row has a tenant of its own, so that no row meets what another has stored.
+        # Each row has a tenant of its own, so that no row meets another's data.
         verdicts = [
             (case, threads.submit(check, command if ".command." in case.rpc else query, case, f"{run_id}-{number}"))
             for number, case in enumerate(cases.load())

@@ -1,4 +1,4 @@
-"""Walks through what the contracts promise, one fact after the other, each in a tenant of its own."""
+"""Walks through the contracts' promises, one fact after the other, each in a tenant of its own."""
 
 import re
 import time
@@ -78,7 +78,7 @@ def fact(check: Fact) -> Fact:
     return check
 
 
-# What the facts are told with.
+# Helpers of the facts.
 
 
 class AsTenant(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
@@ -98,7 +98,7 @@ class AsTenant(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientIntercept
 
 
 class Commands:
-    """A command service, whose replies are told by their results."""
+    """A command service, with the results in its replies as return values."""
 
     def __init__(self, stub: Any) -> None:
         self.stub = stub
@@ -137,7 +137,7 @@ class Tenant:
 
 
 def laptop() -> OrderItem:
-    """What is bought where it does not matter what."""
+    """Any valid item."""
     return OrderItem(product="laptop", quantity=1, price=usd(999, 990_000_000))
 
 
@@ -405,7 +405,7 @@ def a_list_is_read_page_by_page_newest_first(addresses: Addresses) -> None:
 
 
 def all_pages(call: Callable[[Any], Any], request: Any, field: str = "orders") -> Iterator[list[Any]]:
-    """The pages of a list, two of what is in that field each, ten pages at most."""
+    """The pages of a list, each with two elements of that field, ten pages at most."""
     request = type(request).FromString(request.SerializeToString())
     request.page_size = 2
     for _ in range(10):
@@ -682,7 +682,7 @@ def reflection_tells_the_contracts_in_both_of_its_versions(addresses: Addresses)
 
 
 def methods(service: Any) -> dict[str, tuple[str, str]]:
-    """A service's methods, with what they take and give."""
+    """A service's methods, with their inputs and outputs."""
     return {method.name: (method.input_type.full_name, method.output_type.full_name) for method in service.methods}
 
 
@@ -719,7 +719,7 @@ def reflected(address: str, version: str, service: str) -> Any:
 
 
 def reflect(address: str, version: str, requests: list[Any]) -> list[Any]:
-    """What a server's reflection answers. The messages of both versions are the same but for their package."""
+    """A server's replies by reflection. The messages of both versions are the same but for their package."""
     with grpc.insecure_channel(address) as channel:
         call = channel.stream_stream(
             f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",

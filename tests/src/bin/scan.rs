@@ -1,4 +1,4 @@
-//! Looks through the logs of a local stack, which is no test's own, for what must not be there: personal data and secrets.
+//! Scans the logs of a local stack, which is no test's own, for personal data and secrets.
 //!
 //! `scan FOLDER…` reads the deployables' logs in each folder. Exits 1 where it found something, or found no log.
 

@@ -1,4 +1,4 @@
-//! Snapshots that are not what they should be. All can be read; none of them may be believed.
+//! Wrong snapshots. All can be read; none of them may be believed.
 
 use millrace_core::StreamId;
 use millrace_event_store::{AppendEvents, Snapshot, Snapshots};
@@ -23,7 +23,7 @@ impl<S: AppendEvents + Snapshots> Disturbed<S> {
             1 | 2 => return old,
             3 | 4 => another_history(&mut snapshot.state, sky.rng.random()),
             5 => {
-                // It ends with an event that stands elsewhere.
+                // Its last event is at another version in the stream.
                 let by = sky.rng.random_range(1..=3);
                 let longer = sky.rng.random::<bool>();
                 let shifted =

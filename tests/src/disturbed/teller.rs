@@ -1,4 +1,4 @@
-//! What happened when, as far as that is known.
+//! The record of sendings and replies with their times, as far as known.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,9 @@ tokio::task_local! {
     static CALL: usize;
 }
 
-/// Knows when which event was sent by whom, and what each call was told. Its clones know the same.
+/// Records each event's sending, with its call and time, and the store's replies to each call. Clones share it.
 ///
-/// Its times are counted: each is another one, and none stands still. An event was stored at a time between two of
+/// Its times are a counter, with a new value at each look. An event was stored at a time between two of
 /// them; over the store in memory nothing else lies between these.
 #[derive(Debug, Clone, Default)]
 pub struct Teller(Arc<Mutex<Notes>>);
@@ -41,19 +41,19 @@ pub struct Sending {
     pub stored: bool,
 }
 
-/// How often a call was told by the store that something cannot be done.
+/// The numbers of the store's failures in a call, by kind.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Told {
-    /// That the store cannot be reached.
+    /// The store was unreachable.
     pub unreachable: u32,
-    /// That there is too much to do.
+    /// The store throttled.
     pub throttled: u32,
-    /// That others came first, or are under way.
+    /// Other appends came first, or were under way.
     pub refused: u32,
 }
 
 impl Teller {
-    /// Runs what is done for a call of this number.
+    /// Runs the work of a call of this number.
     pub async fn of_call<T>(call: usize, work: impl Future<Output = T>) -> T {
         CALL.scope(call, work).await
     }
@@ -70,7 +70,7 @@ impl Teller {
         notes.time
     }
 
-    /// The time that was told last.
+    /// The latest time.
     pub fn now(&self) -> u64 {
         self.look().time
     }
@@ -80,7 +80,7 @@ impl Teller {
         self.look().sendings.clone()
     }
 
-    /// What a call was told.
+    /// The store's replies to a call.
     pub fn told(&self, call: usize) -> Told {
         self.look().told.get(&call).copied().unwrap_or_default()
     }
@@ -118,7 +118,7 @@ impl Teller {
         }
     }
 
-    /// Notes what an append came to.
+    /// Notes the outcome of an append.
     pub(super) fn told_append(&self, outcome: &Result<(), AppendError>) {
         match outcome {
             Ok(()) | Err(AppendError::KeyTaken { .. } | AppendError::TooLarge { .. }) => {}
@@ -129,7 +129,7 @@ impl Teller {
         }
     }
 
-    /// Notes what a read came to.
+    /// Notes the outcome of a read.
     pub(super) fn told_aws<T>(&self, outcome: Result<T, AwsError>) -> Result<T, AwsError> {
         outcome.inspect_err(|error| self.tell(error))
     }

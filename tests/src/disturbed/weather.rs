@@ -1,4 +1,4 @@
-//! What goes wrong, and how often.
+//! Faults and their frequency.
 
 /// How a store behaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub enum Weather {
     Jam,
 }
 
-/// What befalls an append.
+/// A fault of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mishap {
     /// It does not reach the store.
@@ -22,15 +22,15 @@ pub(super) enum Mishap {
     ReplyLost,
     /// It takes effect after its sender has given up.
     Late,
-    /// It is told to come later.
+    /// It is throttled.
     Throttled,
     /// Another one is under way.
     Contended,
-    /// It is said to conflict, and does nothing.
+    /// It is reported as a conflict, and does nothing.
     Mismatch,
-    /// It takes effect, and yet is said to conflict.
+    /// It takes effect, and yet is reported as a conflict.
     MismatchAfter,
-    /// It takes effect twice, as sent again by an SDK, and the second outcome is told.
+    /// It takes effect twice, as sent again by an SDK, and the second outcome is the reply.
     Twice,
     /// Its sender waits for seconds, and it does nothing.
     Hangs,
@@ -41,7 +41,7 @@ pub(super) enum Mishap {
 }
 
 impl Weather {
-    /// What befalls appends, each of so many of a thousand.
+    /// The faults of appends, each with its number of a thousand.
     pub(super) fn of_appends(self) -> &'static [(Mishap, u32)] {
         use Mishap::*;
         match self {

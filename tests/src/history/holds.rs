@@ -1,4 +1,4 @@
-//! Who held which address when.
+//! The holders of each address, with their times.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use millrace_event_store::StoredEvent;
 
 use crate::{disturbed::Sending, workload::Call};
 
-/// Every address of every tenant, with those who ever held it.
+/// Every address of every tenant, with all its holders.
 #[derive(Debug, Default)]
 pub(super) struct Holds(BTreeMap<(String, String), Vec<Hold>>);
 
@@ -21,14 +21,14 @@ struct Hold {
 }
 
 impl Hold {
-    /// Whether it surely began, and had surely not ended, before a sending took effect.
+    /// Whether it certainly lasted at the moment when a sending took effect.
     fn surely_at(&self, other: Sending) -> bool {
         self.since.latest < other.earliest && self.until.is_none_or(|end| end.earliest > other.latest)
     }
 }
 
 impl Holds {
-    /// Notes what an event changes. A user's events come in their order.
+    /// Notes an event's changes. A user's events come in their order.
     pub(super) fn note(&mut self, user: &StreamId, event: &StoredEvent, sending: Sending) {
         let data = event.envelope.event_data.as_ref();
         let Some(email) = data.and_then(|data| data.get("email")?.as_str()) else { return };
@@ -44,7 +44,7 @@ impl Holds {
         self.0.entry(key).or_default().push(Hold { user: user.clone(), since: sending, until: None });
     }
 
-    /// I6: nobody came to hold an address while somebody else did.
+    /// I6: no two users held an address at the same time.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         for ((tenant, email), holds) in &self.0 {
             for taken in holds {
@@ -60,7 +60,7 @@ impl Holds {
         Ok(())
     }
 
-    /// Whether somebody else may have held an address at a moment of a call.
+    /// Whether another user may have held an address at a moment of a call.
     pub(super) fn may_be_taken(&self, email: &str, call: &Call) -> bool {
         let user = &call.sent.stream;
         let holds = self.0.get(&(user.tenant.as_str().to_owned(), email.to_owned()));

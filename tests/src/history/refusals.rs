@@ -7,7 +7,7 @@ use tonic_types::StatusExt as _;
 use super::{Event, History, REMEMBERED, leads_to, next_status, remembered};
 use crate::workload::{Body, Call};
 
-/// A row of the table of errors, with what its details say.
+/// A row of the table of errors, with its details.
 #[derive(Debug)]
 enum Row {
     CommandIdReused,
@@ -21,7 +21,7 @@ enum Row {
 }
 
 impl Row {
-    /// The row of a status. Fails where there is none, or where what the row promises is missing.
+    /// The row of a status. Fails where there is none, or where the row's details are missing.
     fn of(status: &Status) -> anyhow::Result<Self> {
         let details = status.get_error_details();
         let info = details.error_info();
@@ -53,12 +53,12 @@ impl Row {
         })
     }
 
-    /// Whether the client is told that its call did nothing, rather than that nobody knows.
+    /// Whether the status promises that the call did nothing.
     fn is_final(&self) -> bool {
         !matches!(self, Self::Unreachable)
     }
 
-    /// Whether the client is told that the command cannot be carried out, by whichever of its calls. A key that is taken
+    /// Whether the status says that no call can carry the command out. A key that is taken
     /// may be free when a request of an earlier call arrives.
     fn is_of_the_command(&self) -> bool {
         !matches!(self, Self::EmailTaken | Self::Throttled | Self::Overloaded | Self::Unreachable)
@@ -96,7 +96,7 @@ impl History<'_> {
         let events = self.events(stream);
         let moments = || self.moments(call, stream);
         let told = self.teller.told(number);
-        // Whether with so many events the command would be decided, and not be a replay or stale.
+        // Whether the command would be decided on so many events, and be no replay and not stale.
         let is_new = |n: usize| remembered(&events[..n], &sent.command_id).is_none();
         let is_due = |n: usize| is_new(n) && body.expected().is_none_or(|expected| same(expected, n));
         let is_other = |event: &Event| self.sent(event).body != *body;
@@ -138,19 +138,19 @@ impl History<'_> {
                 (_, _) => false,
             },
             Row::Throttled => told.throttled > 0,
-            // Others were in line before it, who did what they came for.
+            // Other commands were in line before it, and did their work.
             Row::Overloaded => true,
-            // Where it is not known what became of an append, that a look at the store is throttled does not tell.
+            // After an unanswered append, a throttled look at the store leaves its outcome unknown.
             Row::Unreachable => told.unreachable > 0 || told.refused > 0 && told.throttled > 0,
         })
     }
 
-    /// Whether a call was told so often that others come first that it may have given up.
+    /// Whether a call met so many conflicts that it may have given up.
     fn ran_out(&self, number: usize) -> bool {
         self.teller.told(number).refused >= 5
     }
 
-    /// What a call's stream was like meanwhile, for whoever reads of a failure.
+    /// The states of a call's stream meanwhile, for the message of a failure.
     fn shown(&self, call: &Call) -> Vec<String> {
         let moments = self.moments(call, &call.sent.stream);
         let from = moments.start().saturating_sub(3);

@@ -1,4 +1,4 @@
-//! The judge is told apart from the judged: what breaks a promise is found.
+//! Tests of the oracle itself: it finds each broken promise.
 
 use millrace_core::{Aggregate as _, Envelope, StreamId, row::RowKey};
 use millrace_testing::{oracle::RowPlace, recorded, time_of};
@@ -98,7 +98,7 @@ fn an_answer_that_is_not_true_is_found() {
     assert!(check(says_else).is_err(), "the event says something else");
 }
 
-/// The items of the shop's tables, attribute by attribute: a change here is a change of what is stored.
+/// The items of the shop's tables, attribute by attribute: a change here is a change of the stored form.
 #[test]
 fn rows_are_stored_in_this_form() {
     let orders = (1..=2).map(|version| lives::order_event(&order(), version, time_of(version)));

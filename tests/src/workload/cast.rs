@@ -1,4 +1,4 @@
-//! Who takes part: two tenants with users and orders, whose ids are known before they exist.
+//! The cast: two tenants with users and orders, with ids known before they exist.
 
 use millrace_core::{Aggregate as _, AggregateType, StreamId, TenantId};
 use millrace_event_store::{MemoryStore, StoredEvent};
@@ -45,7 +45,7 @@ pub enum Body {
 }
 
 impl Body {
-    /// Whether it brings an aggregate into being.
+    /// Whether it creates an aggregate.
     pub fn creates(&self) -> bool {
         match self {
             Self::CreateUser(_) | Self::CreateOrder(_) => true,
@@ -81,7 +81,7 @@ pub struct Cast {
     orders: [[Uuid; ORDERS]; 2],
     user_history: Vec<(Sent, StoredEvent)>,
     order_history: Vec<(Sent, StoredEvent)>,
-    /// Commands that tell by whom each address is held: to each tenant, a new user with it.
+    /// Commands that reveal each address's holder: to each tenant, a new user with it.
     pub probes: Vec<Sent>,
 }
 
@@ -123,8 +123,8 @@ impl Cast {
         Ok(cast)
     }
 
-    /// What was there before all begins, of a plan of these events of the first tenant's first user and of that user's
-    /// first order: each event with its command.
+    /// The history before the run: so many events of the first tenant's first user and of that user's first order, each
+    /// with its command.
     pub fn history(
         &self,
         user_events: usize,
@@ -224,7 +224,7 @@ impl Cast {
         }
     }
 
-    /// Every stream that can come to have events.
+    /// Every stream that can get events.
     pub fn streams(&self) -> Vec<StreamId> {
         let of = |tenant: usize| {
             let users = self.users[tenant].iter().map(move |id| self.stream(tenant, User::TYPE, *id));

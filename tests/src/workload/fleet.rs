@@ -29,7 +29,7 @@ use crate::{
     disturbed::{Disturbed, Teller, chance, clock},
 };
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug, Clone)]
 pub enum Outcome {
     /// A reply.
@@ -49,7 +49,7 @@ pub struct Call {
     pub begun: u64,
     /// A time after it.
     pub ended: u64,
-    /// What it came to.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
@@ -104,7 +104,7 @@ fn request<T>(sent: &Sent, message: T) -> Result<Request<T>, Status> {
     Ok(request)
 }
 
-/// The replicas, and what became of every call to them.
+/// The replicas, and the outcome of every call to them.
 pub struct Fleet<S> {
     cast: Arc<Cast>,
     store: Disturbed<S>,
@@ -160,7 +160,7 @@ impl<S: AppendEvents + Snapshots> Fleet<S> {
         Ok(())
     }
 
-    /// Sends every command once more, and asks who holds each address; all to a replica that knows nothing yet.
+    /// Sends every command once more, and asks for each address's holder; all to a replica that knows nothing yet.
     pub async fn retry_all(&self) {
         let cold = Replica::new(&self.store, false, self.snapshot_every);
         for (sent, loud) in self.all_sent().iter().zip([false, true].into_iter().cycle()) {
