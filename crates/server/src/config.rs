@@ -29,6 +29,16 @@ pub struct Common {
     #[arg(long, env = "MAX_CONCURRENT_CALLS", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_concurrent_calls: u32,
 
+    /// The age in seconds at which a connection is ended by GOAWAY, so that its client connects again, to any replica. Calls in
+    /// flight end first. 0: never.
+    #[arg(
+        long,
+        env = "MAX_CONNECTION_AGE_SECONDS",
+        default_value_t = 300,
+        value_parser = clap::value_parser!(u32).range(..=86_400)
+    )]
+    pub max_connection_age_seconds: u32,
+
     /// How many threads carry calls out. One fills a core with thousands of calls a second, without waking others to
     /// share little work; for more, add replicas.
     #[arg(long, env = "WORKER_THREADS", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]

@@ -39,6 +39,8 @@ pub struct Listeners {
     pub health: Option<TcpListener>,
     /// TLS and authentication of the gRPC port.
     pub security: Security,
+    /// The age at which a connection of the gRPC port is ended by GOAWAY. Its calls in flight end first.
+    pub max_connection_age: Option<Duration>,
 }
 
 impl Listeners {
@@ -56,12 +58,13 @@ impl Listeners {
                 None => None,
             },
             security,
+            max_connection_age: max_connection_age(common.max_connection_age_seconds, rand::random()),
         })
     }
 
     /// A gRPC port that anybody may call, and no other port.
     pub fn open(grpc: TcpListener) -> Self {
-        Self { grpc, metrics: None, health: None, security: Security::default() }
+        Self { grpc, metrics: None, health: None, security: Security::default(), max_connection_age: None }
     }
 }
 
@@ -89,7 +92,7 @@ pub struct Served {
 /// # Errors
 /// If a service has no contract, or a port fails.
 pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let Listeners { grpc, metrics, health, security } = listeners;
+    let Listeners { grpc, metrics, health, security, max_connection_age } = listeners;
     let grpc_addr = grpc.local_addr()?;
     let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let health_addr = health.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -109,7 +112,12 @@ pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationT
     };
     let readiness = keep_readiness(board, probe, shutdown.clone());
     // Boxed, as is the upkeep of security: they are large, and no call goes through them.
-    let grpc = server()
+    let mut grpc_server = server();
+    if let Some(age) = max_connection_age {
+        // Not tonic's grace: with it, the connection is cut without a GOAWAY.
+        grpc_server = grpc_server.max_connection_age(age);
+    }
+    let grpc = grpc_server
         // No single connection takes all slots; some streams take none, such as health's.
         .max_concurrent_streams(Some((max_concurrent_calls / 4).max(16)))
         .layer(EdgeLayer::new(max_concurrent_calls, methods, security.authenticator.clone()))
@@ -170,6 +178,12 @@ fn server() -> Server {
         .http2_max_header_list_size(Some(16 * 1024))
 }
 
+/// An age within a tenth of a number of seconds, by a random number from 0 to 1: connections of many replicas that began
+/// together do not end together. None for 0.
+fn max_connection_age(seconds: u32, jitter: f64) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()).mul_f64(0.9 + 0.2 * jitter))
+}
+
 /// Serves health alone, open to all, while it is polled. It takes no slots from calls, and shows only whether the
 /// process lives and works.
 fn serve_health(
@@ -196,6 +210,16 @@ async fn after(shutdown: &CancellationToken, duration: Duration) {
 mod tests {
     use super::*;
     use crate::{COMMANDS_WRITE, QUERIES_READ};
+
+    #[test]
+    fn connections_end_within_a_tenth_of_their_age() {
+        for (seconds, jitter, expected) in
+            [(0, 0.5, None), (300, 0.0, Some(270)), (300, 0.5, Some(300)), (300, 1.0, Some(330))]
+        {
+            let age = max_connection_age(seconds, jitter).map(|age| age.as_secs_f64().round() as u64);
+            assert_eq!(age, expected);
+        }
+    }
 
     #[test]
     fn every_service_has_its_need_and_only_health_is_open_by_default() {

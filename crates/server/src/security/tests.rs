@@ -1,6 +1,7 @@
 //! Secured servers, over real connections. Certificates and keys are made here, for each test.
 
 mod configuration;
+mod connections;
 mod keys;
 mod limits;
 mod mutual;

@@ -289,6 +289,14 @@ impl Server {
     }
 
     pub(super) async fn with_scope(security: Security, scope: &'static str) -> Self {
+        Self::with(security, scope, None).await
+    }
+
+    pub(super) async fn with(
+        security: Security,
+        scope: &'static str,
+        max_connection_age: Option<Duration>,
+    ) -> Self {
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let health = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, health_address) = (grpc.local_addr().unwrap(), health.local_addr().unwrap());
@@ -303,7 +311,7 @@ impl Server {
             metrics: None,
         };
         let shutdown = CancellationToken::new();
-        let listeners = Listeners { grpc, metrics: None, health: Some(health), security };
+        let listeners = Listeners { grpc, metrics: None, health: Some(health), security, max_connection_age };
         let task = tokio::spawn(serve(listeners, served, shutdown.clone()));
         Self { address, health: health_address, calls, release, shutdown, task }
     }
