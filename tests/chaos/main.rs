@@ -3,10 +3,10 @@
 //! As part of all tests these are short. In full length, with all figures:
 //!
 //! ```text
-//! MILLRACE_CHAOS=long cargo test -p millrace-tests --test chaos -- --nocapture
+//! MILLRACE_TEST_SCALE=10 cargo test -p millrace-tests --test chaos -- --nocapture
 //! ```
 //!
-//! All chance is in a seed, which each test prints, and which `MILLRACE_CHAOS_SEED` gives again: the replicas struck,
+//! All chance is in a seed, which each test prints, and which `MILLRACE_TEST_SEED` gives again: the replicas struck,
 //! when and how, the request that meets each fault, the wishes of each client. Processes' timing is not in the seed, so
 //! it brings a failure back as a rule, and not always.
 

@@ -1,12 +1,12 @@
 //! The frame of every test: its turn, its length, its seed.
 
 use std::{
-    env,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use millrace_local::StackOptions;
+use millrace_testing::random::{Seed, scale};
 use millrace_tests::{
     AwsStack, PATIENCE, aws_stack_with,
     fleet::{Crew, Fleet},
@@ -20,6 +20,9 @@ use tokio::{
 /// One test at a time: each has processes enough for the whole machine.
 static TURN: Mutex<()> = Mutex::const_new(());
 
+/// The scale from which on the tests run in full length.
+const LONG: f64 = 10.0;
+
 /// How a test is to run.
 pub(crate) struct Stage {
     /// The test's name.
@@ -28,6 +31,7 @@ pub(crate) struct Stage {
     pub(crate) long: bool,
     /// The seed of all chance.
     pub(crate) seed: u64,
+    _again: Seed,
     begun: Instant,
     _turn: MutexGuard<'static, ()>,
 }
@@ -36,17 +40,10 @@ impl Stage {
     /// Waits for the test's turn.
     pub(crate) async fn enter(name: &'static str) -> Self {
         let turn = TURN.lock().await;
-        let long = match env::var("MILLRACE_CHAOS").as_deref() {
-            Ok("long") => true,
-            Ok("short") | Err(env::VarError::NotPresent) => false,
-            other => panic!("MILLRACE_CHAOS is short or long, not {other:?}"),
-        };
-        let seed = match env::var("MILLRACE_CHAOS_SEED") {
-            Ok(seed) => seed.parse().expect("MILLRACE_CHAOS_SEED is a whole number"),
-            Err(_) => u64::from(rand::random::<u32>()),
-        };
-        let stage = Self { name, long, seed, begun: Instant::now(), _turn: turn };
-        stage.say(&format!("{}, MILLRACE_CHAOS_SEED={seed}", stage.pick("long", "short")));
+        let long = scale() >= LONG;
+        let seed = Seed::draw("cargo test -p millrace-tests --test chaos -- --nocapture");
+        let stage = Self { name, long, seed: seed.value(), _again: seed, begun: Instant::now(), _turn: turn };
+        stage.say(&format!("{}, MILLRACE_TEST_SEED={}", stage.pick("long", "short"), stage.seed));
         stage
     }
 

@@ -1,6 +1,6 @@
 //! Calls that many tests make.
 
-use std::{collections::HashMap, env, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use millrace_core::{Aggregate, ProjectionName};
@@ -16,13 +16,6 @@ use shop::contracts::{
 };
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
-
-/// The seed of a random run, printed. Set `SEED` to repeat a run.
-pub(crate) fn seed() -> u64 {
-    let seed = env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
-    seed
-}
 
 /// A user to create.
 pub(crate) fn user(email: &str) -> CreateUserRequest {

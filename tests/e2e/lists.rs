@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, time::Instant};
 
 use millrace_core::TenantId;
 use millrace_rows::DynamoRows;
+use millrace_testing::random::Seed;
 use millrace_tests::{FaultProxy, ORDERS, Traffic, aws_stack, eventually};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use shop::{
@@ -15,7 +16,6 @@ use shop::{
 };
 
 use crate::{
-    calls::seed,
     replica::{QueryReplica, SHARDS, dynamo_rows},
     rows::{Asked, BUYER, ask, laptop, moved, order_id, placed, write},
 };
@@ -166,13 +166,13 @@ impl Course {
 /// The contract's promise to a client that reads page after page, and no more: the indexes of DynamoDB lag.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_neither_repeat_nor_pass_over_an_order_while_orders_are_written_between_them() {
-    let seed = seed();
+    let seed = Seed::draw("cargo test -p millrace-tests --test e2e -- pages_neither_repeat");
     let stack = aws_stack().await.unwrap();
     let aws = stack.aws().await;
     let (rows, service) = (dynamo_rows(&stack, &aws, ORDERS), QueryReplica::new(&stack, &aws).orders);
     for round in 0..6_u64 {
         let (created, tenant) = (Some(OrderStatus::Created), format!("tenant-{round}"));
-        let mut course = Course::of(rows.clone(), &tenant, 120, seed ^ round).await;
+        let mut course = Course::of(rows.clone(), &tenant, 120, seed.value() ^ round).await;
         let (asked, status) = match round % 3 {
             0 => (in_status(OrderStatus::Created), created),
             1 => (of_buyer(None), None),

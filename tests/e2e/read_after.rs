@@ -8,6 +8,7 @@ use std::time::Instant;
 use futures::future::join_all;
 use millrace_core::TenantId;
 use millrace_proto::query::{GetHistoryRequest, RecordedEvent, SearchEventsRequest, SortOrder};
+use millrace_testing::random::{Seed, scaled};
 use millrace_tests::{Replied as _, TestApp};
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use shop::contracts::{
@@ -23,7 +24,7 @@ use shop::contracts::{
 use tonic::{Code, Request};
 
 use crate::{
-    calls::{At, as_of_version, laptop, patient, seed, user},
+    calls::{At, as_of_version, laptop, patient, user},
     rows::as_tenant,
 };
 
@@ -222,13 +223,15 @@ impl Customer<'_> {
     }
 }
 
-async fn never_stale(commands: usize) {
-    let seed = seed();
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_seen_at_once_by_every_query_that_could_show_them() {
+    let commands = scaled(80);
+    let seed = Seed::draw("cargo test -p millrace-tests --test e2e -- read_after");
     let app = TestApp::new().await.unwrap();
     let start = Instant::now();
     let customers = (0..CUSTOMERS).map(async |number| {
-        let mut customer = Customer::of(&app, number, seed).await;
-        for _ in 1..commands / CUSTOMERS {
+        let mut customer = Customer::of(&app, number, seed.value()).await;
+        for _ in 1..commands as usize / CUSTOMERS {
             customer.step().await;
         }
         customer.asked
@@ -236,16 +239,4 @@ async fn never_stale(commands: usize) {
     let asked: u64 = join_all(customers).await.into_iter().sum();
     println!("{commands} commands, {asked} questions at once after them, none stale: {:?}", start.elapsed());
     app.end().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn eighty_commands_are_seen_at_once_by_every_query_that_could_show_them() {
-    Box::pin(never_stale(80)).await;
-}
-
-/// `cargo test -p millrace-tests --test e2e -- --ignored a_thousand_commands --nocapture`
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "it takes minutes"]
-async fn a_thousand_commands_are_seen_at_once_by_every_query_that_could_show_them() {
-    Box::pin(never_stale(1_000)).await;
 }

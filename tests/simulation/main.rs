@@ -3,8 +3,8 @@
 //!
 //! ```text
 //! cargo test -p millrace-tests --test simulation                                    1,000 seeds
-//! SIMULATION_SEEDS=20000 cargo test -p millrace-tests --test simulation             more of them
-//! SIMULATION_SEED=4711 cargo test -p millrace-tests --test simulation               this one
+//! MILLRACE_TEST_SCALE=20 cargo test -p millrace-tests --test simulation             20,000
+//! MILLRACE_TEST_SEED=4711 cargo test -p millrace-tests --test simulation            this one
 //! ```
 
 #![allow(clippy::panic, clippy::unwrap_used, reason = "a test says by a panic what is wrong")]
@@ -17,7 +17,6 @@ mod world;
 
 use std::{
     collections::BTreeMap,
-    env,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -27,19 +26,16 @@ use std::{
 };
 
 use course::run;
+use millrace_testing::random::{Seed, scaled};
 
 /// How many seeds are run where nobody says otherwise.
-const SEEDS: u64 = 1_000;
-
-fn variable(name: &str) -> Option<u64> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
-}
+const SEEDS: u32 = 1_000;
 
 #[test]
 fn whatever_happens_every_event_reaches_its_row_and_no_row_goes_back() {
-    let (first, count) = match variable("SIMULATION_SEED") {
+    let (first, count) = match Seed::given() {
         Some(seed) => (seed, 1),
-        None => (0, variable("SIMULATION_SEEDS").unwrap_or(SEEDS)),
+        None => (0, u64::from(scaled(SEEDS))),
     };
     let began = Instant::now();
     let next = AtomicU64::new(first);
@@ -53,7 +49,7 @@ fn whatever_happens_every_event_reaches_its_row_and_no_row_goes_back() {
                     if seed >= first + count {
                         return;
                     }
-                    let again = Again(seed);
+                    let again = Seed::of(seed, "cargo test -p millrace-tests --test simulation");
                     for (what, times) in run(seed).happened {
                         *tally.lock().unwrap().entry(what).or_default() += times;
                     }
@@ -68,7 +64,7 @@ fn whatever_happens_every_event_reaches_its_row_and_no_row_goes_back() {
         "{count} seeds in {took:?}, {:.0} a minute: {tally:?}",
         count as f64 / took.as_secs_f64() * 60.0
     );
-    if count >= SEEDS {
+    if count >= u64::from(SEEDS) {
         // A promise is kept easily where nothing happens.
         for what in course::WANTED {
             assert!(tally.get(what).copied().unwrap_or_default() > count / 50, "{what} is rare: {tally:?}");
@@ -85,16 +81,5 @@ fn a_seed_takes_the_same_course_each_time() {
             assert_eq!(one, other, "step {step} of seed {seed}");
         }
         assert_eq!(first.happened, second.happened);
-    }
-}
-
-/// Says how a seed that failed can be run again.
-struct Again(u64);
-
-impl Drop for Again {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            eprintln!("again: SIMULATION_SEED={} cargo test -p millrace-tests --test simulation", self.0);
-        }
     }
 }

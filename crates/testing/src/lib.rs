@@ -10,6 +10,7 @@
 //! | the whole application | [`AwsStack`](local::AwsStack) and [`FaultProxy`](local::FaultProxy), feature `local` |
 //! | the same without gRPC, in memory too | [`OneProcess`], feature `one-process` |
 //! | everything that it has left behind | [`Oracle`] |
+//! | random cases | [`Seed`](random::Seed), [`scaled`](random::scaled) |
 //!
 //! ```
 //! use millrace_core::*;
@@ -104,6 +105,7 @@ pub mod local;
 mod one_process;
 pub mod oracle;
 pub mod projection;
+pub mod random;
 mod recording;
 
 pub use aggregate::given;

@@ -1,10 +1,9 @@
 //! A thousand commands, each followed at once by every query that could show it, over indexes that lag.
 //!
-//! `SEED=4711 cargo test -p query-service lagging` repeats a course.
+//! `MILLRACE_TEST_SEED=4711 cargo test -p query-service lagging` repeats a course.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    env,
     sync::{Arc, Mutex},
 };
 
@@ -20,6 +19,7 @@ use millrace_query::{QueryService, token::PageTokens};
 use millrace_rows::{
     Consistency, ListPage, ListQuery, MemoryRows, ReadRows, RowBatch, WriteOutcome, WriteRows as _,
 };
+use millrace_testing::random::Seed;
 use query_service::{Orders, Users};
 use rand::{Rng as _, RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use shop::{
@@ -405,9 +405,8 @@ fn next(status: OrderStatus) -> Option<OrderStatus> {
 
 #[tokio::test]
 async fn a_thousand_commands_are_seen_at_once_by_every_query_though_the_indexes_lag() {
-    let seed = env::var("SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    println!("SEED={seed}");
-    let mut course = Course::of(seed);
+    let seed = Seed::draw("cargo test -p query-service lagging");
+    let mut course = Course::of(seed.value());
     let (mut users, mut orders) = (0, 0);
     for _ in 0..COMMANDS {
         match course.command().await {
