@@ -4,8 +4,8 @@
 ///
 /// Each variant holds a struct of its own name, and has a message of that name in the module and package that are given;
 /// `= 1` is the schema that it is written by. The struct's `From` writes the message, the message's `TryFrom` reads it,
-/// and says by [`DecodeError`](millrace_core::DecodeError) which field breaks a rule. A variant that is left out does not
-/// compile.
+/// and says by [`DecodeError`](millrace_core::DecodeError) which field breaks a rule. A variant that is left
+/// out, or listed twice, does not compile.
 ///
 /// ```ignore
 /// millrace_proto::event_codec! {
@@ -20,10 +20,14 @@ macro_rules! event_codec {
     ($event:ident in $module:path as $package:literal { $($variant:ident = $schema:literal),+ $(,)? }) => {
         const _: () = {
             use $module as messages;
-            use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, from_json, to_json};
+            use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, are_distinct, from_json, to_json};
 
             impl EventCodec for $event {
-                const EVENT_TYPES: &'static [&'static str] = &[$(stringify!($variant)),+];
+                const EVENT_TYPES: &'static [&'static str] = {
+                    let types = &[$(stringify!($variant)),+];
+                    assert!(are_distinct(types), "an event is listed twice");
+                    types
+                };
 
                 fn encode(&self) -> Encoded {
                     match self {
@@ -69,7 +73,8 @@ macro_rules! event_codec {
 
 /// Makes an event of an application storable without a contract: for small applications and tests.
 ///
-/// Each variant holds a struct of its own name, which serde writes and reads; `= 1` is the schema that it is written by.
+/// Each variant holds a struct of its own name, which serde writes and reads; `= 1` is the schema that it is written by. A
+/// variant that is left out, or listed twice, does not compile.
 /// History shows the event as a `google.protobuf.Struct`.
 ///
 /// ```
@@ -94,14 +99,28 @@ macro_rules! event_codec {
 /// assert_eq!(stored.event_type, "Increased");
 /// assert_eq!(CounterEvent::decode("Increased", 1, &stored.data), Ok(event));
 /// ```
+///
+/// ```compile_fail,E0080
+/// # use serde::{Deserialize, Serialize};
+/// # enum CounterEvent { Increased(Increased) }
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Increased;
+/// millrace_proto::json_event_codec! {
+///     CounterEvent { Increased = 1, Increased = 2 }
+/// }
+/// ```
 #[macro_export]
 macro_rules! json_event_codec {
     ($event:ident { $($variant:ident = $schema:literal),+ $(,)? }) => {
         const _: () = {
-            use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, from_json, to_json};
+            use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, are_distinct, from_json, to_json};
 
             impl EventCodec for $event {
-                const EVENT_TYPES: &'static [&'static str] = &[$(stringify!($variant)),+];
+                const EVENT_TYPES: &'static [&'static str] = {
+                    let types = &[$(stringify!($variant)),+];
+                    assert!(are_distinct(types), "an event is listed twice");
+                    types
+                };
 
                 fn encode(&self) -> Encoded {
                     match self {

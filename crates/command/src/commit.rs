@@ -54,6 +54,11 @@ pub(crate) fn prepare<A: Aggregate<Event: EventCodec>>(
     own: &CommitAttempt,
     at: Timestamp,
 ) -> Result<Prepared<A>, Failure> {
+    if state.version() == 0 && events.len() > 1 {
+        return Err(Failure::Internal(
+            "a decision that creates its aggregate with several events".to_owned(),
+        ));
+    }
     let mut after = state.clone();
     let mut stored = Vec::with_capacity(events.len());
     let mut receipt = None;

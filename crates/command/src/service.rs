@@ -46,7 +46,9 @@ pub struct Commands<S = DynamoStore> {
 
 /// An adapter handles commands on an aggregate that the application did not register.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the command service handles commands on `{0}`, which is not registered: register the aggregate")]
+#[error(
+    "the command service handles commands on `{0}`, which is not registered: register it by `.aggregate`"
+)]
 pub struct NotRegistered(AggregateType);
 
 /// No adapter handles commands on a registered aggregate.

@@ -32,7 +32,8 @@ pub trait Aggregate: Clone + Serialize + DeserializeOwned + Send + Sync + Sized 
 
     /// The events that the command adds, given the state (`None` before the first event) and the time. An accepted command
     /// adds at least one: the event records that the command was answered. A command that creates the aggregate adds
-    /// exactly one, which records the answer for ever.
+    /// exactly one, which records the answer for ever: a retry finds it as version 1, however long the history is. Any other
+    /// number is INTERNAL, and nothing is stored.
     ///
     /// A refusal that depends on the time is not final: an earlier request may still be under way.
     fn decide(
@@ -71,7 +72,8 @@ pub enum Rejection {
 /// A value that at most one aggregate of a tenant holds at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct UniqueKey {
-    /// The kind of value, such as `user.email`.
+    /// The kind of value, such as `user.email`. Where another aggregate holds the value, the caller gets ALREADY_EXISTS with a
+    /// reason of the last part, EMAIL_TAKEN.
     pub scope: &'static str,
     /// The value in its normal form. May be personal data: not for logs.
     pub value: String,

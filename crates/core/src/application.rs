@@ -134,7 +134,7 @@ pub enum RegistrationError {
     },
     /// A projection takes the events of an aggregate that is not registered.
     #[error(
-        "the projection `{projection}` takes events of `{source_type}`, which is not registered: register the aggregate"
+        "the projection `{projection}` takes events of `{source_type}`, which is not registered: register it by `.aggregate`"
     )]
     UnknownSource {
         /// The projection.

@@ -72,6 +72,33 @@ pub trait EventCodec: Sized {
     fn decode(event_type: &str, schema_version: u32, data: &Map<String, Value>) -> Result<Self, DecodeError>;
 }
 
+/// Whether no two of the names are the same.
+pub const fn are_distinct(names: &[&str]) -> bool {
+    let mut later = names;
+    while let [first, rest @ ..] = later {
+        let mut others = rest;
+        while let [other, left @ ..] = others {
+            if are_equal(first.as_bytes(), other.as_bytes()) {
+                return false;
+            }
+            others = left;
+        }
+        later = rest;
+    }
+    true
+}
+
+/// `==`, which is not `const` yet.
+const fn are_equal(mut one: &[u8], mut other: &[u8]) -> bool {
+    while let ([a, one_rest @ ..], [b, other_rest @ ..]) = (one, other) {
+        if *a != *b {
+            return false;
+        }
+        (one, other) = (one_rest, other_rest);
+    }
+    one.is_empty() && other.is_empty()
+}
+
 /// Writes a message as its canonical JSON.
 pub fn to_json(message: &impl Serialize) -> Map<String, Value> {
     match serde_json::to_value(message) {

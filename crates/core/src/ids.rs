@@ -17,7 +17,7 @@ pub fn parse_uuid(text: &str) -> Result<Uuid, Invalid> {
 }
 
 /// Declares a UUID with a type of its own, such as the id of an aggregate. As text it is the form with hyphens, which
-/// is the only one that it is read from, in either case.
+/// is the only one that it is read from, in either case. Its field `0` is the [`Uuid`].
 ///
 /// ```
 /// millrace_core::uuid_id! {

@@ -222,7 +222,7 @@ fn a_contradiction_is_refused_and_names_both_sides() {
                 projection: ProjectionName::new("counters", 2),
                 source_type: AggregateType::new("second"),
             },
-            "register the aggregate",
+            "register it by `.aggregate`",
         ),
         (Application::new("tally"), Empty("tally"), "no aggregate"),
         (

@@ -55,6 +55,10 @@ impl<A: Aggregate<Event: Debug + PartialEq, Error: Debug + PartialEq>> Outcome<A
             Err(error) => panic!("the command was refused: {error:?}"),
         }
         assert!(!events.is_empty(), "an accepted command leaves an event behind");
+        assert!(
+            self.state.is_some() || events.len() == 1,
+            "a command that creates its aggregate adds one event"
+        );
         let evolved = events.iter().try_fold(self.state, |state, event| A::evolve(state, event).map(Some));
         if let Err(error) = evolved {
             panic!("`decide` yields what `evolve` refuses: {error}");

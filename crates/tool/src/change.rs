@@ -45,7 +45,8 @@ impl Changes {
         let at = text.lines().position(|line| line.trim_start().starts_with(anchor));
         let Some(at) = at else {
             bail!(
-                "{} has no line that begins with `{anchor}`: put these lines there by hand:\n{lines}",
+                "{} has no line that begins with `{anchor}`, before which these lines go: put it back. Nothing was \
+                 written.\n{lines}",
                 path.display()
             );
         };

@@ -9,7 +9,9 @@ pub(crate) struct Name(String);
 /// Why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NameError {
-    #[error("`{0}` has to be 2 to 24 of a-z, 0-9 and -, beginning with a letter, such as `gift-card`")]
+    #[error(
+        "`{0}` has to be 2 to 24 of a-z, 0-9 and -, each word beginning with a letter, such as `gift-card`"
+    )]
     Malformed(String),
     #[error("`{0}` is a word that Rust keeps for itself: choose another name")]
     Keyword(String),
@@ -28,7 +30,7 @@ const KEYWORDS: [&str; 52] = [
 
 /// Names that generated code, its packages and cargo have for something else, in snake case.
 #[rustfmt::skip]
-const TAKEN: [&str; 70] = [
+const TAKEN: [&str; 71] = [
     // Crates, and names that cargo refuses.
     "alloc", "anyhow", "build", "core", "deps", "doc", "examples", "incremental", "pbjson", "proc_macro", "prost",
     "prost_types", "serde", "serde_json", "std", "test", "thiserror", "tonic", "tonic_prost",
@@ -37,7 +39,7 @@ const TAKEN: [&str; 70] = [
     "main", "millrace", "projector", "queries", "query", "query_service", "summary", "tests",
     // Types.
     "aggregate", "aggregate_type", "application", "batch", "change", "clone", "copy", "debug", "decode_error",
-    "err", "evolve_error", "index_value", "invalid", "messages", "none", "ok", "option", "page", "patch", "projection",
+    "err", "evolve_error", "index_value", "invalid", "messages", "none", "ok", "option", "page", "patch", "projection", "projection_name",
     "recorded", "rejection", "reply", "request", "result", "row", "rows", "some", "status", "string", "timestamp", "title", "vec",
 ];
 
@@ -45,12 +47,9 @@ impl Name {
     /// Parses a name as typed.
     pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
         let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let begins = text.starts_with(|first: char| first.is_ascii_lowercase());
-        let is_well_formed = begins
-            && (2..=24).contains(&text.len())
-            && text.bytes().all(is_allowed)
-            && !text.ends_with('-')
-            && !text.contains("--");
+        let is_word = |word: &str| word.starts_with(|first: char| first.is_ascii_lowercase());
+        let is_well_formed =
+            (2..=24).contains(&text.len()) && text.bytes().all(is_allowed) && text.split('-').all(is_word);
         let name = Self(text.to_owned());
         match name.snake().as_str() {
             _ if !is_well_formed => Err(NameError::Malformed(text.to_owned())),
@@ -115,6 +114,7 @@ mod tests {
             "Gift",
             "gift_card",
             "1st",
+            "loan-2",
             "-a",
             "a-",
             "a--b",

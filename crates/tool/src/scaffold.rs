@@ -1,6 +1,9 @@
 //! The files of applications, aggregates and projections, from templates.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, bail};
 
@@ -140,6 +143,13 @@ pub(crate) fn projection(root: &Path, name: &str, aggregate: &str) -> anyhow::Re
     if !root.join(&source).exists() {
         bail!("there is no aggregate `{aggregate}`: {source} does not exist");
     }
+    let is_imported = |end: &str| projection.pascal() == aggregate.pascal() + end;
+    if ["", "Event", "Id"].into_iter().any(is_imported) {
+        bail!("`{projection}` is a name of the aggregate `{aggregate}`'s own code: choose another name");
+    }
+    if let Some(file) = registered(&root.join("src"), &projection)? {
+        bail!("{} has a projection `{projection}` already: choose another name", file.display());
+    }
     let values = Values::of_app(&app)
         .with_aggregate(&aggregate)
         .with("projection", projection.to_string())
@@ -151,6 +161,26 @@ pub(crate) fn projection(root: &Path, name: &str, aggregate: &str) -> anyhow::Re
     let registered = "        .projection::<{{agg_snake}}::{{projection_snake}}::{{Projection}}>()";
     changes.insert(root, REGISTRATION, "// more aggregates and projections", &values.fill(registered))?;
     Ok(changes.write(root)?.join("\n"))
+}
+
+/// The file below a folder that has a projection of this name.
+fn registered(folder: &Path, projection: &Name) -> anyhow::Result<Option<PathBuf>> {
+    let failed = || format!("{} cannot be read", folder.display());
+    for entry in fs::read_dir(folder).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        if path.is_dir() {
+            if let Some(found) = registered(&path, projection)? {
+                return Ok(Some(found));
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text =
+                fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+            if text.contains(&format!("ProjectionName::new(\"{projection}\"")) {
+                return Ok(Some(path));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The name of an aggregate of an application. Two modules must not have the same name.
@@ -202,7 +232,7 @@ fn dependencies(millrace: Option<&Path>) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::BTreeMap, path::PathBuf};
+    use std::collections::BTreeMap;
 
     use super::*;
 
@@ -262,6 +292,9 @@ mod tests {
             (aggregate(here, "card"), "in the folder of an application"),
             (projection(&root, "summary-two", "card"), "there is no aggregate `card`"),
             (projection(&root, "a b", "task"), "has to be"),
+            (projection(&root, "task", "task"), "own code"),
+            (projection(&root, "task-event", "task"), "own code"),
+            (projection(&root, "task-summaries", "task"), "already"),
             (projection(here, "closed-tasks", "task"), "in the folder of an application"),
         ] {
             let refused = refused.unwrap_err();

@@ -106,7 +106,7 @@ impl From<{{Agg}}Error> for Rejection {
         match error {
             {{Agg}}Error::NotFound => Self::NotFound,
             {{Agg}}Error::AlreadyExists => Self::AlreadyExists,
-            {{Agg}}Error::Closed => Self::Rule { kind: "{{AGG}}_OPEN", description: error.to_string() },
+            {{Agg}}Error::Closed => Self::Rule { kind: "{{AGG}}_CLOSED", description: error.to_string() },
         }
     }
 }

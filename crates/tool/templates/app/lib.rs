@@ -54,6 +54,8 @@ pub fn projector(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 mod tests {
     #[test]
     fn the_registration_is_sound() {
-        super::{{app_snake}}().unwrap();
+        if let Err(error) = super::{{app_snake}}() {
+            panic!("{error}");
+        }
     }
 }
