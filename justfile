@@ -21,7 +21,7 @@ check *steps:
 
 # Renders the infrastructure anew, after a change of the registration.
 infra:
-    cargo run -- infra
+    cargo run -- infra infra
 
 # Measures the cost of a command, against peers; writes docs/measured.md.
 bench:

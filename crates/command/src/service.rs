@@ -126,7 +126,7 @@ where
     })
 }
 
-/// Serves commands by the adapters' services, and relays events where the configuration says so, until the shutdown.
+/// Serves commands by the adapters' services, if there are contracts, and relays events where the configuration says so, until the shutdown.
 ///
 /// # Errors
 /// Where an adapter's aggregate is not registered, a registered aggregate has no adapter, or a port cannot be served.
@@ -151,11 +151,15 @@ where
     };
     let commands = Commands::new(app.clone(), store.clone(), config.state_cache_bytes, handling);
     let services = adapters(&commands)?;
-    commands.all_served()?;
+    // Without contracts no adapter is expected: the test kit calls the handlers themselves.
+    if !contracts.is_empty() {
+        commands.all_served()?;
+    }
     let served = Served {
         services,
         scope: COMMANDS_WRITE,
         contracts,
+        package_part: "command",
         probe: probe(store),
         max_concurrent_calls: config.common.max_concurrent_calls,
         metrics: process.metrics,

@@ -87,6 +87,7 @@ pub async fn run(
         // The projector has no calls of its own.
         scope: QUERIES_READ,
         contracts: &[],
+        package_part: "projector",
         probe: projections.probe(),
         max_concurrent_calls: config.common.max_concurrent_calls,
         metrics: process.metrics,

@@ -173,6 +173,7 @@ pub async fn serve(
         services,
         scope: QUERIES_READ,
         contracts,
+        package_part: "query",
         probe,
         max_concurrent_calls,
         metrics: process.metrics,

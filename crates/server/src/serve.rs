@@ -74,8 +74,10 @@ pub struct Served {
     pub services: Services,
     /// The scope that callers of these services need, where callers are authenticated.
     pub scope: &'static str,
-    /// The contracts of these services: an encoded `FileDescriptorSet`. Millrace's own contracts are added.
+    /// The application's contracts: an encoded `FileDescriptorSet`. Millrace's own contracts are added.
     pub contracts: &'static [u8],
+    /// The part of a package, such as `command`, whose services in the application's contracts all have to be served.
+    pub package_part: &'static str,
     /// Whether the deployable can do its work, such as reach AWS.
     pub probe: Probe,
     /// How many calls run at a time.
@@ -90,13 +92,15 @@ pub struct Served {
 /// `shutdown` is cancelled, so that all its other listeners end as well.
 ///
 /// # Errors
-/// If a service has no contract, or a port fails.
+/// If a service has no contract, a service of the contracts is left out, or a port fails.
 pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationToken) -> anyhow::Result<()> {
     let Listeners { grpc, metrics, health, security, max_connection_age } = listeners;
     let grpc_addr = grpc.local_addr()?;
     let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
     let health_addr = health.as_ref().map(TcpListener::local_addr).transpose()?;
-    let Served { services, scope, contracts, probe, max_concurrent_calls, metrics: handle } = served;
+    let Served { services, scope, contracts, package_part, probe, max_concurrent_calls, metrics: handle } =
+        served;
+    Methods::ensure_all(contracts, package_part, services.names())?;
     let contracts = all_contracts(contracts);
     let names = [services.names(), &[health::SERVICE_NAME], security.reflection.names()].concat();
     let methods = Methods::new(&contracts, &needs(services.names(), scope, security.reflection))?;
@@ -216,7 +220,8 @@ mod tests {
         for (seconds, jitter, expected) in
             [(0, 0.5, None), (300, 0.0, Some(270)), (300, 0.5, Some(300)), (300, 1.0, Some(330))]
         {
-            let age = max_connection_age(seconds, jitter).map(|age| age.as_secs_f64().round() as u64);
+            let age =
+                max_connection_age(seconds, jitter).map(|age| (age + Duration::from_millis(1)).as_secs());
             assert_eq!(age, expected);
         }
     }

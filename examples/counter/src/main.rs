@@ -110,6 +110,13 @@ async fn main() -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_does_on_the_local_aws_too() {
+        let stack = AwsStack::new(&counters().unwrap(), &Default::default()).await.unwrap();
+        let total = count(&OneProcess::on_aws(&stack).await.unwrap()).await.unwrap();
+        assert_eq!((total.row.sum, total.version), (7, 2));
+    }
+
     #[tokio::test]
     async fn a_counter_counts_and_stays_above_zero() {
         let total = count(&OneProcess::in_memory(&counters().unwrap())).await.unwrap();

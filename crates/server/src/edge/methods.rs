@@ -86,6 +86,24 @@ impl Methods {
         Ok(Self { known, unknown: Arc::new(unknown) })
     }
 
+    /// Whether a server has all services of the application's contracts whose package has a part such as `command`: those
+    /// that its deployable is to serve, by the convention of `application.command.v1`.
+    ///
+    /// # Errors
+    /// The first service that is left out: its calls would be UNIMPLEMENTED.
+    pub(crate) fn ensure_all(application: &[u8], part: &str, services: &[&str]) -> anyhow::Result<()> {
+        let files = FileDescriptorSet::decode(application).context("reading the contracts")?.file;
+        let ours = files.iter().filter(|file| file.package().split('.').any(|each| each == part));
+        for (file, service) in ours.flat_map(|file| file.service.iter().map(move |service| (file, service))) {
+            let name = format!("{}.{}", file.package(), service.name());
+            ensure!(
+                services.contains(&name.as_str()),
+                "the contracts have `{name}`, and it is not served: add it to the deployable's `services!`"
+            );
+        }
+        Ok(())
+    }
+
     /// The method of a path.
     pub(super) fn get(&self, path: &str) -> Arc<Method> {
         self.known.get(path).unwrap_or(&self.unknown).clone()
@@ -105,6 +123,20 @@ mod tests {
     const HISTORY: &str = "millrace.query.v1.HistoryService";
     const HEALTH: &str = "grpc.health.v1.Health";
     const CONTRACTS: [&[u8]; 2] = [millrace_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+
+    #[test]
+    fn a_service_of_the_contracts_that_is_left_out_is_named() {
+        for (part, services, refused) in [
+            ("query", &[HISTORY][..], false),
+            ("query", &[][..], true),
+            ("command", &[][..], false),
+            ("quer", &[][..], false),
+        ] {
+            let ensured = Methods::ensure_all(millrace_proto::DESCRIPTORS, part, services);
+            let error = ensured.err().map(|error| error.to_string());
+            assert_eq!(error.is_some_and(|error| error.contains(HISTORY)), refused, "{part} {services:?}");
+        }
+    }
 
     #[test]
     fn every_call_of_a_service_needs_its_scope_and_all_else_is_unknown() {

@@ -306,6 +306,7 @@ impl Server {
             services: crate::services![HistoryServiceServer::new(service)].and(Watch),
             scope,
             contracts: watch_contract(),
+            package_part: "command",
             probe: Box::new(|| Box::pin(async { Ok(()) })),
             max_concurrent_calls: 100,
             metrics: None,
