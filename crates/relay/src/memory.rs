@@ -16,7 +16,9 @@ use super::{
     bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
     leases::{Lease, LeaseTable, Leases, Replica},
     refill::{Refill, RefillPage},
-    stream::{Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError},
+    stream::{
+        Content, FULL_PAGE, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError,
+    },
     time::hash_of,
 };
 
@@ -168,14 +170,13 @@ impl ShardStream for MemoryStream {
     }
 
     async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
-        const PAGE: usize = 1000;
         let stream = lock(&self.0);
         if cursor.time != stream.time {
             return Err(StreamError::Expired);
         }
         let shard = stream.shard(&cursor.shard)?;
         let skip = cursor.index.checked_sub(shard.dropped).ok_or(StreamError::Trimmed)?;
-        let records: Vec<Record> = shard.records.iter().skip(skip).take(PAGE).cloned().collect();
+        let records: Vec<Record> = shard.records.iter().skip(skip).take(FULL_PAGE).cloned().collect();
         let index = cursor.index + records.len();
         let ended = shard.closed && index >= shard.dropped + shard.records.len();
         Ok(Records { records, next: (!ended).then(|| MemoryCursor { index, ..cursor.clone() }) })

@@ -1,23 +1,24 @@
-//! From events to the bus: batches, repeats, what is too large.
+//! From what was read to the bus: several calls at a time, repeats, what is too large.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use futures::future::join_all;
+use futures::{StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use millrace_aws::AwsError;
-use millrace_core::Envelope;
+use millrace_core::{Envelope, Timestamp};
 use millrace_server::FailureLogThrottle;
-use tokio_util::sync::CancellationToken;
+use tokio::time::sleep;
 use tracing::{debug, error, warn};
 
 use super::{
     bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
     config::RelayConfig,
     meters,
-    time::{Clock, Pauses, Stopped, hash_of, since},
+    stream::{Content, FULL_PAGE, Sequence},
+    time::{Clock, Pauses, hash_of, since},
     traced::OnItsWay,
 };
 
-/// Publishes events until the bus has accepted every one.
+/// What publishing needs.
 #[derive(Clone)]
 pub(super) struct Publisher<B> {
     pub(super) bus: B,
@@ -25,57 +26,146 @@ pub(super) struct Publisher<B> {
     pub(super) clock: Clock,
 }
 
-/// An event on its way.
+/// Something on its way to the bus.
 struct Outgoing {
-    envelope: Envelope,
+    envelope: Box<Envelope>,
     entry: Entry,
     spans: OnItsWay,
+    /// The number of its record.
+    record: u64,
+    aggregate: Aggregate,
+    /// Whether it is to have a call for itself, since a call with others was refused for its content.
+    alone: bool,
 }
 
-impl Outgoing {
-    /// Notes that the bus has not accepted it.
-    fn failed(&mut self) {
-        meters::entry_failed();
-        self.spans.refused();
-    }
+/// An aggregate, by its hash: two of the same hash only wait for each other.
+type Aggregate = u64;
+
+/// A record that is not passed yet.
+struct Pending {
+    /// The place that may be left behind once this record, and all before it, are accepted.
+    place: Option<Sequence>,
+    /// The time of its event.
+    time: Option<Timestamp>,
+    accepted: bool,
 }
 
-impl<B: EventBus> Publisher<B> {
-    /// How many events are best handed over at a time: a full call for each lane.
-    pub(super) fn window(&self) -> usize {
-        self.config.lanes.max(1) * MAX_ENTRIES
-    }
+/// How far everything is accepted.
+pub(super) struct Passed {
+    pub(super) place: Sequence,
+    /// The time of the last event up to there, where there was one.
+    pub(super) time: Option<Timestamp>,
+}
 
-    /// Publishes events. Those of one aggregate keep their order as far as the bus's failures allow; a few more than one
-    /// call takes go over several lanes at a time.
-    ///
-    /// Returns once the bus has accepted all; when told to stop, what is under way ends, but nothing is tried again.
-    pub(super) async fn publish(
-        &self,
-        events: Vec<Envelope>,
-        stop: &CancellationToken,
-    ) -> Result<(), Stopped> {
-        let lanes = events.len().div_ceil(MAX_ENTRIES).min(self.config.lanes).max(1);
-        let mut queues: Vec<VecDeque<Outgoing>> = (0..lanes).map(|_| VecDeque::new()).collect();
-        for envelope in events {
-            let lane = usize::try_from(hash_of(envelope.stream()) % lanes as u64).unwrap_or(0);
-            queues[lane].extend(self.outgoing(envelope));
+/// What was read from one place and is on its way to the bus.
+///
+/// Up to [`RelayConfig::lanes`] calls are under way at a time. The events of one aggregate are in one of them, in their
+/// order, or wait for it to end; so they keep their order as far as the bus's failures allow. What is accepted out of
+/// order is passed only together with all that was read before it.
+pub(super) struct Flight<'a, B> {
+    publisher: &'a Publisher<B>,
+    /// What is read, for the log.
+    source: &'a str,
+    /// In the order of reading.
+    records: VecDeque<Pending>,
+    /// The number of the first of them.
+    first: u64,
+    passed: Option<Passed>,
+    /// What is not under way, by aggregate. One that is under way has an entry here, be it empty.
+    waiting: HashMap<Aggregate, VecDeque<Outgoing>>,
+    /// Aggregates of which something waits and nothing is under way, in the order of their coming.
+    ready: VecDeque<Aggregate>,
+    /// What failed, and is to be tried again.
+    again: VecDeque<Batch>,
+    under_way: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// Calls among these.
+    calls: usize,
+    /// Pauses among these, each of something that failed.
+    pauses: usize,
+    /// A call failed whole, and not for one aggregate's sake. Until the bus accepts something again, only what failed is
+    /// tried, one call after the other.
+    is_troubled: bool,
+    throttle: FailureLogThrottle,
+    is_landing: bool,
+}
+
+/// The entries of a call.
+struct Batch {
+    entries: Vec<Outgoing>,
+    backoff: Pauses,
+}
+
+enum Landed {
+    Called(Batch, Result<Vec<Result<(), Rejection>>, Rejection>),
+    Rested(Batch),
+}
+
+impl<'a, B: EventBus> Flight<'a, B> {
+    pub(super) fn new(publisher: &'a Publisher<B>, source: &'a str) -> Self {
+        Self {
+            publisher,
+            source,
+            records: VecDeque::new(),
+            first: 0,
+            passed: None,
+            waiting: HashMap::new(),
+            ready: VecDeque::new(),
+            again: VecDeque::new(),
+            under_way: FuturesUnordered::new(),
+            calls: 0,
+            pauses: 0,
+            is_troubled: false,
+            throttle: FailureLogThrottle::default(),
+            is_landing: false,
         }
-        join_all(queues.into_iter().map(|queue| self.drain(queue, stop))).await.into_iter().collect()
     }
 
-    fn outgoing(&self, mut envelope: Envelope) -> Option<Outgoing> {
-        let spans = OnItsWay::begin(&envelope);
+    /// Takes up what was read. `place` may be left behind once it, and all that was added before it, is accepted.
+    ///
+    /// What cannot be decoded is passed over: no later attempt could read it either, and the events behind it must not
+    /// wait. It stays in the table.
+    pub(super) fn add(&mut self, content: Content, place: Option<Sequence>) {
+        let envelope = match content {
+            Content::Event(envelope) => Some(envelope),
+            Content::Undecodable(reason) => {
+                meters::undecodable();
+                error!(source = self.source, ?place, reason, "a record is not an event and is passed over");
+                None
+            }
+            Content::Skip => {
+                meters::skipped();
+                None
+            }
+        };
+        let time = envelope.as_ref().map(|envelope| envelope.timestamp);
+        let record = self.first + self.records.len() as u64;
+        let outgoing = envelope.and_then(|envelope| self.outgoing(envelope, record));
+        self.records.push_back(Pending { place, time, accepted: outgoing.is_none() });
+        match outgoing {
+            Some(outgoing) => {
+                let aggregate = outgoing.aggregate;
+                let waiting = self.waiting.entry(aggregate).or_insert_with(|| {
+                    self.ready.push_back(aggregate);
+                    VecDeque::new()
+                });
+                waiting.push_back(outgoing);
+            }
+            None => self.pass(),
+        }
+    }
+
+    fn outgoing(&self, mut envelope: Box<Envelope>, record: u64) -> Option<Outgoing> {
+        let (spans, aggregate) = (OnItsWay::begin(&envelope), hash_of(envelope.stream()));
         let mut entry = self.entry(&envelope)?;
-        if entry.size() >= self.config.max_bytes && envelope.event_data.take().is_some() {
+        if entry.size() >= self.publisher.config.max_bytes && envelope.event_data.take().is_some() {
             meters::oversized();
             entry = self.entry(&envelope)?;
         }
-        Some(Outgoing { envelope, entry, spans })
+        Some(Outgoing { envelope, entry, spans, record, aggregate, alone: false })
     }
 
     fn entry(&self, envelope: &Envelope) -> Option<Entry> {
-        Entry::of(envelope, &self.config.source)
+        Entry::of(envelope, &self.publisher.config.source)
             .inspect_err(|_| {
                 // Text and JSON values can always be written; should this change, one event must not block a shard.
                 meters::undecodable();
@@ -84,118 +174,245 @@ impl<B: EventBus> Publisher<B> {
             .ok()
     }
 
-    /// Publishes a queue, one call after the other.
-    async fn drain(&self, mut queue: VecDeque<Outgoing>, stop: &CancellationToken) -> Result<(), Stopped> {
-        let seed = queue.front().map(|o| (&self.config.owner, o.envelope.event_id));
-        let mut backoff = Pauses::new(self.config.first_backoff, self.config.max_backoff, seed);
-        let mut throttle = FailureLogThrottle::default();
-        // A call that is refused for its content does not say for which entry's: they are then sent one by one.
-        let mut width = MAX_ENTRIES;
-        while !queue.is_empty() {
-            let batch = self.next_batch(&mut queue, width);
-            let size = batch.len();
-            let outcome = self.put(batch).await;
-            if outcome.whole_call_refused {
-                width = 1;
-            }
-            let failed = outcome.remaining.len();
-            match outcome.rejection {
-                Some(error) if failed == size => {
-                    if let Some(lasted) = throttle.failed() {
-                        warn!(entries = failed, %error, ?lasted, "the bus does not accept events");
-                    }
-                }
-                Some(_) | None => throttle.succeeded(),
-            }
-            // In front of what comes after them, to keep the order, unless one of them would then block the rest.
-            if width == 1 {
-                queue.extend(outcome.remaining);
-            } else {
-                outcome.remaining.into_iter().rev().for_each(|o| queue.push_front(o));
-            }
-            if failed < size {
-                backoff.reset();
-            }
-            if failed > 0 {
-                backoff.pause(stop).await?;
-            }
-        }
-        Ok(())
+    /// Forgets what it holds. A call that is under way may still have its effect.
+    pub(super) fn clear(&mut self) {
+        *self = Self::new(self.publisher, self.source);
     }
 
-    /// Takes as many entries off the queue as a call may hold, at least one.
-    fn next_batch(&self, queue: &mut VecDeque<Outgoing>, width: usize) -> Vec<Outgoing> {
-        let mut batch = Vec::new();
+    /// Whether all is accepted.
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether more is to be read into it: the next page while the one before it is published.
+    pub(super) fn has_room(&self) -> bool {
+        self.records.len() < FULL_PAGE
+    }
+
+    /// The time of the oldest event that is not passed.
+    pub(super) fn oldest(&self) -> Option<Timestamp> {
+        self.records.iter().filter_map(|record| record.time).min()
+    }
+
+    /// How far everything is accepted, if it is further than the last time.
+    pub(super) fn take_passed(&mut self) -> Option<Passed> {
+        self.passed.take()
+    }
+
+    /// Begins calls, and waits until a call or a pause has ended. May be abandoned: it goes on where it was.
+    pub(super) async fn next(&mut self) {
+        self.begin_calls();
+        match self.under_way.next().await {
+            Some(Landed::Called(batch, outcome)) => {
+                self.calls -= 1;
+                self.judge(batch, outcome);
+                self.pass();
+            }
+            Some(Landed::Rested(batch)) => {
+                self.pauses -= 1;
+                self.again.push_back(batch);
+            }
+            None => {}
+        }
+    }
+
+    /// Lets the calls that are under way end, and begins no other.
+    pub(super) async fn land(&mut self) {
+        self.is_landing = true;
+        while self.calls > 0 {
+            self.next().await;
+        }
+    }
+
+    fn begin_calls(&mut self) {
+        while !self.is_landing && self.calls < self.publisher.config.lanes.max(1) {
+            if self.is_troubled && self.calls + self.pauses > 0 {
+                return;
+            }
+            let batch = match self.again.pop_front() {
+                None => self.next_batch(),
+                again @ Some(_) => again,
+            };
+            let Some(mut batch) = batch else { return };
+            let together = batch.entries.len();
+            batch.entries.iter_mut().for_each(|outgoing| outgoing.spans.sent(together));
+            let entries: Vec<Entry> = batch.entries.iter().map(|outgoing| outgoing.entry.clone()).collect();
+            let bus = self.publisher.bus.clone();
+            self.calls += 1;
+            self.under_way.push(Box::pin(async move {
+                let outcome = bus.put(&entries).await;
+                Landed::Called(batch, outcome)
+            }));
+        }
+    }
+
+    /// As many entries as a call may hold, of the aggregates that came first.
+    fn next_batch(&mut self) -> Option<Batch> {
+        let mut entries: Vec<Outgoing> = Vec::new();
         let mut bytes = 0;
-        while let Some(next) = queue.front() {
-            bytes += next.entry.size();
-            if !batch.is_empty() && (batch.len() == width || bytes >= self.config.max_bytes) {
+        while let Some(aggregate) = self.ready.front() {
+            let waiting = self.waiting.get_mut(aggregate)?;
+            let before = entries.len();
+            while let Some(next) = waiting.front() {
+                bytes += next.entry.size();
+                let fits = entries.len() < MAX_ENTRIES
+                    && bytes < self.publisher.config.max_bytes
+                    && !next.alone
+                    && !entries.first().is_some_and(|first| first.alone);
+                if !entries.is_empty() && !fits {
+                    break;
+                }
+                entries.extend(waiting.pop_front());
+            }
+            let is_full = !waiting.is_empty();
+            if entries.len() > before {
+                self.ready.pop_front();
+            }
+            if is_full || entries.len() == before {
                 break;
             }
-            batch.extend(queue.pop_front());
         }
-        batch
+        let first = entries.first()?;
+        let RelayConfig { owner, first_backoff, max_backoff, .. } = &self.publisher.config;
+        let backoff = Pauses::new(*first_backoff, *max_backoff, (owner, first.aggregate, first.record));
+        Some(Batch { entries, backoff })
     }
 
-    async fn put(&self, mut batch: Vec<Outgoing>) -> Outcome {
-        let together = batch.len();
-        batch.iter_mut().for_each(|o| o.spans.sent(together));
-        let entries: Vec<Entry> = batch.iter().map(|o| o.entry.clone()).collect();
-        match self.bus.put(&entries).await {
-            Ok(verdicts) if verdicts.len() == batch.len() => {
-                let rejection = verdicts.iter().find_map(|verdict| verdict.clone().err());
-                let judged = batch.into_iter().zip(verdicts);
-                let remaining =
-                    judged.filter_map(|(outgoing, verdict)| self.judge(outgoing, verdict)).collect();
-                Outcome { remaining, whole_call_refused: false, rejection }
-            }
+    /// Notes what the bus has accepted of a call, and has the rest tried again.
+    fn judge(&mut self, batch: Batch, outcome: Result<Vec<Result<(), Rejection>>, Rejection>) {
+        let Batch { entries, mut backoff } = batch;
+        let size = entries.len();
+        let verdicts = match outcome {
+            Ok(verdicts) if verdicts.len() == size => verdicts,
             Ok(_) => {
                 let nonsense = AwsError::InvalidResponse("the bus did not answer for every entry".to_owned());
-                batch.iter_mut().for_each(Outgoing::failed);
-                Outcome { remaining: batch, whole_call_refused: false, rejection: Some(nonsense.into()) }
+                vec![Err(nonsense.into()); size]
             }
-            Err(rejection) => {
-                let whole_call_refused = matches!(rejection, Rejection::Content(_));
-                let remaining = if whole_call_refused && batch.len() == 1 {
-                    batch.into_iter().filter_map(|o| self.judge(o, Err(rejection.clone()))).collect()
-                } else {
-                    batch.iter_mut().for_each(Outgoing::failed);
-                    batch
-                };
-                Outcome { remaining, whole_call_refused, rejection: Some(rejection) }
+            // It does not say for which entry's content.
+            Err(Rejection::Content(_)) if size > 1 => return self.part(entries),
+            Err(rejection) => vec![Err(rejection); size],
+        };
+        let rejection = verdicts.iter().find_map(|verdict| verdict.clone().err());
+        let went: Vec<Aggregate> = entries.iter().map(|outgoing| outgoing.aggregate).collect();
+        let judged: Vec<_> = entries.into_iter().zip(verdicts).collect();
+        let mut remaining = Vec::new();
+        let mut changed = false;
+        for (outgoing, verdict) in judged {
+            remaining.extend(self.judge_one(outgoing, verdict, &mut changed));
+        }
+        match rejection {
+            Some(error) if remaining.len() == size && !changed => {
+                // One aggregate alone may be its own trouble.
+                self.is_troubled |= went.iter().any(|aggregate| went.first() != Some(aggregate));
+                if let Some(lasted) = self.throttle.failed() {
+                    warn!(source = self.source, entries = size, %error, ?lasted, "the bus does not accept events");
+                }
+            }
+            Some(_) | None => {
+                self.is_troubled = false;
+                self.throttle.succeeded();
+                backoff.reset();
+            }
+        }
+        self.release(went.iter().filter(|went| remaining.iter().all(|left| left.aggregate != **went)));
+        if remaining.is_empty() {
+            return;
+        }
+        if self.is_troubled && self.pauses > 0 {
+            self.again.push_back(Batch { entries: remaining, backoff });
+        } else {
+            self.pauses += 1;
+            let pause = backoff.next();
+            let rested = Batch { entries: remaining, backoff };
+            self.under_way.push(Box::pin(async move {
+                sleep(pause).await;
+                Landed::Rested(rested)
+            }));
+        }
+    }
+
+    /// Has each of these sent in a call of its own.
+    fn part(&mut self, entries: Vec<Outgoing>) {
+        self.is_troubled = false;
+        let went: Vec<Aggregate> = entries.iter().map(|outgoing| outgoing.aggregate).collect();
+        for mut outgoing in entries.into_iter().rev() {
+            outgoing.failed();
+            outgoing.alone = true;
+            self.waiting.entry(outgoing.aggregate).or_default().push_front(outgoing);
+        }
+        self.release(went.iter());
+    }
+
+    /// What remains to be sent after the bus has judged its entry.
+    fn judge_one(
+        &mut self,
+        mut outgoing: Outgoing,
+        verdict: Result<(), Rejection>,
+        changed: &mut bool,
+    ) -> Option<Outgoing> {
+        let Err(rejection) = verdict else {
+            meters::published(since(outgoing.envelope.timestamp, (self.publisher.clock)()));
+            outgoing.spans.accepted();
+            self.accepted(outgoing.record);
+            return None;
+        };
+        outgoing.failed();
+        debug!(event_id = %outgoing.envelope.event_id, error = %rejection, "the bus did not accept an event");
+        if matches!(rejection, Rejection::Content(_)) && outgoing.envelope.event_data.take().is_some() {
+            // All the rest of an envelope is of types that the bus accepts.
+            meters::oversized();
+            *changed = true;
+            let Some(entry) = self.entry(&outgoing.envelope) else {
+                self.accepted(outgoing.record);
+                return None;
+            };
+            outgoing.entry = entry;
+        }
+        Some(outgoing)
+    }
+
+    fn accepted(&mut self, record: u64) {
+        let place = record.checked_sub(self.first).and_then(|place| usize::try_from(place).ok());
+        if let Some(pending) = place.and_then(|place| self.records.get_mut(place)) {
+            pending.accepted = true;
+        }
+    }
+
+    /// Of these aggregates nothing is under way any more.
+    fn release<'b>(&mut self, aggregates: impl Iterator<Item = &'b Aggregate>) {
+        let mut last = None;
+        for aggregate in aggregates {
+            // Those of one aggregate stand together in a batch.
+            if last.replace(*aggregate) == Some(*aggregate) {
+                continue;
+            }
+            if self.waiting.get(aggregate).is_some_and(VecDeque::is_empty) {
+                self.waiting.remove(aggregate);
+            } else {
+                self.ready.push_back(*aggregate);
             }
         }
     }
 
-    /// What remains to be sent of an event after the bus has judged its entry.
-    fn judge(&self, mut outgoing: Outgoing, verdict: Result<(), Rejection>) -> Option<Outgoing> {
-        match verdict {
-            Ok(()) => {
-                meters::published(since(outgoing.envelope.timestamp, (self.clock)()));
-                outgoing.spans.accepted();
-                None
-            }
-            Err(rejection) => {
-                outgoing.failed();
-                debug!(event_id = %outgoing.envelope.event_id, error = %rejection, "the bus did not accept an event");
-                if matches!(rejection, Rejection::Content(_)) && outgoing.envelope.event_data.take().is_some()
-                {
-                    // All the rest of an envelope is of types that the bus accepts.
-                    meters::oversized();
-                    outgoing.entry = self.entry(&outgoing.envelope)?;
-                }
-                Some(outgoing)
-            }
+    /// Leaves behind what is accepted with all before it.
+    fn pass(&mut self) {
+        while self.records.front().is_some_and(|record| record.accepted) {
+            let Some(record) = self.records.pop_front() else { return };
+            self.first += 1;
+            let before = self.passed.take();
+            let time = record.time.or_else(|| before.as_ref().and_then(|passed| passed.time));
+            self.passed = match record.place {
+                Some(place) => Some(Passed { place, time }),
+                None => before.map(|passed| Passed { time, ..passed }),
+            };
         }
     }
 }
 
-/// What a call to the bus left.
-struct Outcome {
-    /// To be sent again.
-    remaining: Vec<Outgoing>,
-    /// Whether the call as a whole was refused for what it held.
-    whole_call_refused: bool,
-    /// Why the call, or the first of those entries that failed, was not accepted.
-    rejection: Option<Rejection>,
+impl Outgoing {
+    /// Notes that the bus has not accepted it.
+    fn failed(&mut self) {
+        meters::entry_failed();
+        self.spans.refused();
+    }
 }

@@ -1,13 +1,13 @@
 //! Relaying one shard, under its lease.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use millrace_aws::AwsError;
-use millrace_core::Envelope;
 use millrace_core::Timestamp;
 use millrace_server::FailureLogThrottle;
 use tokio::{
     sync::watch,
+    task::yield_now,
     time::{Instant, sleep, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -20,9 +20,10 @@ use super::{
     keeper::{Keeper, Lost},
     leases::{Checkpoint, Lease, Leases, Progress},
     meters::{self, Called},
-    refill::Refill,
-    stream::{Content, Position, RETENTION, Record, Records, ShardId, ShardStream, StreamError},
-    time::{Pauses, Stopped, before, pause, since, unless_stopped},
+    publisher::{Flight, Passed},
+    refill::{Refill, RefillPage},
+    stream::{Position, RETENTION, Record, Records, ShardId, ShardStream, StreamError},
+    time::{Pauses, Stopped, before, since},
 };
 
 /// Relays a shard from its lease's checkpoint on until the shard ends, the lease is lost, or `stop` is cancelled. In the
@@ -47,7 +48,7 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
     let lost = tokio::select! {
         biased;
         lost = keeper.keep(moved) => Some(lost),
-        _ = reader.run() => None,
+        () = reader.run() => None,
         () = drained => None,
     };
     let end = match lost {
@@ -77,6 +78,10 @@ struct Reader<'a, S, L, B, R> {
     /// How far the shard is relayed, in time.
     reached: &'a watch::Sender<Timestamp>,
     stop: &'a CancellationToken,
+    /// What is read, accepted or not.
+    read_to: Position,
+    /// All of the shard's events that are older than this were read, as far as is known.
+    looked: Timestamp,
     backoff: Pauses,
     /// Of reading the shard, and of reading the table in its place.
     throttle: FailureLogThrottle,
@@ -95,24 +100,39 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         let config = ports.config();
         let backoff = Pauses::new(config.first_backoff, config.max_backoff, (&config.owner, shard));
         let (throttle, trust) = (FailureLogThrottle::default(), config.trust_horizon);
-        Self { ports, shard, progress, reached, stop, backoff, throttle, trust }
+        let read_to = match &progress.borrow().checkpoint {
+            Checkpoint::At(position) => position.clone(),
+            Checkpoint::ShardEnd => Position::TrimHorizon,
+        };
+        let looked = (ports.clock)();
+        Self { ports, shard, progress, reached, stop, read_to, looked, backoff, throttle, trust }
     }
 
     fn config(&self) -> &'a RelayConfig {
         self.ports.config()
     }
 
-    async fn run(mut self) -> Result<(), Stopped> {
+    async fn run(mut self) {
+        let mut flight = Flight::new(&self.ports.publisher, self.shard.as_str());
+        if self.read(&mut flight).await == Err(Stopped) {
+            flight.land().await;
+            self.note(&mut flight);
+        }
+    }
+
+    async fn read(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         // At the end of the shard the checkpoint has no position any more.
-        while let Some(position) = self.position() {
-            let error = match self.call(self.ports.stream.open(self.shard, &position)).await? {
+        while !self.is_finished() {
+            let position = self.read_to.clone();
+            let opened = self.meanwhile(flight, self.ports.stream.open(self.shard, &position)).await?;
+            let error = match opened {
                 // Asked once the cursor stands, since only from then on does the stream tell what it drops before the
                 // cursor comes to it. However long ago the last look was, what follows from this one holds.
                 Ok(_) if self.horizon_is_doubtful() => {
-                    self.refill().await?;
+                    self.refill(flight).await?;
                     continue;
                 }
-                Ok(cursor) => match self.follow(cursor).await? {
+                Ok(cursor) => match self.follow(flight, cursor).await? {
                     Ok(()) => continue,
                     Err(error) => error,
                 },
@@ -124,89 +144,108 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             match error {
                 // After a long pause, such as the bus's refusals; the position is still good.
                 StreamError::Expired => {}
-                StreamError::Trimmed => self.heal_trimmed().await?,
-                StreamError::Gone => self.heal_gone().await?,
+                StreamError::Trimmed => self.heal_trimmed(flight).await?,
+                StreamError::Gone => self.heal_gone(flight).await?,
                 StreamError::Failed(error) => self.failed(Called::Stream, &error),
             }
-            self.backoff.pause(self.stop).await?;
+            self.pause(flight).await?;
         }
         Ok(())
     }
 
     /// Reads from a cursor on, until the shard ends, a call fails, or the cursor is too old to be believed.
-    async fn follow(&mut self, mut cursor: S::Cursor) -> Result<Result<(), StreamError>, Stopped> {
+    async fn follow(
+        &mut self,
+        flight: &mut Flight<'a, B>,
+        mut cursor: S::Cursor,
+    ) -> Result<Result<(), StreamError>, Stopped> {
         let mut interval = self.config().poll_interval;
         let opened = Instant::now();
         loop {
+            self.until(flight, Flight::has_room).await?;
             let (began, looked) = (Instant::now(), (self.ports.clock)());
-            let Records { records, next } = match self.call(self.ports.stream.read(&cursor)).await? {
+            let read = self.meanwhile(flight, self.ports.stream.read(&cursor)).await?;
+            let Records { records, next } = match read {
                 Ok(read) => read,
                 // Whether the shard itself is gone, opening it again will tell.
                 Err(StreamError::Gone) => return Ok(Err(StreamError::Expired)),
                 Err(error) => return Ok(Err(error)),
             };
             self.succeeded();
-            self.reached.send_replace(self.oldest(&records).unwrap_or(looked));
-            interval = self.config().next_poll(interval, records.is_empty());
-            let nothing_came = records.is_empty();
-            self.relay(records).await?;
+            self.looked = looked;
+            let brought = records.len();
+            interval = self.config().next_poll(interval, brought);
+            for Record { sequence, content } in records {
+                self.read_to = Position::After(sequence.clone());
+                flight.add(content, Some(sequence));
+            }
+            self.note(flight);
             match next {
                 // A cursor may have outlived what it was opened on without a call that failed: an emulator that was away for
                 // a moment goes on with it on a stream that it does not fit. Opening after a record tells.
                 Some(_)
-                    if nothing_came && opened.elapsed() > self.config().trust_horizon && self.has_read() =>
+                    if brought == 0 && opened.elapsed() > self.config().trust_horizon && self.has_read() =>
                 {
                     return Ok(Ok(()));
                 }
                 Some(next) => cursor = next,
                 None => {
+                    self.until(flight, Flight::is_empty).await?;
                     self.advance(Checkpoint::ShardEnd, None);
                     return Ok(Ok(()));
                 }
             }
-            unless_stopped(sleep_until(began + interval), self.stop).await?;
+            self.meanwhile(flight, sleep_until(began + interval)).await?;
         }
     }
 
-    /// Publishes records, window by window, and moves the progress past each that the bus has accepted whole.
-    async fn relay(&self, records: Vec<Record>) -> Result<(), Stopped> {
-        let mut records = records.into_iter().peekable();
-        while records.peek().is_some() {
-            if self.stop.is_cancelled() {
-                return Err(Stopped);
+    /// Waits for something that may be abandoned at a stop, while what is under way goes on.
+    async fn meanwhile<T>(
+        &self,
+        flight: &mut Flight<'a, B>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Stopped> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Stopped),
+                () = flight.next(), if !flight.is_empty() => self.note(flight),
+                value = &mut work => return Ok(value),
             }
-            let mut events = Vec::new();
-            let mut last = None;
-            for record in records.by_ref().take(self.ports.publisher.window()) {
-                events.extend(self.event(record.content, &record.sequence.0));
-                last = Some(record.sequence);
-            }
-            let time = events.last().map(|event| event.timestamp);
-            self.ports.publisher.publish(events, self.stop).await?;
-            if let Some(sequence) = last {
-                self.advance(Checkpoint::At(Position::After(sequence)), time);
+        }
+    }
+
+    /// Waits until the flight has come so far.
+    async fn until(
+        &self,
+        flight: &mut Flight<'a, B>,
+        holds: fn(&Flight<'a, B>) -> bool,
+    ) -> Result<(), Stopped> {
+        while !holds(flight) {
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(Stopped),
+                () = flight.next() => self.note(flight),
             }
         }
         Ok(())
     }
 
-    /// The event in a record or an item, if it holds one.
-    ///
-    /// One that cannot be read is counted, named in the log and passed over: no later attempt could read it either, and
-    /// the events behind it must not wait. It stays in the table.
-    fn event(&self, content: Content, place: &str) -> Option<Envelope> {
-        match content {
-            Content::Event(envelope) => Some(*envelope),
-            Content::Skip => {
-                meters::skipped();
-                None
-            }
-            Content::Undecodable(reason) => {
-                meters::undecodable();
-                error!(shard = %self.shard, place, reason, "a record is not an event and is passed over");
-                None
-            }
+    /// Waits after one more failure.
+    async fn pause(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
+        let pause = self.backoff.next();
+        self.meanwhile(flight, sleep(pause)).await
+    }
+
+    /// Notes how far the flight has come.
+    fn note(&self, flight: &mut Flight<'a, B>) {
+        if let Some(Passed { place, time }) = flight.take_passed() {
+            self.advance(Checkpoint::At(Position::After(place)), time);
         }
+        // A clock that runs ahead makes no event younger than now.
+        let oldest = flight.oldest().map(|time| time.min((self.ports.clock)()));
+        self.reached.send_replace(oldest.unwrap_or(self.looked));
     }
 
     /// Moves the progress. `event` is the time of the last event accepted, where there was one.
@@ -216,55 +255,43 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             progress.time = match event {
                 // A writer's clock that runs ahead must not shorten a later refill.
                 Some(time) => time.min(now),
-                None => self.accepted_before(progress),
+                None => accepted_before(progress),
             };
             progress.checkpoint = checkpoint;
         });
     }
 
-    /// A time such that all older events of the shard have been accepted, but for differences between clocks.
-    fn accepted_before(&self, progress: &Progress) -> Timestamp {
-        match progress.checkpoint {
-            Checkpoint::At(Position::TrimHorizon) => before(progress.time, RETENTION),
-            Checkpoint::At(Position::After(_)) | Checkpoint::ShardEnd => progress.time,
-        }
-    }
-
     fn has_read(&self) -> bool {
-        matches!(self.position(), Some(Position::After(_)))
+        matches!(self.read_to, Position::After(_))
     }
 
-    fn position(&self) -> Option<Position> {
-        match &self.progress.borrow().checkpoint {
-            Checkpoint::At(position) => Some(position.clone()),
-            Checkpoint::ShardEnd => None,
-        }
+    fn is_finished(&self) -> bool {
+        self.progress.borrow().checkpoint == Checkpoint::ShardEnd
     }
 
     /// Whether records at the start of the shard, where nothing has been read yet, may have been dropped. After a record
     /// the stream itself would say so.
     fn horizon_is_doubtful(&self) -> bool {
         let progress = self.progress.borrow();
-        progress.checkpoint == Checkpoint::At(Position::TrimHorizon)
-            && since(progress.time, (self.ports.clock)()) > self.trust
+        !self.has_read() && since(progress.time, (self.ports.clock)()) > self.trust
     }
 
-    async fn heal_trimmed(&mut self) -> Result<(), Stopped> {
+    async fn heal_trimmed(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         meters::trimmed();
         error!(shard = %self.shard, "the stream has dropped records that were not relayed");
         // At a horizon that is not in doubt, a record was dropped between opening and reading. It was there before any
         // relay was, or the refill that was just done has published it.
         if self.horizon_is_doubtful() || self.has_read() {
-            self.refill().await?;
+            self.refill(flight).await?;
         }
         Ok(())
     }
 
     /// Ends a shard that is no longer there, after filling in what it may have held beyond the checkpoint.
-    async fn heal_gone(&mut self) -> Result<(), Stopped> {
+    async fn heal_gone(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         // A shard that is still listed is still there: a stream can be slow to know its own shards. Ending it here would
         // lose all that it has yet to bring.
-        match self.call(self.ports.stream.shards()).await? {
+        match self.meanwhile(flight, self.ports.stream.shards()).await? {
             Ok(shards) if shards.iter().all(|listed| listed.id != *self.shard) => {}
             Ok(_) => {
                 let error = AwsError::InvalidResponse("the shard is listed but cannot be opened".to_owned());
@@ -278,21 +305,23 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         }
         meters::trimmed();
         error!(shard = %self.shard, "a shard has vanished from the stream before all of it was relayed");
-        self.refill().await?;
+        self.refill(flight).await?;
         self.advance(Checkpoint::ShardEnd, None);
         Ok(())
     }
 
     /// Publishes from the table all that the shard may have held since the checkpoint, and much else with it, and goes
     /// back to the trim horizon.
-    async fn refill(&mut self) -> Result<(), Stopped> {
+    async fn refill(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
+        // What was read and not accepted is read again, or in the table.
+        flight.clear();
         let ports = self.ports;
-        let since = before(self.accepted_before(&self.progress.borrow()), ports.config().refill_margin);
-        let (now, stop) = (|| (ports.clock)(), self.stop);
-        let done =
-            ports.refills.wish(self.shard, since, now, stop, async |since| self.read_table(since).await);
-        let time = done.await?.begun;
+        let since = before(accepted_before(&self.progress.borrow()), ports.config().refill_margin);
+        let (shard, now, stop) = (self.shard, || (ports.clock)(), self.stop);
+        let work = async |since| self.read_table(flight, since).await;
+        let time = ports.refills.wish(shard, since, now, stop, work).await?.begun;
         self.progress.send_replace(Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time });
+        self.read_to = Position::TrimHorizon;
         // With the trust that an emulator gets, a refill of some seconds would call for the next one. What the stream may
         // drop by itself while a refill takes its time is another matter: that takes most of a day.
         self.trust = self.trust.max(RelayConfig::STREAM_TRUST);
@@ -300,40 +329,35 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     }
 
     /// Publishes all events of the table that are of this time or later.
-    async fn read_table(&mut self, since: Timestamp) -> Result<(), Stopped> {
+    async fn read_table(&mut self, flight: &mut Flight<'a, B>, since: Timestamp) -> Result<(), Stopped> {
         meters::refill();
-        self.reached.send_replace(since);
+        self.looked = since;
+        self.note(flight);
         warn!(shard = %self.shard, %since, "refilling from the table");
         let mut from = None;
         loop {
-            match self.call(self.ports.refill.page(since, from.as_ref())).await? {
-                Ok(page) => {
+            let page = self.ports.refill.page(since, from.as_ref());
+            match self.meanwhile(flight, page).await? {
+                Ok(RefillPage { contents, next }) => {
                     self.succeeded();
-                    self.publish_refill(page.contents).await?;
-                    from = page.next;
-                    if from.is_none() {
-                        return Ok(());
+                    for content in contents {
+                        meters::refilled();
+                        flight.add(content, None);
                     }
+                    if next.is_none() {
+                        return self.until(flight, Flight::is_empty).await;
+                    }
+                    from = next;
+                    self.until(flight, Flight::has_room).await?;
                 }
                 Err(error) => {
                     self.failed(Called::Table, &error);
-                    self.backoff.pause(self.stop).await?;
+                    self.pause(flight).await?;
                 }
             }
             // A table may have a thousand pages without an event that is wanted.
-            pause(Duration::ZERO, self.stop).await?;
+            yield_now().await;
         }
-    }
-
-    async fn publish_refill(&self, contents: Vec<Content>) -> Result<(), Stopped> {
-        let mut events = contents.into_iter().filter_map(|content| self.event(content, "table")).peekable();
-        while events.peek().is_some() {
-            let window: Vec<_> = events.by_ref().take(self.ports.publisher.window()).collect();
-            let count = window.len();
-            self.ports.publisher.publish(window, self.stop).await?;
-            (0..count).for_each(|_| meters::refilled());
-        }
-        Ok(())
     }
 
     fn succeeded(&mut self) {
@@ -348,18 +372,12 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             warn!(shard = %self.shard, ?called, %error, ?lasted, "the shard cannot be read");
         }
     }
+}
 
-    /// The time of the oldest of these events; a clock that runs ahead makes none of them younger than now.
-    fn oldest(&self, records: &[Record]) -> Option<Timestamp> {
-        let times = records.iter().filter_map(|record| match &record.content {
-            Content::Event(envelope) => Some(envelope.timestamp),
-            Content::Skip | Content::Undecodable(_) => None,
-        });
-        times.min().map(|time| time.min((self.ports.clock)()))
-    }
-
-    /// Makes a call that changes nothing, and so may be abandoned at a stop.
-    async fn call<T>(&self, call: impl Future<Output = T>) -> Result<T, Stopped> {
-        unless_stopped(call, self.stop).await
+/// A time such that all older events of the shard have been accepted, but for differences between clocks.
+fn accepted_before(progress: &Progress) -> Timestamp {
+    match progress.checkpoint {
+        Checkpoint::At(Position::TrimHorizon) => before(progress.time, RETENTION),
+        Checkpoint::At(Position::After(_)) | Checkpoint::ShardEnd => progress.time,
     }
 }

@@ -8,6 +8,9 @@ use millrace_core::Envelope;
 /// How long DynamoDB keeps a stream's records (Developer Guide, "Change data capture for DynamoDB Streams").
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The most records that one read brings (DynamoDB API Reference, `GetRecords`).
+pub const FULL_PAGE: usize = 1_000;
+
 /// A shard's name, unique over all streams whose leases share a table.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShardId(Arc<str>);

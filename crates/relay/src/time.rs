@@ -17,15 +17,6 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stopped;
 
-/// Waits, unless told to stop.
-pub(super) async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), Stopped> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(Stopped),
-        () = tokio::time::sleep(duration) => Ok(()),
-    }
-}
-
 /// Lets a result through, unless told to stop before it comes.
 pub(super) async fn unless_stopped<T>(
     work: impl Future<Output = T>,
@@ -61,10 +52,10 @@ impl Pauses {
         self.failures = 0;
     }
 
-    /// Waits after one more failure.
-    pub(super) async fn pause(&mut self, stop: &CancellationToken) -> Result<(), Stopped> {
+    /// How long to wait after one more failure.
+    pub(super) fn next(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
-        pause(self.backoff.after(self.failures, self.jitter.random()), stop).await
+        self.backoff.after(self.failures, self.jitter.random())
     }
 }
 

@@ -1,8 +1,12 @@
 //! Buses that do not accept everything.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use millrace_aws::AwsError;
+use tokio::time::sleep;
 
 use crate::{
     bus::{Entry, EventBus, Rejection},
@@ -50,6 +54,26 @@ impl EventBus for ChoosyBus {
             }
         }
         Ok(verdicts)
+    }
+}
+
+/// A bus whose calls take their time.
+#[derive(Clone)]
+pub(super) struct Distant {
+    there: MemoryBus,
+    latency: Duration,
+}
+
+impl Distant {
+    pub(super) fn new(there: &MemoryBus, latency: Duration) -> Self {
+        Self { there: there.clone(), latency }
+    }
+}
+
+impl EventBus for Distant {
+    async fn put(&self, entries: &[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> {
+        sleep(self.latency).await;
+        self.there.put(entries).await
     }
 }
 

@@ -84,7 +84,16 @@ impl World {
 
     /// Stores the first event of each of these aggregates.
     pub(super) fn store_firsts(&self, aggregates: impl IntoIterator<Item = u128>) -> Vec<EventId> {
-        aggregates.into_iter().map(|aggregate| self.store(self.event(aggregate, 1))).collect()
+        self.store_of_each(aggregates, 1)
+    }
+
+    /// Stores an event of this version of each of these aggregates.
+    pub(super) fn store_of_each(
+        &self,
+        aggregates: impl IntoIterator<Item = u128>,
+        version: u64,
+    ) -> Vec<EventId> {
+        aggregates.into_iter().map(|aggregate| self.store(self.event(aggregate, version))).collect()
     }
 
     /// Stores events of one aggregate.
