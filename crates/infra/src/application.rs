@@ -29,10 +29,12 @@ pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
         "UndeliveredAlarm",
         alarms::any_message(
             &names::undelivered_queue(PREFIX),
-            "Events that the bus could not bring to a queue. \"projector audit --repair\" writes their rows.",
+            "Events that the bus could not bring to a queue (\"projector audit --repair\" writes their rows), or items \
+             of the event store that no relay could decode.",
             "UndeliveredQueue",
         ),
     );
+    draft.resource("UndecodableRule", relay::undecodable());
     draft.resources(relay_alarms);
 
     draft.output("AwsRegion", reference("AWS::Region"));

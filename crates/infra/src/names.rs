@@ -42,6 +42,12 @@ pub fn undelivered_queue(prefix: &str) -> String {
     format!("{prefix}-undelivered")
 }
 
+/// The rule that leads undecodable items to the undelivered events.
+#[must_use]
+pub fn undecodable_rule(prefix: &str) -> String {
+    format!("{prefix}-undecodable")
+}
+
 /// The archive of the event bus.
 #[must_use]
 pub fn archive(prefix: &str) -> String {

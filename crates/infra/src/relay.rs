@@ -1,4 +1,4 @@
-//! The alarm of a stopped relay.
+//! The alarm of a stopped relay, and the rule for items that it cannot decode.
 //!
 //! CloudWatch has no age of a stream that Lambda does not read. The relay itself reports it (`relay_behind_seconds`);
 //! CloudWatch can see that events are stored and that no queue receives one.
@@ -7,8 +7,9 @@ use crate::{
     Stack,
     alarms::{MAX_METRICS, MathAlarm, all_of, dimension, metric},
     names,
-    template::PREFIX,
-    yaml::{Yaml, sub},
+    parameters::value,
+    template::{PREFIX, resource},
+    yaml::{Yaml, arn_of, list, map, sub, text, texts},
 };
 
 const DESCRIPTION: &str = "Events are stored, but none arrives in a queue.";
@@ -47,6 +48,24 @@ fn combined(name: String, parts: &[&[String]]) -> Vec<(String, Yaml)> {
         .unzip();
     let all = ("RelayStoppedAlarm".to_owned(), all_of(name, DESCRIPTION, &logical));
     logical.into_iter().zip(parts).chain([all]).collect()
+}
+
+/// The rule that brings to the undelivered events what the relay hands on undecoded, be its aggregate known or not. So
+/// the alarm of that queue tells of it. The relay names it so: `millrace_relay::bus::UNDECODABLE`.
+pub(crate) fn undecodable() -> Yaml {
+    let pattern = map([("source", list([value("EventSource")])), ("detail-type", texts(["Undecodable"]))]);
+    let target = map([("Id", text("queue")), ("Arn", arn_of("UndeliveredQueue"))]);
+    resource(
+        "AWS::Events::Rule",
+        [
+            ("Name", sub(names::undecodable_rule(PREFIX))),
+            ("Description", text("Items of the event store that no relay could decode.")),
+            ("EventBusName", sub(names::bus(PREFIX))),
+            ("EventPattern", pattern),
+            ("State", text("ENABLED")),
+            ("Targets", list([target])),
+        ],
+    )
 }
 
 /// An alarm that is raised while events are stored and none of some queues receives one.

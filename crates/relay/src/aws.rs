@@ -4,6 +4,7 @@ mod bus;
 mod leases;
 mod refill;
 mod stream;
+mod undecoded;
 
 pub use bus::EventBridgeBus;
 pub use leases::DynamoLeases;

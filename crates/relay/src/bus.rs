@@ -3,12 +3,18 @@
 use std::future::Future;
 
 use millrace_aws::AwsError;
-use millrace_core::Envelope;
-use millrace_core::Timestamp;
+use millrace_core::{AggregateType, Envelope, TenantId, Timestamp};
 use serde::Serialize;
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use crate::stream::Undecoded;
 
 /// The most entries that one call takes (EventBridge API Reference, `PutEvents`).
 pub const MAX_ENTRIES: usize = 10;
+
+/// The `DetailType` of an item that is handed on as it is, since it could not be read as an event.
+pub const UNDECODABLE: &str = "Undecodable";
 
 /// What the bus and its queues wrap around an entry: id, account, region and the like, with room to spare.
 const WRAPPING: usize = 1024;
@@ -18,12 +24,29 @@ const WRAPPING: usize = 1024;
 pub struct Entry {
     /// Who publishes.
     pub source: String,
-    /// The event's type.
+    /// The event's type, or [`UNDECODABLE`].
     pub detail_type: String,
     /// The event's [`Envelope`] as JSON; with `"EventDataOmitted": true` where it goes without its data.
     pub detail: String,
     /// The event's time.
     pub time: Timestamp,
+}
+
+/// An item that is no event of this release. It lacks most of an envelope's fields, so that nobody takes it for one.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct AsItIs<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant_id: Option<&'a TenantId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregate_type: Option<&'a AggregateType>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregate_id: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u64>,
+    undecodable: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item: Option<&'a Map<String, Value>>,
 }
 
 /// An event whose data the bus would not take, marked as such for those who consume it.
@@ -48,6 +71,24 @@ impl Entry {
             detail,
             time: envelope.timestamp,
         })
+    }
+
+    /// The entry of an item that could not be read as an event.
+    pub fn undecoded(
+        undecoded: &Undecoded,
+        source: &str,
+        time: Timestamp,
+    ) -> Result<Self, serde_json::Error> {
+        let Undecoded { reason, stream, aggregate_type, version, item } = undecoded;
+        let detail = serde_json::to_string(&AsItIs {
+            tenant_id: stream.as_ref().map(|stream| &stream.tenant),
+            aggregate_type: aggregate_type.as_ref(),
+            aggregate_id: stream.as_ref().map(|stream| stream.id),
+            version: *version,
+            undecodable: reason,
+            item: item.as_ref(),
+        })?;
+        Ok(Self { source: source.to_owned(), detail_type: UNDECODABLE.to_owned(), detail, time })
     }
 
     /// The bytes it takes on the bus, never fewer than AWS counts (EventBridge User Guide, "Calculating PutEvents event

@@ -12,10 +12,10 @@
 //! cannot know: what happened more than a day, less some minutes, before the first relay of all was started, and what was
 //! written while the table had no stream.
 //!
-//! What is not an event is counted, logged once, and passed over, since it must not hold up the events behind it. It
-//! stays in the table, where an audit finds it. An entry that the bus does not accept is sent again without end, and
-//! holds up its own shard alone; one whose content the bus refuses, or that is too large, goes without its data, which
-//! the consumer then reads from the store.
+//! What cannot be read as an event is counted, logged, and handed on as it is: a newer consumer may understand it, and the
+//! dead letters of others tell of it. An entry that the bus does not accept is sent again without end, and holds up its
+//! own shard alone; one whose content the bus refuses, or that is too large, goes without its data, which the consumer
+//! then reads from the store.
 //!
 //! # Metrics
 //! `relay_published_total`, `relay_entries_failed_total`, `relay_lag_seconds`, `relay_behind_seconds`,

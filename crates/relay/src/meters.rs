@@ -51,7 +51,7 @@ fn describe() {
     );
     describe_counter!(REFILLS, "Refills from the table that were begun. Alarm on this.");
     describe_counter!(REFILLED, "Events published from the table because the stream had dropped records.");
-    describe_counter!(UNDECODABLE, "Records and items that are not events, passed over. Alarm on this.");
+    describe_counter!(UNDECODABLE, "Items that are not events, handed on as they are. Alarm on this.");
     describe_counter!(SKIPPED, "Records of changes other than new items, passed over.");
     describe_gauge!(LEASES_HELD, "Shards that this replica reads.");
     describe_counter!(LEASES_LOST, "Leases that went to another replica, or could not be renewed in time.");

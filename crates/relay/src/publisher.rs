@@ -13,10 +13,12 @@ use super::{
     bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
     config::RelayConfig,
     meters,
-    stream::{Content, FULL_PAGE, Sequence},
+    stream::{Content, FULL_PAGE, Sequence, Undecoded},
     time::{Clock, Pauses, hash_of, since},
     traced::OnItsWay,
 };
+
+const UNDECODED: &str = "an item is not an event and is handed on as it is";
 
 /// What publishing needs.
 #[derive(Clone)]
@@ -28,7 +30,7 @@ pub(super) struct Publisher<B> {
 
 /// Something on its way to the bus.
 struct Outgoing {
-    envelope: Box<Envelope>,
+    payload: Payload,
     entry: Entry,
     spans: OnItsWay,
     /// The number of its record.
@@ -36,6 +38,11 @@ struct Outgoing {
     aggregate: Aggregate,
     /// Whether it is to have a call for itself, since a call with others was refused for its content.
     alone: bool,
+}
+
+enum Payload {
+    Event(Box<Envelope>),
+    Undecoded(Box<Undecoded>),
 }
 
 /// An aggregate, by its hash: two of the same hash only wait for each other.
@@ -122,28 +129,32 @@ impl<'a, B: EventBus> Flight<'a, B> {
 
     /// Takes up what was read. `place` may be left behind once it, and all that was added before it, is accepted.
     ///
-    /// What cannot be decoded is passed over: no later attempt could read it either, and the events behind it must not
-    /// wait. It stays in the table.
+    /// What cannot be decoded is handed on as it is: it must not hold up the events behind it, and a consumer of a newer
+    /// release may understand it; the others' dead letters tell of it.
     pub(super) fn add(&mut self, content: Content, place: Option<Sequence>) {
-        let envelope = match content {
-            Content::Event(envelope) => Some(envelope),
-            Content::Undecodable(reason) => {
+        let (aggregate, payload) = match content {
+            Content::Event(envelope) => (hash_of(envelope.stream()), Some(Payload::Event(envelope))),
+            Content::Undecodable(undecoded) => {
                 meters::undecodable();
-                error!(source = self.source, ?place, reason, "a record is not an event and is passed over");
-                None
+                let Undecoded { reason, stream, version, .. } = &*undecoded;
+                let aggregate = stream.as_ref().map(ToString::to_string);
+                error!(source = self.source, aggregate, version, reason, "{UNDECODED}");
+                (stream.as_ref().map_or(0, hash_of), Some(Payload::Undecoded(undecoded)))
             }
             Content::Skip => {
                 meters::skipped();
-                None
+                (0, None)
             }
         };
-        let time = envelope.as_ref().map(|envelope| envelope.timestamp);
+        let time = match &payload {
+            Some(Payload::Event(envelope)) => Some(envelope.timestamp),
+            Some(Payload::Undecoded(_)) | None => None,
+        };
         let record = self.first + self.records.len() as u64;
-        let outgoing = envelope.and_then(|envelope| self.outgoing(envelope, record));
+        let outgoing = payload.and_then(|payload| self.outgoing(payload, record, aggregate));
         self.records.push_back(Pending { place, time, accepted: outgoing.is_none() });
         match outgoing {
             Some(outgoing) => {
-                let aggregate = outgoing.aggregate;
                 let waiting = self.waiting.entry(aggregate).or_insert_with(|| {
                     self.ready.push_back(aggregate);
                     VecDeque::new()
@@ -154,22 +165,32 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    fn outgoing(&self, mut envelope: Box<Envelope>, record: u64) -> Option<Outgoing> {
-        let (spans, aggregate) = (OnItsWay::begin(&envelope), hash_of(envelope.stream()));
-        let mut entry = self.entry(&envelope)?;
-        if entry.size() >= self.publisher.config.max_bytes && envelope.event_data.take().is_some() {
+    fn outgoing(&self, payload: Payload, record: u64, aggregate: Aggregate) -> Option<Outgoing> {
+        let spans = match &payload {
+            Payload::Event(envelope) => OnItsWay::begin(envelope),
+            Payload::Undecoded(_) => OnItsWay::default(),
+        };
+        let entry = self.entry(&payload)?;
+        let is_too_large = entry.size() >= self.publisher.config.max_bytes;
+        let mut outgoing = Outgoing { payload, entry, spans, record, aggregate, alone: false };
+        if is_too_large && outgoing.payload.strip() {
             meters::oversized();
-            entry = self.entry(&envelope)?;
+            outgoing.entry = self.entry(&outgoing.payload)?;
         }
-        Some(Outgoing { envelope, entry, spans, record, aggregate, alone: false })
+        Some(outgoing)
     }
 
-    fn entry(&self, envelope: &Envelope) -> Option<Entry> {
-        Entry::of(envelope, &self.publisher.config.source)
+    fn entry(&self, payload: &Payload) -> Option<Entry> {
+        let source = &self.publisher.config.source;
+        let entry = match payload {
+            Payload::Event(envelope) => Entry::of(envelope, source),
+            Payload::Undecoded(undecoded) => Entry::undecoded(undecoded, source, (self.publisher.clock)()),
+        };
+        entry
             .inspect_err(|_| {
                 // Text and JSON values can always be written; should this change, one event must not block a shard.
                 meters::undecodable();
-                error!(event_id = %envelope.event_id, "an event cannot be written as JSON and is passed over");
+                error!(source = self.source, "an item cannot be written as JSON and is passed over");
             })
             .ok()
     }
@@ -351,18 +372,20 @@ impl<'a, B: EventBus> Flight<'a, B> {
         changed: &mut bool,
     ) -> Option<Outgoing> {
         let Err(rejection) = verdict else {
-            meters::published(since(outgoing.envelope.timestamp, (self.publisher.clock)()));
+            if let Payload::Event(envelope) = &outgoing.payload {
+                meters::published(since(envelope.timestamp, (self.publisher.clock)()));
+            }
             outgoing.spans.accepted();
             self.accepted(outgoing.record);
             return None;
         };
         outgoing.failed();
-        debug!(event_id = %outgoing.envelope.event_id, error = %rejection, "the bus did not accept an event");
-        if matches!(rejection, Rejection::Content(_)) && outgoing.envelope.event_data.take().is_some() {
-            // All the rest of an envelope is of types that the bus accepts.
+        debug!(source = self.source, error = %rejection, "the bus did not accept an entry");
+        if matches!(rejection, Rejection::Content(_)) && outgoing.payload.strip() {
+            // All the rest of it is of types that the bus accepts.
             meters::oversized();
             *changed = true;
-            let Some(entry) = self.entry(&outgoing.envelope) else {
+            let Some(entry) = self.entry(&outgoing.payload) else {
                 self.accepted(outgoing.record);
                 return None;
             };
@@ -405,6 +428,16 @@ impl<'a, B: EventBus> Flight<'a, B> {
                 Some(place) => Some(Passed { place, time }),
                 None => before.map(|passed| Passed { time, ..passed }),
             };
+        }
+    }
+}
+
+impl Payload {
+    /// Takes the data out; tells whether there were any.
+    fn strip(&mut self) -> bool {
+        match self {
+            Self::Event(envelope) => envelope.event_data.take().is_some(),
+            Self::Undecoded(undecoded) => undecoded.item.take().is_some(),
         }
     }
 }

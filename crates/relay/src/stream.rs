@@ -3,7 +3,8 @@
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use millrace_aws::AwsError;
-use millrace_core::Envelope;
+use millrace_core::{AggregateType, Envelope, StreamId};
+use serde_json::{Map, Value};
 
 /// How long DynamoDB keeps a stream's records (Developer Guide, "Change data capture for DynamoDB Streams").
 pub const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
@@ -72,8 +73,23 @@ pub enum Content {
     Event(Box<Envelope>),
     /// No new event: an item was removed or changed, which Millrace itself never does.
     Skip,
-    /// Something that is not an event. Why, in words that hold none of its data.
-    Undecodable(String),
+    /// Something that this release cannot read as an event.
+    Undecodable(Box<Undecoded>),
+}
+
+/// An item that could not be read as an event, as far as it could be read.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Undecoded {
+    /// Why it is none, in words that hold none of its data.
+    pub reason: String,
+    /// The stream that its key names.
+    pub stream: Option<StreamId>,
+    /// The type of aggregate that its key names, or else its attribute: by this the bus knows who wants it.
+    pub aggregate_type: Option<AggregateType>,
+    /// The version that its key names.
+    pub version: Option<u64>,
+    /// The item in DynamoDB's JSON.
+    pub item: Option<Map<String, Value>>,
 }
 
 /// What a read brought.

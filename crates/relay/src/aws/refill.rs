@@ -7,6 +7,7 @@ use millrace_aws::AwsError;
 use millrace_core::Timestamp;
 use millrace_event_store::stored_from_item;
 
+use super::undecoded::undecoded;
 use crate::{
     refill::{Refill, RefillPage},
     stream::Content,
@@ -48,7 +49,7 @@ impl Refill for DynamoRefill {
             .await?;
         let contents = reply.items().iter().map(|item| match stored_from_item(item) {
             Ok(stored) => Content::Event(Box::new(stored.envelope)),
-            Err(error) => Content::Undecodable(error.to_string()),
+            Err(error) => undecoded(item, &error),
         });
         Ok(RefillPage { contents: contents.collect(), next: reply.last_evaluated_key })
     }

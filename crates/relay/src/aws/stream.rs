@@ -10,7 +10,10 @@ use aws_sdk_dynamodbstreams::{
 use millrace_aws::AwsError;
 use millrace_event_store::stored_from_stream_image;
 
-use crate::stream::{Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError};
+use super::undecoded::undecoded;
+use crate::stream::{
+    Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError, Undecoded,
+};
 
 /// The stream of the event store's table.
 ///
@@ -130,11 +133,12 @@ fn record(record: StreamRecord) -> Result<Record, AwsError> {
     let content = match (record.event_name, image) {
         (Some(OperationType::Insert), Some(image)) => match stored_from_stream_image(&image) {
             Ok(stored) => Content::Event(Box::new(stored.envelope)),
-            Err(error) => Content::Undecodable(error.to_string()),
+            Err(error) => undecoded(&image, &error),
         },
-        (Some(OperationType::Insert), None) => {
-            Content::Undecodable("the stream has no new images".to_owned())
-        }
+        (Some(OperationType::Insert), None) => Content::Undecodable(Box::new(Undecoded {
+            reason: "the stream has no new images".to_owned(),
+            ..Undecoded::default()
+        })),
         (Some(_) | None, _) => Content::Skip,
     };
     Ok(Record { sequence: Sequence(sequence), content })

@@ -8,8 +8,8 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use millrace_core::Envelope;
-use serde_json::{Map, Value};
+use millrace_core::{AggregateType, Envelope};
+use serde_json::{Map, Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     EventBus,
-    bus::{Entry, Rejection},
+    bus::{Entry, Rejection, UNDECODABLE},
     leases::Checkpoint,
-    stream::{Content, Position},
+    stream::{Content, Position, Undecoded},
 };
 
 fn envelope(entry: &Entry) -> Envelope {
@@ -238,15 +238,45 @@ async fn an_entry_whose_content_is_refused_goes_without_its_data_and_spoils_no_o
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_an_event_is_passed_over() {
+async fn what_cannot_be_decoded_is_handed_on_as_it_is_and_holds_nothing_up() {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
     let world = World::new();
     let shard = world.stream.open_shards().remove(0);
-    world.stream.push(0, Content::Undecodable("Version is missing".to_owned()));
+    let item = |size: usize| Undecoded {
+        reason: "Version is missing".to_owned(),
+        stream: Some(world.event(7, 3).stream()),
+        aggregate_type: Some(AggregateType::new("user")),
+        version: Some(3),
+        item: Some(Map::from_iter([("EventType".to_owned(), json!({ "S": "x".repeat(size) }))])),
+    };
+    for undecoded in [item(1), item(300_000), Undecoded::default()] {
+        world.stream.push(0, Content::Undecodable(Box::new(undecoded)));
+    }
     world.stream.push(0, Content::Skip);
     let ids = world.store_firsts([1]);
     world.stream.push(0, Content::Skip);
     let relay = world.start("a");
-    world.until_published(&ids).await;
+    eventually("all is on the bus", || world.bus.entries().len() == 4).await;
+    assert!(world.has_published(&ids));
+    let handed_on: Vec<Value> = (world.bus.entries().iter())
+        .filter(|entry| entry.detail_type == UNDECODABLE && entry.source == "millrace")
+        .map(|entry| serde_json::from_str(&entry.detail).unwrap())
+        .collect();
+    let known = json!({
+        "TenantId": "default", "AggregateType": "user", "AggregateId": "00000000-0000-0000-0000-000000000007",
+        "Version": 3, "Undecodable": "Version is missing",
+    });
+    let mut whole = known.clone();
+    whole["Item"] = json!({ "EventType": { "S": "x" } });
+    assert_eq!(handed_on.len(), 3);
+    for expected in [whole, known, json!({ "Undecodable": "" })] {
+        assert!(handed_on.contains(&expected), "{expected} is not in {handed_on:?}");
+    }
+    for entry in handed_on {
+        assert!(serde_json::from_value::<Envelope>(entry).is_err(), "nobody takes it for an event");
+    }
+    assert!(recorder.handle().render().contains("relay_undecodable_total 3"));
     relay.stop().await;
     let last = world.stream.records(&shard).pop().unwrap();
     assert_eq!(world.lease(&shard).await.progress.checkpoint, Checkpoint::At(Position::After(last.sequence)));
