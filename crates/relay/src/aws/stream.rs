@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use aws_sdk_dynamodbstreams::{
     Client,
+    error::ProvideErrorMetadata as _,
     operation::{get_records::GetRecordsError, get_shard_iterator::GetShardIteratorError},
     types::{OperationType, Record as StreamRecord, ShardIteratorType},
 };
@@ -14,6 +15,9 @@ use super::undecoded::undecoded;
 use crate::stream::{
     Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError, Undecoded,
 };
+
+/// The code by which AWS refuses what a call holds.
+const VALIDATION: &str = "ValidationException";
 
 /// The stream of the event store's table.
 ///
@@ -100,29 +104,43 @@ impl ShardStream for DynamoStream {
                 call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).sequence_number(number)
             }
         };
-        let reply = call.send().await.map_err(|error| match error.as_service_error() {
-            Some(GetShardIteratorError::TrimmedDataAccessException(_)) => StreamError::Trimmed,
-            Some(GetShardIteratorError::ResourceNotFoundException(_)) => StreamError::Gone,
-            Some(_) | None => StreamError::Failed(error.into()),
+        let reply = call.send().await.map_err(|error| {
+            let known = error.as_service_error().and_then(|error| refused_position(error, position));
+            known.unwrap_or_else(|| StreamError::Failed(error.into()))
         })?;
         reply.shard_iterator.ok_or_else(|| AwsError::InvalidResponse("no shard iterator".to_owned()).into())
     }
 
     async fn read(&self, cursor: &String) -> Result<Records<String>, StreamError> {
-        let reply =
-            self.client.get_records().shard_iterator(cursor).send().await.map_err(|error| {
-                match error.as_service_error() {
-                    Some(GetRecordsError::TrimmedDataAccessException(_)) => StreamError::Trimmed,
-                    Some(GetRecordsError::ExpiredIteratorException(_)) => StreamError::Expired,
-                    Some(GetRecordsError::ResourceNotFoundException(_)) => StreamError::Gone,
-                    Some(_) | None => StreamError::Failed(error.into()),
-                }
-            })?;
+        let reply = self.client.get_records().shard_iterator(cursor).send().await.map_err(|error| {
+            match error.as_service_error() {
+                Some(GetRecordsError::TrimmedDataAccessException(_)) => StreamError::Trimmed,
+                Some(GetRecordsError::ExpiredIteratorException(_)) => StreamError::Expired,
+                Some(GetRecordsError::ResourceNotFoundException(_)) => StreamError::Gone,
+                // Of a stream that is no longer there. Opening the shard again tells what became of it.
+                Some(invalid) if invalid.code() == Some(VALIDATION) => StreamError::Expired,
+                Some(_) | None => StreamError::Failed(error.into()),
+            }
+        })?;
         // A reply without anything would say that the shard has ended. DynamoDB's replies have records, be it none.
         let records =
             reply.records.ok_or_else(|| AwsError::InvalidResponse("a reply without records".to_owned()))?;
         let records = records.into_iter().map(record).collect::<Result<_, _>>()?;
         Ok(Records { records, next: reply.next_shard_iterator })
+    }
+}
+
+/// What a refusal to open a shard says of the shard or the position; nothing, where it says no more than that the call
+/// failed.
+///
+/// A sequence number that is no number of this stream is refused as invalid, for ever. It was taken from the stream, so
+/// the stream is no longer what it was: its records are gone, as if they were trimmed.
+fn refused_position(error: &GetShardIteratorError, position: &Position) -> Option<StreamError> {
+    match (error, position) {
+        (GetShardIteratorError::TrimmedDataAccessException(_), _) => Some(StreamError::Trimmed),
+        (GetShardIteratorError::ResourceNotFoundException(_), _) => Some(StreamError::Gone),
+        (error, Position::After(_)) if error.code() == Some(VALIDATION) => Some(StreamError::Trimmed),
+        _ => None,
     }
 }
 
@@ -142,4 +160,23 @@ fn record(record: StreamRecord) -> Result<Record, AwsError> {
         (Some(_) | None, _) => Content::Skip,
     };
     Ok(Record { sequence: Sequence(sequence), content })
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodbstreams::error::ErrorMetadata;
+
+    use super::*;
+
+    #[test]
+    fn a_checkpoint_that_the_stream_refuses_as_invalid_counts_as_trimmed() {
+        let refused = |code: &str, position: &Position| {
+            let error = GetShardIteratorError::generic(ErrorMetadata::builder().code(code).build());
+            refused_position(&error, position)
+        };
+        let after = Position::After(Sequence("of another stream".to_owned()));
+        assert!(matches!(refused(VALIDATION, &after), Some(StreamError::Trimmed)));
+        assert!(refused(VALIDATION, &Position::TrimHorizon).is_none(), "the call itself is at fault");
+        assert!(refused("LimitExceededException", &after).is_none());
+    }
 }
