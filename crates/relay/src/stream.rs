@@ -39,7 +39,13 @@ impl fmt::Display for ShardId {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sequence(pub String);
 
-/// Part of the stream. Records of one aggregate are in one shard, and, after a split, in that shard's children.
+/// Part of the stream.
+///
+/// As a rule the records of one aggregate are in one shard, and then in that shard's children; so reading children after
+/// their parents keeps the order of an aggregate's events. DynamoDB promises that order for the changes of one *item*
+/// alone (Developer Guide, "Change data capture for DynamoDB Streams"), and each event is an item of its own. A table
+/// without a local secondary index may have the items of one hash key in several partitions, and so in several shards
+/// that are not each other's ancestors. Nothing is lost then, since every shard is relayed by itself; only order is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     /// Its name.

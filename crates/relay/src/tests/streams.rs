@@ -22,7 +22,7 @@ use crate::{
     leases::{Checkpoint, Lease, LeaseTable, Replica},
     memory::{MemoryCursor, MemoryLeases, MemoryStream, MemoryTable, TablePlace},
     refill::RefillPage,
-    stream::{Position, Records, Shard, ShardId, StreamError},
+    stream::{Content, Position, Records, Shard, ShardId, StreamError},
 };
 
 const OUTAGE: Duration = Duration::from_secs(30 * 60 * 60);
@@ -61,6 +61,37 @@ async fn the_children_of_a_split_are_read_without_delay() {
     let ids = world.store_firsts(2..20);
     sleep(Duration::from_secs(1)).await;
     assert!(world.has_published(&ids));
+}
+
+/// What DynamoDB does not promise for every table: see `Shard`.
+#[tokio::test(start_paused = true)]
+async fn an_aggregate_whose_records_lie_in_unrelated_shards_loses_no_event() {
+    let world = World::with_four_shards();
+    let mut ids = Vec::new();
+    let store = |version: u64, hash: u64| {
+        let event = world.event(7, version);
+        world.table.append(event.clone());
+        world.stream.push(hash, Content::Event(Box::new(event.clone())));
+        event.event_id
+    };
+    let a = world.start("a");
+    let b = world.start("b");
+    world.until_holding("a", 2).await;
+    world.until_holding("b", 2).await;
+    for version in 1..=200 {
+        ids.push(store(version, if version % 3 == 0 { 0 } else { u64::MAX }));
+        sleep(Duration::from_millis(20)).await;
+    }
+    a.crash().await;
+    world.until_published(&ids).await;
+    b.stop().await;
+    // One of the shards has lost its records, the other has not.
+    let lost: Vec<_> = (201..=300).map(|version| store(version, 0)).collect();
+    world.stream.drop_records();
+    let kept: Vec<_> = (301..=400).map(|version| store(version, u64::MAX)).collect();
+    let _relay = world.start("c");
+    world.until_published(&lost).await;
+    world.until_published(&kept).await;
 }
 
 #[tokio::test(start_paused = true)]
