@@ -23,7 +23,7 @@ use millrace_event_store::{
 use millrace_relay::{
     Leases as _,
     aws::DynamoLeases,
-    leases::{Checkpoint, Lease, Progress, Replica},
+    leases::{Checkpoint, Lease, Progress, RefillJob, Replica},
     stream::{Position, Sequence, ShardId},
 };
 use millrace_rows::{
@@ -42,8 +42,9 @@ use shop::{
     user::{User, UserCreated, UserEvent, UserProfileUpdated},
 };
 
-/// The stored forms that there have been, the newest last. Each is a folder of `tests/stored` with a file for each table.
-const FORMS: [&str; 1] = ["1"];
+/// The stored forms that there have been, the newest last. Each is a folder of `tests/stored` with a file for each table
+/// whose items differ from those of the form before.
+const FORMS: [&str; 2] = ["1", "2"];
 
 /// Advice printed with a difference.
 const ADVICE: &str = "Stored forms are frozen: tables hold items of every release, and replicas of the release before \
@@ -123,19 +124,38 @@ fn snapshots() -> [Snapshot; 2] {
     [snapshot::<User>(stream::<User>(1)), snapshot::<Order>(stream::<Order>(1))]
 }
 
-fn leases() -> [Lease; 3] {
-    let lease = |shard, owner: Option<&str>, fence, checkpoint| Lease {
+fn lease(shard: &str, owner: Option<&str>, fence: u64, checkpoint: Checkpoint) -> Lease {
+    Lease {
         shard: ShardId::from(shard),
         owner: owner.map(str::to_owned),
         fence,
         expires_at: time_of(9),
         progress: Progress { checkpoint, time: time_of(1) },
-    };
-    let after = Position::After(Sequence("4200000000000000000001".to_owned()));
+    }
+}
+
+fn after(place: &str) -> Checkpoint {
+    Checkpoint::At(Position::After(Sequence(place.to_owned())))
+}
+
+fn leases() -> [Lease; 3] {
     [
         lease("stream/shard-1", Some("replica-1"), 1, Checkpoint::At(Position::TrimHorizon)),
-        lease("stream/shard-2", None, 7, Checkpoint::At(after)),
+        lease("stream/shard-2", None, 7, after("4200000000000000000001")),
         lease("stream/shard-3", Some("replica-1"), 2, Checkpoint::ShardEnd),
+    ]
+}
+
+/// New in the second form.
+fn refill() -> RefillJob {
+    RefillJob { number: 1_795_435_204_000_000, since: time_of(1), segments: 3.try_into().unwrap() }
+}
+
+fn segments() -> [Lease; 2] {
+    let place = format!("17 {}", stream::<User>(1));
+    [
+        lease("refill#1795435204000000/0/3", None, 3, after(&place)),
+        lease("refill#1795435204000000/1/3", Some("replica-1"), 1, Checkpoint::ShardEnd),
     ]
 }
 
@@ -191,7 +211,8 @@ impl Stores {
         for snapshot in snapshots() {
             assert!(self.events.put_snapshot(&snapshot, Replaces::Older).await.unwrap());
         }
-        for lease in leases() {
+        assert!(self.leases.begin_refill(&refill()).await.unwrap());
+        for lease in leases().into_iter().chain(segments()) {
             let owned = Lease { owner: Some("replica-1".to_owned()), ..lease.clone() };
             assert!(self.leases.create(&owned).await.unwrap());
             if lease.owner.is_none() {
@@ -237,7 +258,7 @@ impl Stores {
     }
 
     /// Reads everything, by the code that production reads it with.
-    async fn read(&self) {
+    async fn read(&self, form: &str) {
         let streams = [stream::<User>(1), stream::<Order>(1), stream::<Order>(2)];
         for of in &streams {
             let found = self.events.page(of, 0, 100).await.unwrap().events;
@@ -259,11 +280,13 @@ impl Stores {
             assert_eq!(found, Some(snapshot));
         }
         self.read_keys().await;
-        let found = self.leases.list().await.unwrap();
-        let mut found_leases = found.leases;
-        found_leases.sort_by_key(|lease| lease.shard.to_string());
-        assert_eq!((found_leases.as_slice(), found.replicas), (leases().as_slice(), vec![replica()]));
+        let mut found = self.leases.list().await.unwrap();
+        found.leases.sort_by_key(|lease| lease.shard.to_string());
+        found.segments.sort_by_key(|lease| lease.shard.to_string());
+        assert_eq!((found.leases.as_slice(), found.replicas), (leases().as_slice(), vec![replica()]));
         assert_eq!(found.complete_at, Some(time_of(5)));
+        let refills = if form == "1" { (vec![], vec![]) } else { (vec![refill()], segments().to_vec()) };
+        assert_eq!((found.refills, found.segments), refills);
         let mut envelopes: Vec<_> = events().into_iter().map(|event| event.envelope).collect();
         self.read_rows(&envelopes).await;
         for spec in shop().projections() {
@@ -343,10 +366,12 @@ fn without_row(source: &AggregateType) -> Envelope {
     Envelope { aggregate_id: aggregate_id(9), ..first }
 }
 
-/// A release's items in a table.
+/// The items of a release in a table: those of the newest file up to its form.
 fn frozen(form: &str, table: &str) -> Value {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("stored/{form}/{table}.json"));
-    fs::read_to_string(path).map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
+    let forms = FORMS.into_iter().rev().skip_while(|newer| *newer != form);
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("stored");
+    let mut texts = forms.flat_map(|form| fs::read_to_string(folder.join(format!("{form}/{table}.json"))));
+    texts.next().map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
 }
 
 /// An item as DynamoDB's API writes it in JSON.
@@ -429,6 +454,6 @@ async fn items_of_every_release_are_read() {
     for form in FORMS {
         let stores = Stores::new().await;
         stores.fill(form).await;
-        stores.read().await;
+        stores.read(form).await;
     }
 }

@@ -7,7 +7,8 @@
 //! A shard has one reader here, the one whose fence is the newest: others only add to the accepted events, and cannot
 //! write the lease, which `propagation.rs` shows. A call that fails without effect is no move. Left out are margins and
 //! differences between clocks; shards that continue none that was known, which are only dated further back
-//! (`View::continues`); and refills that shards share: each began after all of them had wished for it (`Refills`).
+//! (`View::continues`); refills that shards share, which begin after all of them have asked (`Refills`); and that a refill is done beside its shard, by leases of its own
+//! (`RefillJob`): what it owes is written down before the shard goes on, so it counts as done from then on.
 
 mod discovery;
 mod reading;

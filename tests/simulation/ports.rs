@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, Segment};
 use millrace_core::{StreamId, Timestamp, projection::RowUpdate};
 use millrace_event_store::{Page, ReadEvents};
 use millrace_projection::queue::{Cause, Depth, MemoryQueue, Message, Queue, ReceiptHandle, Rules};
 use millrace_relay::{
     EventBus, Leases, Refill, ShardStream,
     bus::{Entry, Rejection},
-    leases::{Lease, LeaseTable, Replica},
-    memory::{MemoryCursor, TablePlace},
+    leases::{Lease, LeaseTable, RefillJob, Replica},
+    memory::MemoryCursor,
     refill::RefillPage,
-    stream::{Position, Records, Shard, ShardId, StreamError},
+    stream::{Position, Records, Sequence, Shard, ShardId, StreamError},
 };
 use millrace_rows::{WriteError, WriteOutcome, WriteRows};
 
@@ -107,6 +107,16 @@ impl Leases for Ports {
         call!(self, "note that leases are complete", |world| world.leases.note_complete(at))
     }
 
+    async fn begin_refill(&self, refill: &RefillJob) -> Result<bool, AwsError> {
+        let refill = *refill;
+        call!(self, "begin a refill", |world| world.leases.begin_refill(&refill))
+    }
+
+    async fn end_refill(&self, refill: &RefillJob) -> Result<(), AwsError> {
+        let refill = *refill;
+        call!(self, "end a refill", |world| world.leases.end_refill(&refill))
+    }
+
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         let owner = owner.to_owned();
         call!(self, "withdraw", |world, owner| world.leases.withdraw(&owner))
@@ -123,16 +133,15 @@ impl EventBus for Ports {
 }
 
 impl Refill for Ports {
-    type Token = TablePlace;
-
     async fn page(
         &self,
         since: Timestamp,
-        from: Option<&TablePlace>,
-    ) -> Result<RefillPage<TablePlace>, AwsError> {
+        segment: Segment,
+        from: Option<&Sequence>,
+    ) -> Result<RefillPage, AwsError> {
         self.life.trouble.note("a page of a refill");
         let from = from.cloned();
-        call!(self, "Scan", |world, from| world.table.page(since, from.as_ref()))
+        call!(self, "Scan", |world, from| world.table.page(since, segment, from.as_ref()))
     }
 }
 

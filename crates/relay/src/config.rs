@@ -1,6 +1,6 @@
 //! What can be chosen about the relay.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::stream::FULL_PAGE;
 
@@ -46,6 +46,13 @@ pub struct RelayConfig {
     /// order. 16: at 20 ms a call they carry 16 × 10 / 0.02 s = 8,000 events a second, which is more than five reads a
     /// second can bring.
     pub lanes: usize,
+    /// Into how many segments a refill divides the table. The replicas share them as they share shards. 32.
+    pub refill_segments: NonZeroU32,
+    /// How many segments of refills one replica reads at a time. 4.
+    pub refills_at_once: usize,
+    /// How many calls to the bus each of these makes at a time. 4: at 20 ms a call, a replica refills up to
+    /// 4 × 4 × 10 / 0.02 s = 8,000 events a second beside what is new, as much as one shard that catches up.
+    pub refill_lanes: usize,
     /// The pause after a first failure; it doubles up to [`max_backoff`](Self::max_backoff), with jitter. 50 ms.
     pub first_backoff: Duration,
     /// The longest pause between attempts. 5 s.
@@ -97,6 +104,9 @@ impl RelayConfig {
             refill_margin: Duration::from_secs(5 * 60),
             max_bytes: 256 * 1024,
             lanes: 16,
+            refill_segments: NonZeroU32::MIN.saturating_add(31),
+            refills_at_once: 4,
+            refill_lanes: 4,
             first_backoff: Duration::from_millis(50),
             max_backoff: Duration::from_secs(5),
             drain: Duration::from_millis(500),

@@ -1,8 +1,8 @@
 //! Leases: which replica reads which shard, and how far it has come.
 
-use std::future::Future;
+use std::{collections::HashSet, future::Future, num::NonZeroU32};
 
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, Segment};
 use millrace_core::Timestamp;
 
 use super::stream::{Position, Sequence, ShardId};
@@ -45,7 +45,8 @@ pub struct Progress {
     /// How far the bus has accepted the shard.
     pub checkpoint: Checkpoint,
     /// After a record: the time of the last event accepted, so that a refill knows where to begin. At the trim horizon:
-    /// when a relay first knew of the shard, or last refilled it; what the stream then had may be a day older.
+    /// when a relay first knew of the shard, or last had it refilled; what the stream then had may be a day older. Of a
+    /// segment: the time from which on events are refilled.
     pub time: Timestamp,
 }
 
@@ -71,6 +72,46 @@ impl Lease {
     }
 }
 
+/// A refill from the table, divided into segments, each with a lease as a shard has. Whoever writes it down may go on: it is
+/// done by those who take its segments, each from where it was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefillJob {
+    /// Its number. Newer refills have higher ones, and none is used again.
+    pub number: u64,
+    /// It publishes every event of this time and later that was stored when its first segment was taken.
+    pub since: Timestamp,
+    /// Into how many segments the table is divided.
+    pub segments: NonZeroU32,
+}
+
+/// Begins the name of a refill and of its segments' leases. No shard is named so: `#` stands in no label of a stream.
+const REFILL: &str = "refill#";
+
+impl RefillJob {
+    /// The key of the refill itself.
+    pub fn key(&self) -> String {
+        format!("{REFILL}{}", self.number)
+    }
+
+    /// The names of its segments' leases: `refill#<number>/<segment>/<segments>`.
+    pub fn segments(&self) -> impl Iterator<Item = ShardId> {
+        Segment::all(self.segments)
+            .map(|Segment { number, of }| ShardId::from(format!("{}/{number}/{of}", self.key())))
+    }
+
+    /// The number of a refill of this key.
+    pub fn number_of(key: &str) -> Option<u64> {
+        key.strip_prefix(REFILL)?.parse().ok()
+    }
+}
+
+/// The segment that a lease is for, where it is for no shard.
+pub fn segment_of(lease: &ShardId) -> Option<Segment> {
+    let mut parts = lease.as_str().strip_prefix(REFILL)?.splitn(3, '/').skip(1);
+    let (number, of) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some(Segment { number, of })
+}
+
 /// A replica that is there to take leases, whether it holds some or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replica {
@@ -83,13 +124,32 @@ pub struct Replica {
 /// All that the lease table holds.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
-    /// The leases.
+    /// The leases of shards.
     pub leases: Vec<Lease>,
+    /// The refills.
+    pub refills: Vec<RefillJob>,
+    /// The leases of their segments.
+    pub segments: Vec<Lease>,
     /// The replicas.
     pub replicas: Vec<Replica>,
     /// The latest time at which every shard that the stream then listed had its lease, as far as anybody has noted. A
     /// shard that has no lease is younger.
     pub complete_at: Option<Timestamp>,
+}
+
+impl LeaseTable {
+    /// Whether a segment of the refill has been taken.
+    pub(crate) fn has_begun(&self, refill: &RefillJob) -> bool {
+        let taken: HashSet<&ShardId> = self.segments.iter().map(|lease| &lease.shard).collect();
+        refill.segments().any(|segment| taken.contains(&segment))
+    }
+
+    /// The number of a refill that is written down now. It tells the time, so that the number of a deleted refill is not
+    /// given again: a call about that one may still be under way.
+    pub(crate) fn next_number(&self, now: Timestamp) -> u64 {
+        let newest = self.refills.iter().map(|refill| refill.number).max().unwrap_or_default();
+        newest.saturating_add(1).max(u64::try_from(now.unix_micros()).unwrap_or_default())
+    }
 }
 
 /// Keeping leases. Every write that depends on what was seen says so, and answers whether it still held.
@@ -124,6 +184,12 @@ pub trait Leases: Clone + Send + Sync + 'static {
     /// Notes a time at which every shard that the stream listed had its lease; see [`LeaseTable::complete_at`]. An
     /// earlier one than is noted already changes nothing.
     fn note_complete(&self, at: Timestamp) -> impl Future<Output = Result<(), AwsError>> + Send;
+
+    /// Writes a refill down, unless there is one of its number.
+    fn begin_refill(&self, refill: &RefillJob) -> impl Future<Output = Result<bool, AwsError>> + Send;
+
+    /// Deletes a refill; not the leases of its segments.
+    fn end_refill(&self, refill: &RefillJob) -> impl Future<Output = Result<(), AwsError>> + Send;
 
     /// Takes back what [`announce`](Self::announce) said.
     fn withdraw(&self, owner: &str) -> impl Future<Output = Result<(), AwsError>> + Send;

@@ -8,7 +8,9 @@
 //!
 //! The stream keeps a day. If it has dropped what was not yet relayed (an outage of more than a day, a shard or a stream
 //! that vanished, a local emulator that restarted) the relay says so in its log and in `relay_trimmed_total`, and
-//! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). Two things it
+//! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). A refill is written
+//! into the table of leases before the shard goes on; its segments have leases and checkpoints of their own, which replicas
+//! share as they share shards. So it goes on beside what is new, and where it was after a crash. Two things the relay
 //! cannot know: what happened more than a day, less some minutes, before the first relay of all was started, and what was
 //! written while the table had no stream.
 //!
@@ -75,6 +77,7 @@ use std::{
 
 pub use bus::EventBus;
 pub use config::RelayConfig;
+use futures::FutureExt as _;
 pub use leases::Leases;
 use millrace_aws::AwsError;
 use millrace_core::Timestamp;
@@ -91,7 +94,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::{
-    leases::{Lease, Replica},
+    leases::{Lease, Replica, segment_of},
     meters::Called,
     plan::{Claim, Plan, Sightings, View},
     publisher::Publisher,
@@ -101,7 +104,8 @@ use self::{
     time::{after, since, whole_millis},
 };
 
-/// How soon after a shard's end the leases are looked at again: at once, but not in a tight loop if shards keep failing.
+/// How soon after a shard's end, or a wish for a refill, the leases are looked at again: at once, but not in a tight loop
+/// if shards keep failing.
 const BREATH: Duration = Duration::from_millis(100);
 
 /// One replica's relay.
@@ -153,7 +157,7 @@ struct Workers {
 /// How the reading of a shard came to its end.
 enum Ended {
     /// The shard ended, its lease was lost, or it was told to.
-    AsItShould,
+    AsItShould(ShardId),
     /// By a defect.
     Panicked,
 }
@@ -201,14 +205,22 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
                 biased;
                 () = shutdown.cancelled() => {}
                 ended = self.workers.ended() => match ended {
-                    Ended::AsItShould => {
-                        // A finished shard has children; they are to follow at once.
-                        self.listing = None;
+                    Ended::AsItShould(shard) => {
                         sleep(BREATH).await;
+                        let mut ended = vec![shard];
+                        while let Some(Ended::AsItShould(another)) = self.workers.ended().now_or_never() {
+                            ended.push(another);
+                        }
+                        // A finished shard has children; they are to follow at once, as is the next segment.
+                        if ended.iter().any(|shard| segment_of(shard).is_none()) {
+                            self.listing = None;
+                        }
                     }
                     // It is free to be taken, and would end so again.
                     Ended::Panicked => shutdown.run_until_cancelled(sleep(balance_interval)).await.unwrap_or_default(),
                 },
+                // Others will ask as well, and may share it as long as nobody has begun.
+                () = self.ports.refills.asked.notified() => sleep(BREATH).await,
                 () = sleep(balance_interval) => {}
             }
         }
@@ -237,7 +249,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             },
             () = cut => {}
         }
-        meters::leases_held(self.workers.readers.len());
+        let shards = self.workers.readers.keys().filter(|shard| segment_of(shard).is_none());
+        meters::leases_held(shards.count());
         // Who cannot see the leases, or cannot take one, has none after a while, and would otherwise seem to have nothing
         // left to do.
         let behind = self.workers.behind((self.ports.clock)());
@@ -265,6 +278,9 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         }
         for lease in plan.forgotten {
             self.ports.leases.forget(&lease).await?;
+        }
+        for refill in plan.ended {
+            self.ports.leases.end_refill(&refill).await?;
         }
         for replica in plan.vanished {
             self.ports.leases.withdraw(&replica.owner).await?;
@@ -376,18 +392,22 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 impl Workers {
     /// Waits until the next shard is no longer read; for ever if there is none.
     async fn ended(&mut self) -> Ended {
-        let (id, ended) = match self.tasks.join_next_with_id().await {
+        let (id, panicked) = match self.tasks.join_next_with_id().await {
             None => return std::future::pending().await,
-            Some(Ok((id, ()))) => (id, Ended::AsItShould),
+            Some(Ok((id, ()))) => (id, false),
             Some(Err(failure)) => {
                 error!(%failure, "the reading of a shard was cut off");
-                (failure.id(), Ended::Panicked)
+                (failure.id(), true)
             }
         };
-        if let Some(shard) = self.shards.remove(&id) {
-            self.readers.remove(&shard);
+        let shard = self.shards.remove(&id);
+        if let Some(shard) = &shard {
+            self.readers.remove(shard);
         }
-        ended
+        match shard {
+            Some(shard) if !panicked => Ended::AsItShould(shard),
+            Some(_) | None => Ended::Panicked,
+        }
     }
 
     fn stop(&self, shard: &ShardId) {

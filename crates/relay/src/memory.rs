@@ -8,13 +8,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use millrace_aws::AwsError;
-use millrace_core::Envelope;
-use millrace_core::Timestamp;
+use millrace_aws::{AwsError, Segment};
+use millrace_core::{Envelope, Timestamp};
 
 use super::{
     bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
-    leases::{Lease, LeaseTable, Leases, Replica},
+    leases::{Lease, LeaseTable, Leases, RefillJob, Replica, segment_of},
     refill::{Refill, RefillPage},
     stream::{
         Content, FULL_PAGE, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError,
@@ -191,6 +190,7 @@ pub struct MemoryLeases(Arc<Mutex<LeaseMaps>>);
 struct LeaseMaps {
     leases: BTreeMap<ShardId, Lease>,
     replicas: BTreeMap<String, Replica>,
+    refills: BTreeMap<u64, RefillJob>,
     complete_at: Option<Timestamp>,
 }
 
@@ -217,8 +217,12 @@ impl MemoryLeases {
 impl Leases for MemoryLeases {
     async fn list(&self) -> Result<LeaseTable, AwsError> {
         let maps = lock(&self.0);
+        let (segments, leases) =
+            maps.leases.values().cloned().partition(|lease| segment_of(&lease.shard).is_some());
         Ok(LeaseTable {
-            leases: maps.leases.values().cloned().collect(),
+            leases,
+            segments,
+            refills: maps.refills.values().copied().collect(),
             replicas: maps.replicas.values().cloned().collect(),
             complete_at: maps.complete_at,
         })
@@ -274,6 +278,20 @@ impl Leases for MemoryLeases {
         Ok(())
     }
 
+    async fn begin_refill(&self, refill: &RefillJob) -> Result<bool, AwsError> {
+        let mut maps = lock(&self.0);
+        let is_new = !maps.refills.contains_key(&refill.number);
+        if is_new {
+            maps.refills.insert(refill.number, *refill);
+        }
+        Ok(is_new)
+    }
+
+    async fn end_refill(&self, refill: &RefillJob) -> Result<(), AwsError> {
+        lock(&self.0).refills.remove(&refill.number);
+        Ok(())
+    }
+
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         lock(&self.0).replicas.remove(owner);
         Ok(())
@@ -312,7 +330,7 @@ impl EventBus for MemoryBus {
 pub struct MemoryTable(Arc<Mutex<BTreeMap<TablePlace, Envelope>>>);
 
 /// An event's place in a [`MemoryTable`].
-pub type TablePlace = (u64, String, u64);
+type TablePlace = (u64, String, u64);
 
 impl MemoryTable {
     /// Adds an event.
@@ -323,20 +341,30 @@ impl MemoryTable {
 }
 
 impl Refill for MemoryTable {
-    type Token = TablePlace;
-
     async fn page(
         &self,
         since: Timestamp,
-        from: Option<&TablePlace>,
-    ) -> Result<RefillPage<TablePlace>, AwsError> {
+        segment: Segment,
+        from: Option<&Sequence>,
+    ) -> Result<RefillPage, AwsError> {
         const PAGE: usize = 25;
-        let from = from.map_or(Bound::Unbounded, Bound::Excluded);
+        let from = from.and_then(place).map_or(Bound::Unbounded, Bound::Excluded);
         let table = lock(&self.0);
-        let page: Vec<_> = table.range((from, Bound::Unbounded)).take(PAGE).collect();
-        let next = page.last().filter(|_| page.len() == PAGE).map(|(place, _)| (*place).clone());
+        let of_segment =
+            |place: &TablePlace| place.0 % u64::from(segment.of.get()) == u64::from(segment.number);
+        let rest = table.range((from, Bound::Unbounded)).filter(|(place, _)| of_segment(place));
+        let page: Vec<_> = rest.take(PAGE).collect();
+        let last = page.last().filter(|_| page.len() == PAGE);
+        let next = last.map(|((hash, stream, version), _)| Sequence(format!("{hash} {version} {stream}")));
         let wanted = page.into_iter().filter(|(_, envelope)| envelope.timestamp >= since);
         let contents = wanted.map(|(_, envelope)| Content::Event(Box::new(envelope.clone()))).collect();
         Ok(RefillPage { contents, next })
     }
+}
+
+/// The place of which a page says that it ends there.
+fn place(Sequence(text): &Sequence) -> Option<TablePlace> {
+    let mut parts = text.splitn(3, ' ');
+    let (hash, version) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((hash, parts.next()?.to_owned(), version))
 }

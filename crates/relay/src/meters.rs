@@ -49,7 +49,7 @@ fn describe() {
         TRIMMED,
         "Times that the stream had dropped records, or a shard, not yet relayed. Alarm on this."
     );
-    describe_counter!(REFILLS, "Refills from the table that were begun. Alarm on this.");
+    describe_counter!(REFILLS, "Refills from the table that this replica wrote down. Alarm on this.");
     describe_counter!(REFILLED, "Events published from the table because the stream had dropped records.");
     describe_counter!(UNDECODABLE, "Items that are not events, handed on as they are. Alarm on this.");
     describe_counter!(SKIPPED, "Records of changes other than new items, passed over.");

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{
     config::RelayConfig,
-    leases::{Checkpoint, Lease, LeaseTable, Progress, Replica},
+    leases::{Checkpoint, Lease, LeaseTable, Progress, RefillJob, Replica},
     stream::{Position, RETENTION, Shard, ShardId},
     time::{after, before, hash_of, since, whole_millis},
 };
@@ -69,6 +69,8 @@ pub(super) struct Plan {
     pub(super) surplus: Vec<ShardId>,
     /// Finished leases to delete.
     pub(super) forgotten: Vec<Lease>,
+    /// Finished refills to delete.
+    pub(super) ended: Vec<RefillJob>,
     /// Vanished replicas to delete.
     pub(super) vanished: Vec<Replica>,
     /// For how long a shard that could be read has been nobody's: the longest such time.
@@ -94,46 +96,97 @@ impl Claim {
 }
 
 impl Plan {
-    /// Shares the shards that can be read out among the replicas that are there. Each replica works this out alone; where
-    /// two want the same lease, the table lets one of them have it.
+    /// Shares the shards that can be read, and the segments that are to be refilled, out among the replicas that are there.
+    /// Each replica works this out alone; where two want the same lease, the table lets one of them have it.
     pub(super) fn of(view: &View<'_>) -> Self {
-        let leases: HashMap<&ShardId, &Lease> = view.table.leases.iter().map(|l| (&l.shard, l)).collect();
-        let mut readable = view.readable(&leases);
-        // Every replica has its own order of preference, so that few want the same at the same time.
-        readable.sort_by_key(|shard| hash_of((&view.config.owner, shard)));
-        let holdings = view.holdings();
-        let share = readable.len().div_ceil(holdings.len());
+        let leases: HashMap<&ShardId, &Lease> = by_shard(&view.table.leases);
+        let mut plan = Self::default();
+        plan.share(view, view.preferred(view.readable(&leases)), &leases, usize::MAX, |shard| {
+            view.first_lease(shard)
+        });
+        // A first lease is dated by the leases that are there; they stay until it is written.
+        plan.noted = view.noted(&leases, &plan.claims);
+        plan.refill(view);
+        if plan.claims.is_empty() && plan.noted.is_empty() {
+            (plan.forgotten, plan.ended) = (view.forgotten(), view.ended());
+        }
+        plan.vanished = view.vanished();
+        plan
+    }
 
-        let mut claims = Vec::new();
-        for shard in readable.iter().filter(|shard| !view.held.contains(shard)) {
-            let lease = leases.get(shard).copied();
-            let overdue = view.sightings.age(shard) >= 2 * view.config.lease_duration;
-            let wanted = view.held.len() + claims.len() < share || overdue;
-            match lease {
+    /// Takes this replica's part of some work, the first of it first, and gives up what is beyond it. It never has more than
+    /// `most` of it, and what is beyond everybody's may wait.
+    fn share(
+        &mut self,
+        view: &View<'_>,
+        open: Vec<ShardId>,
+        leases: &HashMap<&ShardId, &Lease>,
+        most: usize,
+        first_lease: impl Fn(&ShardId) -> Lease,
+    ) {
+        let holdings = view.holdings(leases);
+        let share = open.len().div_ceil(holdings.len()).min(most);
+        let (held, others): (Vec<_>, Vec<_>) = open.iter().partition(|shard| view.held.contains(shard));
+
+        let before = self.claims.len();
+        for shard in &others {
+            let overdue = most == usize::MAX && view.sightings.age(shard) >= 2 * view.config.lease_duration;
+            let wanted = held.len() + self.claims.len() - before < share || overdue;
+            match leases.get(shard) {
                 _ if !wanted => {}
-                None => claims.push(Claim::Create(view.first_lease(shard))),
-                Some(lease) if view.is_free(lease) => claims.push(Claim::Take(lease.clone())),
+                None => self.claims.push(Claim::Create(first_lease(shard))),
+                Some(lease) if view.is_free(lease) => self.claims.push(Claim::Take((*lease).clone())),
                 Some(_) => {}
             }
         }
         // Where all is taken, and somebody has less than everybody could have, nobody needs more than that.
-        let least = readable.len() / holdings.len();
-        let all_taken =
-            readable.iter().all(|shard| leases.get(shard).is_some_and(|lease| !view.is_free(lease)));
+        let least = (open.len() / holdings.len()).min(most);
+        let all_taken = open.iter().all(|shard| leases.get(shard).is_some_and(|lease| !view.is_free(lease)));
         let kept = if all_taken && holdings.values().any(|count| *count < least) { least } else { share };
-        let held = readable.iter().filter(|shard| view.held.contains(shard));
-        let surplus = held.skip(kept).cloned().collect();
-        // A first lease is dated by the leases that are there; they stay until it is written.
-        let noted = view.noted(&leases, &claims);
-        let forgotten = if claims.is_empty() && noted.is_empty() { view.forgotten() } else { Vec::new() };
-        let unread = readable.iter().filter(|shard| !view.held.contains(shard));
-        let unread = unread.filter(|shard| leases.get(shard).is_none_or(|lease| view.is_free(lease)));
+        self.surplus.extend(held.into_iter().skip(kept).cloned());
+        let unread =
+            others.into_iter().filter(|shard| leases.get(shard).is_none_or(|lease| view.is_free(lease)));
         let unread = unread.map(|shard| view.sightings.age(shard)).max().unwrap_or_default();
-        Self { claims, noted, surplus, forgotten, vanished: view.vanished(), unread }
+        self.unread = self.unread.max(unread);
+    }
+
+    /// The segments of refills are shared out as shards are, those of older refills first: a refill that waits serves
+    /// whoever asks for one meanwhile.
+    fn refill(&mut self, view: &View<'_>) {
+        let leases = by_shard(&view.table.segments);
+        let is_open = |segment: &ShardId| leases.get(segment).is_none_or(|lease| !lease.is_finished());
+        let mut refills: Vec<&RefillJob> = view.table.refills.iter().collect();
+        refills.sort_unstable_by_key(|refill| refill.number);
+        let (mut open, mut since) = (Vec::new(), HashMap::new());
+        for refill in refills {
+            let segments = view.preferred(refill.segments().filter(is_open).collect());
+            since.extend(segments.iter().map(|segment| (segment.clone(), refill.since)));
+            open.extend(segments);
+        }
+        // What waits for its turn is no shard that nobody reads.
+        let unread = self.unread;
+        self.share(view, open, &leases, view.config.refills_at_once, |segment| Lease {
+            progress: Progress {
+                checkpoint: Checkpoint::At(Position::TrimHorizon),
+                time: since.get(segment).copied().unwrap_or(view.now),
+            },
+            ..view.new_lease(segment)
+        });
+        self.unread = unread;
     }
 }
 
+fn by_shard(leases: &[Lease]) -> HashMap<&ShardId, &Lease> {
+    leases.iter().map(|lease| (&lease.shard, lease)).collect()
+}
+
 impl View<'_> {
+    /// Every replica has its own order of preference, so that few want the same at the same time.
+    fn preferred(&self, mut shards: Vec<ShardId>) -> Vec<ShardId> {
+        shards.sort_by_cached_key(|shard| hash_of((&self.config.owner, shard)));
+        shards
+    }
+
     /// Shards that have something left to read and whose parents have not.
     ///
     /// A shard that only a lease knows counts: its end is still to be read, or to be refilled.
@@ -152,21 +205,21 @@ impl View<'_> {
 
     /// First leases of the shards that have none and are not claimed.
     fn noted(&self, leases: &HashMap<&ShardId, &Lease>, claims: &[Claim]) -> Vec<Lease> {
-        let claimed = |shard: &ShardId| claims.iter().any(|claim| claim.lease().shard == *shard);
+        let claimed: HashSet<&ShardId> = claims.iter().map(|claim| &claim.lease().shard).collect();
         let listed = self.shards.iter().map(|shard| &shard.id);
-        let left = listed.filter(|shard| !leases.contains_key(shard) && !claimed(shard));
+        let left = listed.filter(|shard| !leases.contains_key(shard) && !claimed.contains(shard));
         let nobodys =
             |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
         left.map(nobodys).collect()
     }
 
-    /// How many shards each replica holds that is there: this one, those that say so, and those that hold any.
-    fn holdings(&self) -> HashMap<&str, usize> {
+    /// How many of these leases each replica holds that is there: this one, those that say so, and those that hold any.
+    fn holdings<'a>(&'a self, leases: &HashMap<&ShardId, &'a Lease>) -> HashMap<&'a str, usize> {
         let announced =
             self.table.replicas.iter().filter(|r| r.expires_at > self.now).map(|r| r.owner.as_str());
         let this = self.config.owner.as_str();
         let mut holdings: HashMap<&str, usize> = announced.chain([this]).map(|owner| (owner, 0)).collect();
-        for lease in self.table.leases.iter().filter(|lease| !lease.is_finished() && !self.is_free(lease)) {
+        for lease in leases.values().filter(|lease| !lease.is_finished() && !self.is_free(lease)) {
             if let Some(owner) = &lease.owner {
                 *holdings.entry(owner).or_default() += 1;
             }
@@ -197,12 +250,18 @@ impl View<'_> {
         // Without a note somebody's hand was in the table: what is not known to be young counts as old.
         let known = self.table.complete_at.map_or(before(self.now, RETENTION), |at| at.min(self.now));
         let time = if self.continues(shard) { known } else { before(known, RETENTION) };
+        let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time };
+        Lease { progress, ..self.new_lease(shard) }
+    }
+
+    /// A lease of this replica.
+    fn new_lease(&self, shard: &ShardId) -> Lease {
         Lease {
             shard: shard.clone(),
             owner: Some(self.config.owner.clone()),
             fence: 1,
             expires_at: whole_millis(after(self.now, self.config.lease_duration)),
-            progress: Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time },
+            progress: Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: self.now },
         }
     }
 
@@ -223,9 +282,24 @@ impl View<'_> {
     }
 
     fn forgotten(&self) -> Vec<Lease> {
-        let listed = |lease: &Lease| self.shards.iter().any(|shard| shard.id == lease.shard);
-        let old = |lease: &Lease| since(lease.expires_at, self.now) > KEEP_FINISHED;
-        self.table.leases.iter().filter(|l| l.is_finished() && old(l) && !listed(l)).cloned().collect()
+        let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
+        // The refill goes first, or its segments would count as not yet begun.
+        let refilled: HashSet<ShardId> = self.table.refills.iter().flat_map(RefillJob::segments).collect();
+        let leases = self.table.leases.iter().filter(|lease| !listed.contains(&lease.shard));
+        let segments = self.table.segments.iter().filter(|lease| !refilled.contains(&lease.shard));
+        leases.chain(segments).filter(|lease| self.is_over(lease)).cloned().collect()
+    }
+
+    /// Refills that were done long ago.
+    fn ended(&self) -> Vec<RefillJob> {
+        let over = self.table.segments.iter().filter(|lease| self.is_over(lease));
+        let over: HashSet<&ShardId> = over.map(|lease| &lease.shard).collect();
+        let is_over = |refill: &&RefillJob| refill.segments().all(|segment| over.contains(&segment));
+        self.table.refills.iter().filter(is_over).copied().collect()
+    }
+
+    fn is_over(&self, lease: &Lease) -> bool {
+        lease.is_finished() && since(lease.expires_at, self.now) > KEEP_FINISHED
     }
 
     fn vanished(&self) -> Vec<Replica> {
@@ -251,7 +325,8 @@ impl Sightings {
     pub(super) fn look(&mut self, shards: &[Shard], table: &LeaseTable) {
         self.now = Instant::now();
         let listed = shards.iter().map(|shard| (shard.id.clone(), None));
-        let leased = table.leases.iter().map(|l| (l.shard.clone(), Some((l.fence, l.expires_at))));
+        let leases = table.leases.iter().chain(&table.segments);
+        let leased = leases.map(|l| (l.shard.clone(), Some((l.fence, l.expires_at))));
         // A lease overrides the listing of its shard.
         let looks: HashMap<ShardId, Option<(u64, Timestamp)>> = listed.chain(leased).collect();
         let before = std::mem::take(&mut self.seen);

@@ -66,13 +66,15 @@ pub(super) struct Passed {
 
 /// What was read from one place and is on its way to the bus.
 ///
-/// Up to [`RelayConfig::lanes`] calls are under way at a time. The events of one aggregate are in one of them, in their
+/// Up to [`RelayConfig::lanes`] calls are under way at a time, for a refill [`RelayConfig::refill_lanes`]. The events of one aggregate are in one of them, in their
 /// order, or wait for it to end; so they keep their order as far as the bus's failures allow. What is accepted out of
 /// order is passed only together with all that was read before it.
 pub(super) struct Flight<'a, B> {
     publisher: &'a Publisher<B>,
     /// What is read, for the log.
     source: &'a str,
+    /// How many calls are under way at a time.
+    lanes: usize,
     /// In the order of reading.
     records: VecDeque<Pending>,
     /// The number of the first of them.
@@ -108,10 +110,11 @@ enum Landed {
 }
 
 impl<'a, B: EventBus> Flight<'a, B> {
-    pub(super) fn new(publisher: &'a Publisher<B>, source: &'a str) -> Self {
+    pub(super) fn new(publisher: &'a Publisher<B>, source: &'a str, lanes: usize) -> Self {
         Self {
             publisher,
             source,
+            lanes: lanes.max(1),
             records: VecDeque::new(),
             first: 0,
             passed: None,
@@ -197,7 +200,13 @@ impl<'a, B: EventBus> Flight<'a, B> {
 
     /// Forgets what it holds. A call that is under way may still have its effect.
     pub(super) fn clear(&mut self) {
-        *self = Self::new(self.publisher, self.source);
+        *self = Self::new(self.publisher, self.source, self.lanes);
+    }
+
+    /// `place` may be left behind once all that was added is accepted.
+    pub(super) fn mark(&mut self, place: Sequence) {
+        self.records.push_back(Pending { place: Some(place), time: None, accepted: true });
+        self.pass();
     }
 
     /// Whether all is accepted.
@@ -246,7 +255,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
     }
 
     fn begin_calls(&mut self) {
-        while !self.is_landing && self.calls < self.publisher.config.lanes.max(1) {
+        while !self.is_landing && self.calls < self.lanes {
             if self.is_troubled && self.calls + self.pauses > 0 {
                 return;
             }

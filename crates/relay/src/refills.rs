@@ -1,128 +1,126 @@
-//! Whose turn it is to refill from the table.
+//! Asking for a refill from the table.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{num::NonZeroU32, sync::Arc};
 
+use millrace_aws::AwsError;
 use millrace_core::Timestamp;
-use tokio::sync::Mutex as Turn;
-use tokio_util::sync::CancellationToken;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::Instant,
+};
+use tracing::warn;
 
 use super::{
-    stream::ShardId,
-    time::{Stopped, unless_stopped},
+    leases::{LeaseTable, Leases, RefillJob},
+    meters,
 };
 
-/// The refills of a process: one at a time, since each reads the whole table, and one for all who wait for theirs.
+/// Refills that shards ask for.
 ///
-/// After an outage of more than a day every shard of the stream wants one.
+/// After an outage of more than a day every shard of the stream wants one. One for all is written down in the table of
+/// leases; its segments are then taken and done as shards are, by all replicas, beside what is new in the stream.
 #[derive(Clone, Default)]
 pub(super) struct Refills {
-    /// The last refill that was done. Who holds it may do the next one.
-    last: Arc<Turn<Option<Done>>>,
-    wishes: Arc<Mutex<Wishes>>,
+    last: Arc<Mutex<Option<Unbegun>>>,
+    /// Tells that there is one more to be done.
+    pub(super) asked: Arc<Notify>,
 }
 
-#[derive(Default)]
-struct Wishes {
-    /// From when on each shard wants the table's events.
-    since: HashMap<ShardId, Timestamp>,
-    /// Counts wishes and refills, to tell which came first.
-    count: u64,
+/// A refill that nobody had begun.
+#[derive(Debug, Clone, Copy)]
+struct Unbegun {
+    refill: RefillJob,
+    /// By this process's own sense of time, from then on or before.
+    seen: Instant,
 }
 
-/// What a refill covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Done {
-    /// When it began.
-    pub(super) begun: Timestamp,
-    /// It published every event of this time and later that was stored when it began.
+/// What a shard wants of a refill.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    /// From when on it wants the table's events.
     pub(super) since: Timestamp,
-    /// Its place among wishes and refills.
-    count: u64,
+    pub(super) now: Timestamp,
+    pub(super) segments: NonZeroU32,
 }
 
 impl Refills {
-    /// Gets a shard the table's events since a time, by the refill that `work` does from the time that it is given on, or
-    /// by another's that began later than this call and reached back as far. What was refilled is handed back.
-    pub(super) async fn wish(
+    /// Sees to it that every event which was stored before this call, and is as young as the wish says, is published from
+    /// the table. The refill is in the table of leases then, so it will be done whatever becomes of this process.
+    ///
+    /// Only a refill that nobody has begun serves a wish: one that is under way may have passed what was stored, and lost,
+    /// since it began. Where there is none, one is written down; `others` is from when on it should begin for all shards'
+    /// sake.
+    pub(super) async fn wish<L: Leases>(
         &self,
-        shard: &ShardId,
-        since: Timestamp,
-        now: impl Fn() -> Timestamp,
-        stop: &CancellationToken,
-        work: impl AsyncFnOnce(Timestamp) -> Result<(), Stopped>,
-    ) -> Result<Done, Stopped> {
-        let wish = self.enter(shard, since);
-        let mut last = unless_stopped(self.last.lock(), stop).await?;
-        if let Some(done) = last.as_ref().filter(|done| wish.count < done.count && done.since <= since) {
-            return Ok(*done);
+        leases: &L,
+        wish: Wish,
+        others: impl Fn(&LeaseTable) -> Option<Timestamp>,
+    ) -> Result<(), AwsError> {
+        let wished = Instant::now();
+        let mut last = self.last.lock().await;
+        // One asks, and the others that waited meanwhile find what it got.
+        if last.is_some_and(|last| last.seen > wished && last.refill.since <= wish.since) {
+            return Ok(());
         }
-        let done = self.begin(now());
-        work(done.since).await?;
-        Ok(*last.insert(done))
-    }
-
-    fn enter(&self, shard: &ShardId, since: Timestamp) -> Wish<'_> {
-        let mut wishes = self.look();
-        wishes.count += 1;
-        wishes.since.insert(shard.clone(), since);
-        Wish { refills: self, shard: shard.clone(), count: wishes.count }
-    }
-
-    /// A refill that serves all who wait.
-    fn begin(&self, now: Timestamp) -> Done {
-        let mut wishes = self.look();
-        wishes.count += 1;
-        let since = wishes.since.values().min().copied().unwrap_or(now);
-        Done { begun: now, since, count: wishes.count }
-    }
-
-    fn look(&self) -> MutexGuard<'_, Wishes> {
-        // Nothing in here panics halfway through a change.
-        self.wishes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A wish; it ends when it is dropped.
-struct Wish<'a> {
-    refills: &'a Refills,
-    shard: ShardId,
-    count: u64,
-}
-
-impl Drop for Wish<'_> {
-    fn drop(&mut self) {
-        self.refills.look().since.remove(&self.shard);
+        loop {
+            let seen = Instant::now();
+            let table = leases.list().await?;
+            let serves = |refill: &&RefillJob| refill.since <= wish.since && !table.has_begun(refill);
+            if let Some(refill) = table.refills.iter().find(serves) {
+                *last = Some(Unbegun { refill: *refill, seen });
+                return Ok(());
+            }
+            let since = others(&table).map_or(wish.since, |others| others.min(wish.since));
+            let refill = RefillJob { number: table.next_number(wish.now), since, segments: wish.segments };
+            if leases.begin_refill(&refill).await? {
+                meters::refill();
+                warn!(refill.number, %since, "refilling from the table");
+                *last = Some(Unbegun { refill, seen });
+                self.asked.notify_one();
+                return Ok(());
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::task::yield_now;
-
     use super::*;
+    use crate::{
+        leases::{Checkpoint, Lease, Progress},
+        memory::MemoryLeases,
+        stream::Position,
+    };
 
     #[tokio::test]
-    async fn a_refill_serves_those_that_waited_for_it_from_the_earliest_time_and_nobody_else() {
-        let (refills, stop) = (Refills::default(), CancellationToken::new());
-        // From when the wish's own refill read, if it came to one.
-        let wish = async |shard: &str, since| {
-            let (mut read, since) = (None, Timestamp::from_unix_micros(since));
-            let work = async |since: Timestamp| {
-                read = Some(since.unix_micros());
-                yield_now().await;
-                Ok(())
-            };
-            refills
-                .wish(&shard.into(), since, || Timestamp::from_unix_micros(100), &stop, work)
-                .await
-                .unwrap();
-            read
+    async fn only_a_refill_that_nobody_has_begun_and_that_reaches_back_far_enough_serves_a_wish() {
+        let (refills, leases) = (Refills::default(), MemoryLeases::default());
+        let at = Timestamp::from_unix_micros;
+        let wish = async |since, now| {
+            let wish = Wish { since: at(since), now: at(now), segments: NonZeroU32::MIN };
+            refills.wish(&leases, wish, |_| Some(at(50))).await.unwrap();
+            leases.list().await.unwrap().refills
         };
-        assert_eq!(wish("a", 5).await, Some(5));
-        assert_eq!(wish("a", 7).await, Some(7));
-        assert_eq!(tokio::join!(wish("a", 9), wish("b", 5), wish("c", 3)), (Some(9), Some(3), None));
+        let begin = async |refill: &RefillJob| {
+            let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: refill.since };
+            for shard in refill.segments() {
+                let progress = progress.clone();
+                let lease = Lease { shard, owner: None, fence: 1, expires_at: at(0), progress };
+                assert!(leases.create(&lease).await.unwrap());
+            }
+        };
+        let first = wish(60, 100).await;
+        assert_eq!(first, [RefillJob { number: 100, since: at(50), segments: NonZeroU32::MIN }]);
+        assert_eq!(wish(50, 90).await, first, "it serves others");
+        let both = wish(40, 90).await;
+        assert_eq!((both[1].number, both[1].since), (101, at(40)), "the first does not reach back to there");
+        begin(&both[0]).await;
+        assert_eq!(wish(60, 110).await, both, "the second has not begun");
+        begin(&both[1]).await;
+        assert_eq!(wish(60, 110).await.last().map(|refill| refill.number), Some(110), "both have begun");
+        for refill in leases.list().await.unwrap().refills {
+            leases.end_refill(&refill).await.unwrap();
+        }
+        assert_eq!(wish(60, 120).await[0].number, 120, "no number is given twice");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use millrace_aws::AwsError;
+use millrace_aws::{AwsError, Segment};
 use millrace_core::Timestamp;
 use millrace_server::FailureLogThrottle;
 use tokio::{
@@ -18,10 +18,11 @@ use super::{
     bus::EventBus,
     config::RelayConfig,
     keeper::{Keeper, Lost},
-    leases::{Checkpoint, Lease, Leases, Progress},
+    leases::{Checkpoint, Lease, LeaseTable, Leases, Progress, segment_of},
     meters::{self, Called},
     publisher::{Flight, Passed},
     refill::{Refill, RefillPage},
+    refills::Wish,
     stream::{Position, RETENTION, Record, Records, ShardId, ShardStream, StreamError},
     time::{Pauses, Stopped, before, since},
 };
@@ -113,8 +114,14 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     }
 
     async fn run(mut self) {
-        let mut flight = Flight::new(&self.ports.publisher, self.shard.as_str());
-        if self.read(&mut flight).await == Err(Stopped) {
+        let segment = segment_of(self.shard);
+        let lanes = if segment.is_some() { self.config().refill_lanes } else { self.config().lanes };
+        let mut flight = Flight::new(&self.ports.publisher, self.shard.as_str(), lanes);
+        let ended = match segment {
+            Some(segment) => self.scan(&mut flight, segment).await,
+            None => self.read(&mut flight).await,
+        };
+        if ended == Err(Stopped) {
             flight.land().await;
             self.note(&mut flight);
         }
@@ -245,14 +252,17 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         }
         // A clock that runs ahead makes no event younger than now.
         let oldest = flight.oldest().map(|time| time.min((self.ports.clock)()));
-        self.reached.send_replace(oldest.unwrap_or(self.looked));
+        let of_segment = segment_of(self.shard).map(|_| self.looked);
+        self.reached.send_replace(of_segment.or(oldest).unwrap_or(self.looked));
     }
 
     /// Moves the progress. `event` is the time of the last event accepted, where there was one.
     fn advance(&self, checkpoint: Checkpoint, event: Option<Timestamp>) {
         let now = (self.ports.clock)();
+        let is_segment = segment_of(self.shard).is_some();
         self.progress.send_modify(|progress| {
             progress.time = match event {
+                _ if is_segment => progress.time,
                 // A writer's clock that runs ahead must not shorten a later refill.
                 Some(time) => time.min(now),
                 None => accepted_before(progress),
@@ -310,16 +320,31 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Publishes from the table all that the shard may have held since the checkpoint, and much else with it, and goes
-    /// back to the trim horizon.
+    /// Has all published from the table that the shard may have held since the checkpoint, and much else with it, and goes
+    /// back to the trim horizon. The refill itself is work of its own, which this shard does not wait for.
     async fn refill(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         // What was read and not accepted is read again, or in the table.
         flight.clear();
-        let ports = self.ports;
-        let since = before(accepted_before(&self.progress.borrow()), ports.config().refill_margin);
-        let (shard, now, stop) = (self.shard, || (ports.clock)(), self.stop);
-        let work = async |since| self.read_table(flight, since).await;
-        let time = ports.refills.wish(shard, since, now, stop, work).await?.begun;
+        let (ports, config) = (self.ports, self.config());
+        let reach = |progress: &Progress| before(accepted_before(progress), config.refill_margin);
+        let time = loop {
+            let now = (ports.clock)();
+            let wish = Wish { since: reach(&self.progress.borrow()), now, segments: config.refill_segments };
+            // Whoever has not relayed anything for so long will ask as well.
+            let late = |lease: &&Lease| {
+                !lease.is_finished() && since(lease.progress.time, now) > config.trust_horizon
+            };
+            let others = |table: &LeaseTable| {
+                table.leases.iter().filter(late).map(|lease| reach(&lease.progress)).min()
+            };
+            match self.meanwhile(flight, ports.refills.wish(&ports.leases, wish, others)).await? {
+                Ok(()) => break now,
+                Err(error) => {
+                    self.failed(Called::Leases, &error);
+                    self.pause(flight).await?;
+                }
+            }
+        };
         self.progress.send_replace(Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time });
         self.read_to = Position::TrimHorizon;
         // With the trust that an emulator gets, a refill of some seconds would call for the next one. What the stream may
@@ -328,15 +353,18 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Publishes all events of the table that are of this time or later.
-    async fn read_table(&mut self, flight: &mut Flight<'a, B>, since: Timestamp) -> Result<(), Stopped> {
-        meters::refill();
+    /// Publishes all events of a segment of the table that are as young as the refill wants them.
+    async fn scan(&mut self, flight: &mut Flight<'a, B>, segment: Segment) -> Result<(), Stopped> {
+        let since = self.progress.borrow().time;
+        // Until it is done, the oldest of these events may be missing.
         self.looked = since;
-        self.note(flight);
-        warn!(shard = %self.shard, %since, "refilling from the table");
-        let mut from = None;
-        loop {
-            let page = self.ports.refill.page(since, from.as_ref());
+        while !self.is_finished() {
+            self.note(flight);
+            let from = match &self.read_to {
+                Position::TrimHorizon => None,
+                Position::After(place) => Some(place.clone()),
+            };
+            let page = self.ports.refill.page(since, segment, from.as_ref());
             match self.meanwhile(flight, page).await? {
                 Ok(RefillPage { contents, next }) => {
                     self.succeeded();
@@ -344,11 +372,17 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                         meters::refilled();
                         flight.add(content, None);
                     }
-                    if next.is_none() {
-                        return self.until(flight, Flight::is_empty).await;
+                    match next {
+                        Some(place) => {
+                            flight.mark(place.clone());
+                            self.read_to = Position::After(place);
+                            self.until(flight, Flight::has_room).await?;
+                        }
+                        None => {
+                            self.until(flight, Flight::is_empty).await?;
+                            self.advance(Checkpoint::ShardEnd, None);
+                        }
                     }
-                    from = next;
-                    self.until(flight, Flight::has_room).await?;
                 }
                 Err(error) => {
                     self.failed(Called::Table, &error);
@@ -358,6 +392,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             // A table may have a thousand pages without an event that is wanted.
             yield_now().await;
         }
+        Ok(())
     }
 
     fn succeeded(&mut self) {

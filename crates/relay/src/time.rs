@@ -8,7 +8,6 @@ use std::{
 
 use millrace_core::{Backoff, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio_util::sync::CancellationToken;
 
 /// Tells the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -16,18 +15,6 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// The work was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stopped;
-
-/// Lets a result through, unless told to stop before it comes.
-pub(super) async fn unless_stopped<T>(
-    work: impl Future<Output = T>,
-    stop: &CancellationToken,
-) -> Result<T, Stopped> {
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(Stopped),
-        value = work => Ok(value),
-    }
-}
 
 /// The pauses of one place that fails again and again.
 #[derive(Debug)]

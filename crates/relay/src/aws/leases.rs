@@ -17,7 +17,7 @@ use millrace_server::FailureLogThrottle;
 use tracing::error;
 
 use crate::{
-    leases::{Checkpoint, Lease, LeaseTable, Leases, Progress, Replica},
+    leases::{Checkpoint, Lease, LeaseTable, Leases, Progress, RefillJob, Replica, segment_of},
     stream::ShardId,
 };
 
@@ -32,6 +32,13 @@ const CHECKPOINT_TIME: &str = "CheckpointTime";
 
 const COMPLETE_AT: &str = "CompleteAt";
 
+/// The checkpoint of a refill's segment. Its name differs from a shard's so that a release without such leases takes it
+/// for none.
+const SCANNED: &str = "Scanned";
+
+const SINCE: &str = "Since";
+const SEGMENTS: &str = "Segments";
+
 /// Begins the key of a replica. No shard is named so: `#` stands in no label of a stream.
 const REPLICA: &str = "replica#";
 
@@ -40,7 +47,9 @@ const COMPLETE: &str = "complete#";
 
 /// The lease table. An item is a lease (`ShardId`, `Owner`, `Fence`, `ExpiresAt` in milliseconds since 1970,
 /// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`), and one says until when
-/// every shard had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970).
+/// every shard had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970). A refill has an item
+/// (`ShardId` = `refill#<number>`, `Since`, `Segments`) and a lease for each segment, with `Scanned` in place
+/// of `Checkpoint`.
 #[derive(Debug, Clone)]
 pub struct DynamoLeases {
     client: Client,
@@ -55,6 +64,32 @@ impl DynamoLeases {
         Self { client, table: table.into(), unreadable: Arc::default() }
     }
 
+    /// Puts an item, unless there is one of its key.
+    async fn put_new(&self, item: Item) -> Result<bool, AwsError> {
+        let call = self
+            .client
+            .put_item()
+            .table_name(&self.table)
+            .set_item(Some(item))
+            .condition_expression("attribute_not_exists(#shard)")
+            .expression_attribute_names("#shard", SHARD_ID);
+        match call.send().await {
+            Ok(_) => Ok(true),
+            Err(error)
+                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes an item.
+    async fn delete(&self, key: String) -> Result<(), AwsError> {
+        self.client.delete_item().table_name(&self.table).key(SHARD_ID, text(key)).send().await?;
+        Ok(())
+    }
+
     /// A write of expiry and progress, on the condition that owner and fence are still the lease's.
     fn update(&self, lease: &Lease, expression: &str) -> UpdateItemFluentBuilder {
         self.client
@@ -66,7 +101,7 @@ impl DynamoLeases {
             .expression_attribute_names("#owner", OWNER)
             .expression_attribute_names("#fence", FENCE)
             .expression_attribute_names("#expires", EXPIRES_AT)
-            .expression_attribute_names("#checkpoint", CHECKPOINT)
+            .expression_attribute_names("#checkpoint", checkpoint_name(&lease.shard))
             .expression_attribute_names("#time", CHECKPOINT_TIME)
             .expression_attribute_values(":owner", text(lease.owner.as_deref().unwrap_or_default()))
             .expression_attribute_values(":fence", number(lease.fence))
@@ -85,7 +120,9 @@ impl Leases for DynamoLeases {
         while let Some(item) = pages.next().await {
             let item = item?;
             match row(&item) {
+                Ok(Row::Lease(lease)) if segment_of(&lease.shard).is_some() => table.segments.push(lease),
                 Ok(Row::Lease(lease)) => table.leases.push(lease),
+                Ok(Row::Refill(refill)) => table.refills.push(refill),
                 Ok(Row::Replica(replica)) => table.replicas.push(replica),
                 Ok(Row::Complete(at)) => table.complete_at = Some(at),
                 // Somebody's hand was in the table. The other shards go on.
@@ -104,22 +141,7 @@ impl Leases for DynamoLeases {
     }
 
     async fn create(&self, lease: &Lease) -> Result<bool, AwsError> {
-        let call = self
-            .client
-            .put_item()
-            .table_name(&self.table)
-            .set_item(Some(lease_item(lease)))
-            .condition_expression("attribute_not_exists(#shard)")
-            .expression_attribute_names("#shard", SHARD_ID);
-        match call.send().await {
-            Ok(_) => Ok(true),
-            Err(error)
-                if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) =>
-            {
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
+        self.put_new(lease_item(lease)).await
     }
 
     async fn take(
@@ -147,7 +169,7 @@ impl Leases for DynamoLeases {
         match call.send().await {
             Ok(reply) => match row(&reply.attributes.unwrap_or_default()) {
                 Ok(Row::Lease(lease)) => Ok(Some(lease)),
-                Ok(Row::Replica(_) | Row::Complete(_)) => {
+                Ok(Row::Replica(_) | Row::Complete(_) | Row::Refill(_)) => {
                     Err(AwsError::InvalidResponse("a lease that is none".to_owned()))
                 }
                 Err(attribute) => Err(AwsError::InvalidResponse(format!("a lease with a bad {attribute}"))),
@@ -215,14 +237,16 @@ impl Leases for DynamoLeases {
         }
     }
 
+    async fn begin_refill(&self, refill: &RefillJob) -> Result<bool, AwsError> {
+        self.put_new(refill_item(refill)).await
+    }
+
+    async fn end_refill(&self, refill: &RefillJob) -> Result<(), AwsError> {
+        self.delete(refill.key()).await
+    }
+
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
-        self.client
-            .delete_item()
-            .table_name(&self.table)
-            .key(SHARD_ID, text(replica_key(owner)))
-            .send()
-            .await?;
-        Ok(())
+        self.delete(replica_key(owner)).await
     }
 }
 
@@ -245,6 +269,18 @@ enum Row {
     Lease(Lease),
     Replica(Replica),
     Complete(Timestamp),
+    Refill(RefillJob),
+}
+
+fn checkpoint_name(shard: &ShardId) -> &'static str {
+    if segment_of(shard).is_some() { SCANNED } else { CHECKPOINT }
+}
+
+fn refill_item(refill: &RefillJob) -> Item {
+    let RefillJob { number: _, since, segments } = refill;
+    [(SHARD_ID, text(refill.key())), (SINCE, text(since)), (SEGMENTS, number(segments))]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
 }
 
 fn lease_item(lease: &Lease) -> Item {
@@ -253,7 +289,7 @@ fn lease_item(lease: &Lease) -> Item {
         (SHARD_ID, text(&lease.shard)),
         (FENCE, number(lease.fence)),
         (EXPIRES_AT, number(millis(lease.expires_at))),
-        (CHECKPOINT, text(lease.progress.checkpoint.to_text())),
+        (checkpoint_name(&lease.shard), text(lease.progress.checkpoint.to_text())),
         (CHECKPOINT_TIME, text(lease.progress.time)),
     ]
     .into_iter()
@@ -268,15 +304,20 @@ fn row(item: &Item) -> Result<Row, &'static str> {
     if key == COMPLETE {
         return time(item, COMPLETE_AT).map(Row::Complete);
     }
+    if let Some(number) = RefillJob::number_of(key) {
+        let since = string(item, SINCE)?.parse().map_err(|_| SINCE)?;
+        return Ok(Row::Refill(RefillJob { number, since, segments: whole(item, SEGMENTS)? }));
+    }
     let expires_at = time(item, EXPIRES_AT)?;
     if let Some(owner) = key.strip_prefix(REPLICA) {
         return Ok(Row::Replica(Replica { owner: owner.to_owned(), expires_at }));
     }
     let owner = if item.contains_key(OWNER) { Some(string(item, OWNER)?.to_owned()) } else { None };
-    let checkpoint = Checkpoint::from_text(string(item, CHECKPOINT)?);
+    let shard = ShardId::from(key);
+    let checkpoint = Checkpoint::from_text(string(item, checkpoint_name(&shard))?);
     let time = string(item, CHECKPOINT_TIME)?.parse().map_err(|_| CHECKPOINT_TIME)?;
     Ok(Row::Lease(Lease {
-        shard: ShardId::from(key),
+        shard,
         owner,
         fence: whole(item, FENCE)?,
         expires_at,
@@ -330,10 +371,23 @@ mod tests {
                 let progress =
                     Progress { checkpoint: checkpoint.clone(), time: Timestamp::from_unix_micros(5) };
                 let expires_at = Timestamp::from_unix_micros(7_000);
-                let lease = Lease { shard: ShardId::from("l/s"), owner, fence: 3, expires_at, progress };
-                assert!(matches!(row(&lease_item(&lease)), Ok(Row::Lease(read)) if read == lease));
+                for shard in ["l/s", "refill#7/0/32"].map(ShardId::from) {
+                    let (owner, progress) = (owner.clone(), progress.clone());
+                    let lease = Lease { shard, owner, fence: 3, expires_at, progress };
+                    assert!(matches!(row(&lease_item(&lease)), Ok(Row::Lease(read)) if read == lease));
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_refill_survives_its_item_and_names_its_segments() {
+        let since = Timestamp::from_unix_micros(5);
+        let refill = RefillJob { number: 12, since, segments: 32.try_into().unwrap() };
+        assert!(matches!(row(&refill_item(&refill)), Ok(Row::Refill(read)) if read == refill));
+        let numbers: Vec<_> = refill.segments().filter_map(|shard| segment_of(&shard)).collect();
+        assert_eq!(numbers.iter().map(|segment| segment.number).collect::<Vec<_>>(), Vec::from_iter(0..32));
+        assert!(numbers.iter().all(|segment| segment.of == refill.segments));
     }
 
     #[test]

@@ -111,6 +111,46 @@ fn a_first_lease_is_dated_by_what_is_known() {
     );
 }
 
+/// A table with refills 1 and 2, in three segments each, and leases of some of them.
+fn refilling(segments: Vec<Lease>) -> LeaseTable {
+    let refill = |number| RefillJob { number, since: at(-100), segments: 3.try_into().unwrap() };
+    LeaseTable { refills: vec![refill(2), refill(1)], segments, ..LeaseTable::default() }
+}
+
+#[test]
+fn segments_of_older_refills_are_taken_first_and_so_many_as_a_replica_reads_at_a_time() {
+    let table = refilling(vec![
+        lease("refill#1/0/3", None, -5, Checkpoint::ShardEnd),
+        lease("refill#1/1/3", Some("vanished"), -5, reading()),
+    ]);
+    let alone = plan("a", &[], &table, &HashSet::new());
+    let taken = claimed(&alone);
+    assert_eq!(taken.len(), 4);
+    assert_eq!(taken[..2], ["refill#1/1/3", "refill#1/2/3"]);
+    let dates = alone.claims.iter().filter(|claim| matches!(claim, Claim::Create(_)));
+    assert!(dates.map(|claim| claim.lease().progress.time).all(|time| time == at(-100)));
+}
+
+#[test]
+fn a_refill_is_deleted_two_days_after_its_last_segment_and_before_its_segments() {
+    let done = |shard: &str, expired: i64| lease(shard, None, -expired, Checkpoint::ShardEnd);
+    let of_one = |last| vec![done("refill#1/0/3", 200_000), done("refill#1/1/3", 200_000), last];
+    let forgotten = |plan: &Plan| plan.forgotten.iter().map(|lease| lease.shard.clone()).collect::<Vec<_>>();
+    // Four segments are read, so there is nothing to claim.
+    let held: HashSet<_> = ["2/0/3", "2/1/3", "2/2/3"].map(|id| ShardId::from(format!("refill#{id}"))).into();
+    let read = || held.iter().map(|segment| lease(segment.as_str(), Some("a"), 5, reading()));
+    for (last, expected) in [(200_000, vec![1]), (100_000, vec![])] {
+        let mut table = refilling(of_one(done("refill#1/2/3", last)));
+        table.segments.extend(read());
+        let first = plan("a", &[], &table, &held);
+        assert_eq!(first.ended.iter().map(|refill| refill.number).collect::<Vec<_>>(), expected);
+        assert_eq!(forgotten(&first), []);
+        table.refills.retain(|refill| !first.ended.contains(refill));
+        let then = forgotten(&plan("a", &[], &table, &held));
+        assert_eq!(then.len(), 3 * expected.len(), "{then:?}");
+    }
+}
+
 #[test]
 fn every_shard_has_a_date_from_its_first_sight_on() {
     let table = LeaseTable {
@@ -121,6 +161,7 @@ fn every_shard_has_a_date_from_its_first_sight_on() {
         ],
         complete_at: Some(at(-3)),
         replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
+        ..LeaseTable::default()
     };
     let shards = [shard("p", None), shard("c", Some("p")), shard("g", Some("c"))];
     let plan = plan("a", &shards, &table, &HashSet::from([ShardId::from("p")]));

@@ -1,12 +1,14 @@
 //! Buses that do not accept everything.
 
 use std::{
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use millrace_aws::AwsError;
-use tokio::time::sleep;
+use millrace_core::{Envelope, EventId};
+use tokio::time::{Instant, sleep};
 
 use crate::{
     bus::{Entry, EventBus, Rejection},
@@ -57,22 +59,33 @@ impl EventBus for ChoosyBus {
     }
 }
 
-/// A bus whose calls take their time.
+/// A bus whose calls take their time; it remembers when it first accepted each event.
 #[derive(Clone)]
 pub(super) struct Distant {
     there: MemoryBus,
     latency: Duration,
+    accepted: Arc<Mutex<HashMap<EventId, Instant>>>,
 }
 
 impl Distant {
     pub(super) fn new(there: &MemoryBus, latency: Duration) -> Self {
-        Self { there: there.clone(), latency }
+        Self { there: there.clone(), latency, accepted: Arc::default() }
+    }
+
+    /// When the last of these events was accepted, if all are.
+    pub(super) fn has_all(&self, ids: &[EventId]) -> Option<Instant> {
+        let accepted = self.accepted.lock().unwrap();
+        ids.iter().map(|id| accepted.get(id).copied()).collect::<Option<Vec<_>>>()?.into_iter().max()
     }
 }
 
 impl EventBus for Distant {
     async fn put(&self, entries: &[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> {
         sleep(self.latency).await;
+        for entry in entries {
+            let event: Envelope = serde_json::from_str(&entry.detail).unwrap();
+            self.accepted.lock().unwrap().entry(event.event_id).or_insert_with(Instant::now);
+        }
         self.there.put(entries).await
     }
 }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Leases, RelayConfig,
-    leases::{Lease, LeaseTable, Replica},
+    leases::{Lease, LeaseTable, RefillJob, Replica},
     memory::MemoryLeases,
 };
 
@@ -131,6 +131,12 @@ impl Leases for Remote {
     async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
         self.reach()?.note_complete(at).await
     }
+    async fn begin_refill(&self, refill: &RefillJob) -> Result<bool, AwsError> {
+        self.reach()?.begin_refill(refill).await
+    }
+    async fn end_refill(&self, refill: &RefillJob) -> Result<(), AwsError> {
+        self.reach()?.end_refill(refill).await
+    }
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         self.reach()?.withdraw(owner).await
     }
@@ -219,6 +225,12 @@ impl Leases for Untakeable {
     }
     async fn note_complete(&self, at: Timestamp) -> Result<(), AwsError> {
         self.0.note_complete(at).await
+    }
+    async fn begin_refill(&self, refill: &RefillJob) -> Result<bool, AwsError> {
+        self.0.begin_refill(refill).await
+    }
+    async fn end_refill(&self, refill: &RefillJob) -> Result<(), AwsError> {
+        self.0.end_refill(refill).await
     }
     async fn withdraw(&self, owner: &str) -> Result<(), AwsError> {
         self.0.withdraw(owner).await
