@@ -9,7 +9,10 @@ use std::{
 
 use millrace_aws::AwsError;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 /// After so long a call that was sent has taken effect, or never will.
@@ -136,7 +139,7 @@ pub(crate) struct Life {
     /// Cancelled when the process is to die at once.
     pub(crate) death: CancellationToken,
     /// Until when its machine sleeps.
-    asleep: Arc<Mutex<Option<Instant>>>,
+    asleep: Arc<watch::Sender<Instant>>,
 }
 
 impl Life {
@@ -145,19 +148,24 @@ impl Life {
             name: name.into(),
             trouble: trouble.clone(),
             death: CancellationToken::new(),
-            asleep: Arc::default(),
+            asleep: Arc::new(watch::Sender::new(Instant::now())),
         }
     }
 
     /// Puts the machine to sleep: no call goes out, and no reply comes in, for so long.
     pub(crate) fn sleep(&self, duration: Duration) {
-        *self.asleep.lock().unwrap() = Some(Instant::now() + duration);
+        self.asleep.send_replace(Instant::now() + duration);
     }
 
     async fn wake(&self) {
-        let until = *self.asleep.lock().unwrap();
-        if let Some(until) = until {
-            sleep_until(until).await;
+        let mut asleep = self.asleep.subscribe();
+        loop {
+            let until = *asleep.borrow_and_update();
+            tokio::select! {
+                biased;
+                Ok(()) = asleep.changed() => {}
+                () = sleep_until(until) => return,
+            }
         }
     }
 
