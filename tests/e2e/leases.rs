@@ -48,6 +48,8 @@ async fn contract(leases: &impl Leases) {
     // Kept by its owner.
     let kept = after(&first, "7", 10);
     assert!(leases.keep(&kept).await.unwrap());
+    assert!(leases.keep(&kept).await.unwrap(), "a call may have its effect twice");
+    assert!(!leases.keep(&after(&first, "5", 9)).await.unwrap(), "a call that arrives late");
     assert_eq!(stored(leases, "s/1").await.as_ref(), Some(&kept));
 
     // Taken as it was seen last, and not as it was seen before that.

@@ -169,7 +169,8 @@ pub trait Leases: Clone + Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> impl Future<Output = Result<Option<Lease>, AwsError>> + Send;
 
-    /// Writes a lease's expiry and progress, unless its owner or fence is no longer the same.
+    /// Writes a lease's expiry and progress, unless its owner or fence is no longer the same, or it was renewed for longer: a
+    /// write that arrives late must not take the progress back.
     fn keep(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
     /// Like [`keep`](Self::keep), and leaves the lease without an owner.

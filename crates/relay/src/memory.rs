@@ -208,8 +208,8 @@ impl MemoryLeases {
         Some(lease.clone())
     }
 
-    fn write(&self, lease: &Lease, owner: Option<String>) -> bool {
-        let ours = |there: &Lease| there.owner == lease.owner && there.fence == lease.fence;
+    fn write(&self, lease: &Lease, owner: Option<String>, check: impl FnOnce(&Lease) -> bool) -> bool {
+        let ours = |there: &Lease| there.owner == lease.owner && there.fence == lease.fence && check(there);
         self.change(&lease.shard, ours, |there| *there = Lease { owner, ..lease.clone() }).is_some()
     }
 }
@@ -252,11 +252,11 @@ impl Leases for MemoryLeases {
     }
 
     async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
-        Ok(self.write(lease, lease.owner.clone()))
+        Ok(self.write(lease, lease.owner.clone(), |there| there.expires_at <= lease.expires_at))
     }
 
     async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
-        Ok(self.write(lease, None))
+        Ok(self.write(lease, None, |_| true))
     }
 
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {

@@ -39,6 +39,9 @@ const SCANNED: &str = "Scanned";
 const SINCE: &str = "Since";
 const SEGMENTS: &str = "Segments";
 
+/// The condition of a write by a lease's owner.
+const OURS: &str = "#owner = :owner AND #fence = :fence";
+
 /// Begins the key of a replica. No shard is named so: `#` stands in no label of a stream.
 const REPLICA: &str = "replica#";
 
@@ -97,7 +100,7 @@ impl DynamoLeases {
             .table_name(&self.table)
             .key(SHARD_ID, text(&lease.shard))
             .update_expression(expression)
-            .condition_expression("#owner = :owner AND #fence = :fence")
+            .condition_expression(OURS)
             .expression_attribute_names("#owner", OWNER)
             .expression_attribute_names("#fence", FENCE)
             .expression_attribute_names("#expires", EXPIRES_AT)
@@ -180,7 +183,9 @@ impl Leases for DynamoLeases {
     }
 
     async fn keep(&self, lease: &Lease) -> Result<bool, AwsError> {
-        let update = self.update(lease, "SET #expires = :expires, #checkpoint = :checkpoint, #time = :time");
+        const KEEP: &str = "SET #expires = :expires, #checkpoint = :checkpoint, #time = :time";
+        let update = self.update(lease, KEEP);
+        let update = update.condition_expression(format!("{OURS} AND #expires <= :expires"));
         held(update.send().await.map(drop))
     }
 
