@@ -1,4 +1,4 @@
-//! The relay's world on AWS.
+//! The relay's ports on AWS.
 
 mod bus;
 mod leases;

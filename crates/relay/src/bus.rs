@@ -22,11 +22,11 @@ const WRAPPING: usize = 1024;
 /// An event in the form of a bus entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Who publishes.
+    /// The publisher.
     pub source: String,
     /// The event's type, or [`UNDECODABLE`].
     pub detail_type: String,
-    /// The event's [`Envelope`] as JSON; with `"EventDataOmitted": true` where it goes without its data.
+    /// The event's [`Envelope`] as JSON; with `"EventDataOmitted": true` where the data was left out.
     pub detail: String,
     /// The event's time.
     pub time: Timestamp,
@@ -102,17 +102,17 @@ impl Entry {
 /// Why an entry, or a call with all its entries, was not accepted.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Rejection {
-    /// What it holds is refused, and will be again.
+    /// The content is refused, and will be refused again.
     #[error("the bus refuses the content: {0}")]
     Content(AwsError),
-    /// Anything else. The entries may have been accepted all the same.
+    /// Any other error. The entries may have been accepted all the same.
     #[error(transparent)]
     Failed(#[from] AwsError),
 }
 
 /// Publishing.
 pub trait EventBus: Clone + Send + Sync + 'static {
-    /// Publishes up to [`MAX_ENTRIES`] entries, and says of each, in order, whether it was accepted.
+    /// Publishes up to [`MAX_ENTRIES`] entries. Returns for each, in order, whether it was accepted.
     fn put(
         &self,
         entries: &[Entry],

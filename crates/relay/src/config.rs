@@ -1,4 +1,4 @@
-//! What can be chosen about the relay.
+//! The relay's settings.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -9,7 +9,7 @@ use super::stream::FULL_PAGE;
 #[derive(Debug, Clone)]
 pub struct RelayConfig {
     /// This replica's name among all that share the lease table. Must be new with every start of the process, such as a
-    /// UUID: whoever has the name of a lease's owner may take it.
+    /// UUID: a replica may take any lease whose owner has its name.
     pub owner: String,
     /// `Source` of every entry on the bus.
     pub source: String,
@@ -17,30 +17,31 @@ pub struct RelayConfig {
     /// consumers do; a shard allows five. A read brings up to 1,000 records. Behind a full one the next comes after
     /// [`CATCH_UP`](Self::CATCH_UP), if that is sooner.
     pub poll_interval: Duration,
-    /// How far apart they come to lie while a shard brings nothing: the interval grows by an eighth with each read, and
-    /// is at its shortest again after a read that brought something. 1 s, reached after 6 s of silence.
+    /// The longest interval, while a shard brings nothing: the interval grows by an eighth with each empty read, and is
+    /// at its shortest again after a read with records. 1 s, reached after 6 s of silence.
     pub idle_poll_interval: Duration,
-    /// How often the stream is asked for its shards; also done when a shard ends. 10 s.
+    /// How often the shards of the stream are listed; also done when a shard ends. 10 s.
     pub discovery_interval: Duration,
-    /// How often the lease table is read, to take what is free and give up what is too much. 2.5 s.
+    /// How often the lease table is read, to take free leases and give up surplus ones. 2.5 s.
     pub balance_interval: Duration,
-    /// How long a lease lives without being renewed. 8 s. Clocks of replicas may differ by less than this minus
-    /// [`renew_interval`](Self::renew_interval) before live leases are stolen, which would only repeat events.
+    /// How long a lease lives without being renewed. 8 s. If the clocks of replicas differ by more than this minus
+    /// [`renew_interval`](Self::renew_interval), live leases are stolen, which only repeats events.
     pub lease_duration: Duration,
     /// How often a lease is renewed. 2 s.
     pub renew_interval: Duration,
-    /// How far apart the checkpoints of a shard are at least. 1 s. A crash repeats what was accepted since the last one.
+    /// The shortest interval of a shard's checkpoints. 1 s. A crash repeats the events accepted since the last
+    /// checkpoint.
     pub checkpoint_interval: Duration,
-    /// How old an unread position at the start of a shard may be before the stream is suspected to have dropped records
-    /// behind it, and the table is asked instead. [`STREAM_TRUST`](Self::STREAM_TRUST). A second where the stream may
-    /// forget at any time, as an emulator does when it restarts.
+    /// How old an unread position at the start of a shard may be. Beyond this the stream may have dropped records after
+    /// it, and the table is read instead. [`STREAM_TRUST`](Self::STREAM_TRUST). A second where the stream may forget at
+    /// any time, as an emulator does when it restarts.
     pub trust_horizon: Duration,
-    /// By how much a refill reaches back behind the time of the checkpoint. 5 min: an event's time is taken before it is
-    /// stored, by a clock of its own.
+    /// How far before the time of the checkpoint a refill begins. 5 min: an event's time is taken before it is stored,
+    /// by another clock.
     pub refill_margin: Duration,
-    /// The most that the entries of one call to the bus may take, in bytes, and so the most that one may. 256 KiB, which
-    /// every AWS partition and every SQS queue accepts; since January 2026 most accept 1 MiB (AWS Compute Blog, "More
-    /// room to build"). A larger event goes without its data.
+    /// The most bytes of the entries of one call to the bus, and so of one entry. 256 KiB, which every AWS partition
+    /// and every SQS queue accepts; since January 2026 most accept 1 MiB (AWS Compute Blog, "More room to build"). A
+    /// larger event goes without its data.
     pub max_bytes: usize,
     /// How many calls to the bus one shard makes at a time, each with up to ten events. Events of one aggregate stay in
     /// order. 16: at 20 ms a call they carry 16 × 10 / 0.02 s = 8,000 events a second, which is more than five reads a
@@ -57,20 +58,20 @@ pub struct RelayConfig {
     pub first_backoff: Duration,
     /// The longest pause between attempts. 5 s.
     pub max_backoff: Duration,
-    /// How long the work in flight may take to end at a shutdown; giving up the leases may take as long again. 500 ms.
+    /// How long the work in flight may take at a shutdown; giving up the leases may take as long again. 500 ms.
     pub drain: Duration,
 }
 
 impl RelayConfig {
-    /// For how long DynamoDB's own stream is trusted to keep what was not read: 20 of the 24 hours that it keeps records,
-    /// the rest being for clocks that differ.
+    /// How long DynamoDB's own stream is trusted to keep unread records: 20 of the 24 hours that it keeps them; the
+    /// rest allows for clocks that differ.
     pub const STREAM_TRUST: Duration = Duration::from_secs(20 * 60 * 60);
 
-    /// For how long the first relay of all trusts what it finds, and whoever follows it: what happened a day before it, less
-    /// these minutes, is not lost if it dies before it has read anything.
+    /// How long the first relay of all, and its successors, trust the shards that it finds. Events of the day before
+    /// it, less these minutes, are not lost if it dies before it has read any.
     const FIRST_TRUST: Duration = Duration::from_secs(10 * 60);
 
-    /// How old the first relay of all takes the shards for that it finds.
+    /// The age that the first relay of all assumes for the shards that it finds.
     pub(super) fn age_of_first(&self) -> Duration {
         self.trust_horizon.saturating_sub(Self::FIRST_TRUST)
     }

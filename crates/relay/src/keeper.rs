@@ -19,15 +19,15 @@ pub(super) struct Keeper<L> {
     lease: Lease,
     config: RelayConfig,
     clock: Clock,
-    /// When the last write that succeeded began: the lease lives from then on, by this process's own sense of time.
+    /// When the last successful write began: the lease lives from then on, by this process's monotonic clock.
     written: Instant,
 }
 
-/// The lease belongs to somebody else, or could not be renewed in time.
+/// Another replica owns the lease, or it could not be renewed in time.
 pub(super) struct Lost;
 
 impl<L: Leases> Keeper<L> {
-    /// The keeper of a lease that was just taken, by a call that began at `taken`.
+    /// The keeper of a lease that a call, begun at `taken`, has just taken.
     pub(super) fn new(leases: L, lease: Lease, config: RelayConfig, clock: Clock, taken: Instant) -> Self {
         Self { leases, lease, config, clock, written: taken }
     }
@@ -55,7 +55,7 @@ impl<L: Leases> Keeper<L> {
         self.write(Write::Release).await
     }
 
-    /// Writes the lease, again and again for as long as it lives.
+    /// Writes the lease, repeatedly while it lives.
     async fn write(&mut self, write: Write) -> Result<(), Lost> {
         let end_of_life = self.written + self.config.lease_duration;
         let mut wait = self.config.first_backoff;
@@ -102,7 +102,7 @@ enum Write {
 /// Waits until there is progress, and then until `earliest`.
 async fn moved(progress: &mut watch::Receiver<Progress>, earliest: Instant) {
     if progress.changed().await.is_err() {
-        // Nothing moves any more; renewals go on.
+        // There is no more progress; renewals go on.
         std::future::pending::<()>().await;
     }
     sleep_until(earliest).await;

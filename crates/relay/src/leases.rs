@@ -1,4 +1,4 @@
-//! Leases: which replica reads which shard, and how far it has come.
+//! Leases: the reader of each shard, and its progress.
 
 use std::{collections::HashSet, future::Future, num::NonZeroU32};
 
@@ -7,12 +7,12 @@ use millrace_core::Timestamp;
 
 use super::stream::{Position, Sequence, ShardId};
 
-/// How far a shard has been relayed.
+/// The progress of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checkpoint {
-    /// To be read from here on.
+    /// To be read from this position on.
     At(Position),
-    /// The bus has accepted all of it.
+    /// The bus has accepted the whole shard.
     ShardEnd,
 }
 
@@ -20,7 +20,7 @@ const TRIM_HORIZON: &str = "TRIM_HORIZON";
 const SHARD_END: &str = "SHARD_END";
 
 impl Checkpoint {
-    /// As the lease table has it: a sequence number, `TRIM_HORIZON` or `SHARD_END`.
+    /// The text in the lease table: a sequence number, `TRIM_HORIZON` or `SHARD_END`.
     pub fn to_text(&self) -> String {
         match self {
             Self::At(Position::TrimHorizon) => TRIM_HORIZON.to_owned(),
@@ -29,7 +29,7 @@ impl Checkpoint {
         }
     }
 
-    /// What [`to_text`](Self::to_text) wrote.
+    /// The inverse of [`to_text`](Self::to_text).
     pub fn from_text(text: &str) -> Self {
         match text {
             TRIM_HORIZON => Self::At(Position::TrimHorizon),
@@ -42,7 +42,7 @@ impl Checkpoint {
 /// A checkpoint and its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// How far the bus has accepted the shard.
+    /// The position up to which the bus has accepted the shard.
     pub checkpoint: Checkpoint,
     /// After a record: the time of the last event accepted, so that a refill knows where to begin. At the trim horizon:
     /// when a relay first knew of the shard, or last had it refilled; what the stream then had may be a day older. Of a
@@ -55,13 +55,13 @@ pub struct Progress {
 pub struct Lease {
     /// The shard.
     pub shard: ShardId,
-    /// Who reads it, if anybody.
+    /// The replica that reads it, if any.
     pub owner: Option<String>,
-    /// Grows with every new owner, so that a former one cannot write any more.
+    /// Grows with every new owner, so that a former owner cannot write any more.
     pub fence: u64,
     /// When it becomes free unless it is renewed, in whole milliseconds.
     pub expires_at: Timestamp,
-    /// How far the shard has been relayed.
+    /// The shard's progress.
     pub progress: Progress,
 }
 
@@ -121,7 +121,7 @@ pub struct Replica {
     pub expires_at: Timestamp,
 }
 
-/// All that the lease table holds.
+/// The content of the lease table.
 #[derive(Debug, Clone, Default)]
 pub struct LeaseTable {
     /// The leases of shards.
@@ -132,8 +132,7 @@ pub struct LeaseTable {
     pub segments: Vec<Lease>,
     /// The replicas.
     pub replicas: Vec<Replica>,
-    /// The latest time at which every shard that the stream then listed had its lease, as far as anybody has noted. A
-    /// shard that has no lease is younger.
+    /// The latest known time at which every shard then listed had its lease. A shard without a lease is younger.
     pub complete_at: Option<Timestamp>,
 }
 
@@ -154,14 +153,14 @@ impl LeaseTable {
 
 /// Keeping leases. Every write that depends on what was seen says so, and answers whether it still held.
 pub trait Leases: Clone + Send + Sync + 'static {
-    /// Everything, strongly consistent.
+    /// The whole table, strongly consistent.
     fn list(&self) -> impl Future<Output = Result<LeaseTable, AwsError>> + Send;
 
     /// Creates a shard's first lease, unless there is one.
     fn create(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
-    /// Makes `owner` the owner of a lease under the next fence, unless its fence or expiry is no longer the one seen.
-    /// Returns the lease as it then is.
+    /// Makes `owner` the owner of a lease under the next fence, unless its fence or expiry has changed since `seen`.
+    /// Returns the new lease.
     fn take(
         &self,
         seen: &Lease,
@@ -176,14 +175,14 @@ pub trait Leases: Clone + Send + Sync + 'static {
     /// Like [`keep`](Self::keep), and leaves the lease without an owner.
     fn release(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
-    /// Deletes a finished lease, unless its fence is no longer the one seen.
+    /// Deletes a finished lease, unless its fence has changed.
     fn forget(&self, seen: &Lease) -> impl Future<Output = Result<(), AwsError>> + Send;
 
-    /// Makes a replica known, or known for longer.
+    /// Registers a replica, or extends its registration.
     fn announce(&self, replica: &Replica) -> impl Future<Output = Result<(), AwsError>> + Send;
 
-    /// Notes a time at which every shard that the stream listed had its lease; see [`LeaseTable::complete_at`]. An
-    /// earlier one than is noted already changes nothing.
+    /// Notes a time at which every listed shard had its lease; see [`LeaseTable::complete_at`]. A time earlier than the
+    /// noted one changes nothing.
     fn note_complete(&self, at: Timestamp) -> impl Future<Output = Result<(), AwsError>> + Send;
 
     /// Writes a refill down, unless there is one of its number.

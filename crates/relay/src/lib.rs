@@ -1,10 +1,10 @@
 //! The relay: carries committed events from the event store's stream to the bus.
 //!
-//! Every replica of the command service runs one. They share the stream's shards by leases in a table
-//! ([`Leases`]): a replica that vanishes loses its leases by time, one that was thought gone by their fence. A shard is
-//! read from the oldest record on, and not before its parents are finished. The checkpoint in the lease moves only past
-//! what the bus has accepted, so every event that the table holds is published **at least once**, and as a rule in the
-//! order of its aggregate's versions; a crash repeats the last second or so.
+//! Every replica of the command service runs a relay. They share the stream's shards by leases in a table ([`Leases`]):
+//! a dead replica loses its leases by time, a replica wrongly taken for dead by their fence. A shard is read from the
+//! oldest record on, after its parents are finished. The checkpoint in the lease moves only past records that the bus
+//! has accepted, so every event in the table is published **at least once**, and usually in the order of its
+//! aggregate's versions; a crash repeats about the last second.
 //!
 //! The stream keeps a day. If it has dropped what was not yet relayed (an outage of more than a day, a shard or a stream
 //! that vanished, a local emulator that restarted) the relay says so in its log and in `relay_trimmed_total`, and
@@ -26,9 +26,9 @@
 //! `relay_leases_lost_total`.
 //!
 //! # Where things are
-//! [`ShardStream`], [`Leases`], [`EventBus`] and [`Refill`] are what the relay needs of the world; [`aws`] and
-//! [`memory`] hold two implementations of each. `plan` decides which leases to take, `keeper` keeps one, `shard` reads
-//! under it, `publisher` sends what was read, `traced` tells of it in traces.
+//! [`ShardStream`], [`Leases`], [`EventBus`] and [`Refill`] are the relay's ports; [`aws`] and [`memory`] hold two
+//! implementations of each. `plan` decides which leases to take, `keeper` keeps one, `shard` reads under it,
+//! `publisher` sends the events, `traced` records them in traces.
 //!
 //! # Example
 //! ```
@@ -114,13 +114,13 @@ pub struct Relay<S, L, B, R> {
     workers: Workers,
     sightings: Sightings,
     listing: Option<Listing>,
-    /// Of looking at the world.
+    /// Of the rounds.
     throttle: FailureLogThrottle,
-    /// For how long a shard has been nobody's, when the world was last looked at.
+    /// How long a shard had been without an owner at the last round.
     unread: Duration,
 }
 
-/// What shards the stream had.
+/// A listing of the stream's shards.
 #[derive(Clone)]
 struct Listing {
     began: Instant,
@@ -129,7 +129,7 @@ struct Listing {
     shards: Vec<Shard>,
 }
 
-/// What a relay works with.
+/// The ports of a relay.
 #[derive(Clone)]
 struct Ports<S, L, B, R> {
     stream: S,
@@ -154,7 +154,7 @@ struct Workers {
     readers: HashMap<ShardId, Reading>,
 }
 
-/// How the reading of a shard came to its end.
+/// How the reading of a shard ended.
 enum Ended {
     /// The shard ended, its lease was lost, or it was told to.
     AsItShould(ShardId),
@@ -165,7 +165,7 @@ enum Ended {
 /// A shard that is being read.
 struct Reading {
     stop: CancellationToken,
-    /// All of the shard's events that are older than this are relayed, as far as is known.
+    /// All of the shard's events before this time are relayed, as far as is known.
     relayed: watch::Receiver<Timestamp>,
 }
 
@@ -201,7 +201,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             self.round(&shutdown).await;
             let balance_interval = self.ports.config().balance_interval;
             tokio::select! {
-                // In this order, here and elsewhere, so that a simulation takes the same course each time.
+                // In this order, here and elsewhere, so that a simulation is repeatable.
                 biased;
                 () = shutdown.cancelled() => {}
                 ended = self.workers.ended() => match ended {
@@ -216,7 +216,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
                             self.listing = None;
                         }
                     }
-                    // It is free to be taken, and would end so again.
+                    // The shard is free to be taken, and would panic again.
                     Ended::Panicked => shutdown.run_until_cancelled(sleep(balance_interval)).await.unwrap_or_default(),
                 },
                 // Others will ask as well, and may share it as long as nobody has begun.
@@ -227,8 +227,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         self.shut_down().await;
     }
 
-    /// Looks at the world once and acts on it. At a shutdown a call in flight may still end: a lease that was taken
-    /// without our knowing would have to expire.
+    /// Runs one round. At a shutdown a call in flight may still end: a lease taken without our knowledge would have to
+    /// expire.
     async fn round(&mut self, shutdown: &CancellationToken) {
         let drain = self.ports.config().drain;
         let cut = async {
@@ -267,7 +267,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             self.claim(claim, shutdown).await;
         }
         for lease in plan.noted {
-            // One that is not written is planned again.
+            // A failed write is planned again.
             if let Err(error) = self.ports.leases.create(&lease).await {
                 meters::call_failed(Called::Leases);
                 debug!(%error, shard = %lease.shard, "a shard could not be noted");
@@ -295,8 +295,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         let lifetime = config.lease_duration.max(3 * config.balance_interval);
         let replica = Replica { owner: config.owner.clone(), expires_at: whole_millis(after(now, lifetime)) };
         ports.leases.announce(&replica).await?;
-        // The leases first: a lease is deleted only once its shard is no longer listed, so a shard that is listed later
-        // and has no lease is new.
+        // The leases first: a lease is deleted only after its shard is no longer listed, so a shard listed later
+        // without a lease is new.
         let mut table = ports.leases.list().await?;
         let mut listing = self.listing().await?;
         let is_listed = |lease: &Lease| listing.shards.iter().any(|shard| shard.id == lease.shard);
@@ -305,7 +305,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             self.listing = None;
             listing = self.listing().await?;
         }
-        // `now` is from before the table was read: this machine may have slept since.
+        // `now` was read before the table: this machine may have slept since.
         if let Some(at) = plan::complete_at(&listing.shards, listing.at, &table, now, config) {
             ports.leases.note_complete(at).await?;
             table.complete_at = Some(at);
@@ -324,7 +324,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         }))
     }
 
-    /// The stream's shards, as they were at most [`RelayConfig::discovery_interval`] ago.
+    /// The stream's shards, at most [`RelayConfig::discovery_interval`] old.
     async fn listing(&mut self) -> Result<Listing, AwsError> {
         if let Some(listing) = &self.listing
             && listing.began.elapsed() < self.ports.config().discovery_interval
@@ -348,7 +348,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             }
         };
         match result {
-            // Between seeing and taking, its owner may have finished it.
+            // Its owner may have finished it in between.
             Ok(Some(lease)) if lease.is_finished() => {}
             Ok(Some(lease)) => self.read(lease, taken, shutdown),
             // Another replica was faster.
@@ -370,7 +370,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         self.workers.readers.insert(shard, Reading { stop, relayed });
     }
 
-    /// The shutdown has told the workers to stop already.
+    /// The workers have been told to stop already.
     async fn shut_down(mut self) {
         let drain = self.ports.config().drain;
         let all_ended = async {
@@ -381,7 +381,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         };
         match timeout(2 * drain, all_ended).await {
             Ok(Ok(())) => {}
-            // The leases, and the replica's own entry, expire.
+            // The leases and the replica's own entry expire.
             Ok(Err(error)) => debug!(%error, "the relay could not take its leave"),
             Err(_) => debug!("the relay's work did not end in time"),
         }
@@ -390,7 +390,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 }
 
 impl Workers {
-    /// Waits until the next shard is no longer read; for ever if there is none.
+    /// Waits until a shard is no longer read; for ever if none is.
     async fn ended(&mut self) -> Ended {
         let (id, panicked) = match self.tasks.join_next_with_id().await {
             None => return std::future::pending().await,
@@ -416,7 +416,7 @@ impl Workers {
         }
     }
 
-    /// How old the oldest event may be that is still to be relayed.
+    /// The greatest possible age of an event that is still to be relayed.
     fn behind(&self, now: Timestamp) -> Duration {
         let behind = self.readers.values().map(|reading| since(*reading.relayed.borrow(), now));
         behind.max().unwrap_or_default()

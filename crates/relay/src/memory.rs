@@ -1,6 +1,6 @@
-//! The relay's world in memory: for tests and simulations. Clones share what they hold.
+//! The relay's ports in memory, for tests and simulations. Clones share their content.
 //!
-//! Calls take no time and never fail; a test that wants delays or failures wraps them.
+//! Calls take no time and never fail; a test wraps them to add delays or failures.
 
 use std::{
     collections::BTreeMap,
@@ -34,18 +34,18 @@ struct Stream {
     shards: Vec<MemoryShard>,
     sequence: u64,
     named: u64,
-    /// Cursors of earlier times have expired.
+    /// Cursors with an older time have expired.
     time: u64,
 }
 
 #[derive(Debug)]
 struct MemoryShard {
     shard: Shard,
-    /// The hashes of the aggregates whose records it takes.
+    /// The hashes of the aggregates in the shard.
     range: (u64, u64),
     closed: bool,
     records: Vec<Record>,
-    /// How many records were dropped before the first one left.
+    /// How many records before the first remaining one were dropped.
     dropped: usize,
 }
 
@@ -108,7 +108,7 @@ impl MemoryStream {
         lock(&self.0).shard(shard).map(|shard| shard.records.clone()).unwrap_or_default()
     }
 
-    /// Drops all records of all shards, as time or the restart of an emulator does.
+    /// Drops all records of all shards, as age or an emulator's restart does.
     pub fn drop_records(&self) {
         for shard in &mut lock(&self.0).shards {
             shard.dropped += shard.records.len();
@@ -195,7 +195,7 @@ struct LeaseMaps {
 }
 
 impl MemoryLeases {
-    /// Changes a lease if it is there and passes the check; returns it as it then is.
+    /// Changes a lease if it exists and passes the check; returns the new lease.
     fn change(
         &self,
         shard: &ShardId,
@@ -324,8 +324,8 @@ impl EventBus for MemoryBus {
     }
 }
 
-/// The event store's table. Like DynamoDB's, a scan of it goes by the hash of the stream and then by version, so what is
-/// added meanwhile may lie before or behind it.
+/// The event store's table. Like DynamoDB's, a scan goes by the hash of the stream and then by version, so events added
+/// meanwhile may come before or after the scan's position.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryTable(Arc<Mutex<BTreeMap<TablePlace, Envelope>>>);
 

@@ -18,8 +18,8 @@ const LEASES_HELD: &str = "relay_leases_held";
 const LEASES_LOST: &str = "relay_leases_lost_total";
 const OVERSIZED: &str = "relay_oversized_total";
 
-/// Tells the recorder what each metric means, and lets all counters begin: Prometheus sees no increase of one that comes
-/// into being with its first count.
+/// Describes each metric to the recorder, and registers all counters: Prometheus sees no increase of a counter that
+/// begins with its first count.
 pub(super) fn begin() {
     describe();
     let counters =
@@ -67,7 +67,7 @@ pub(super) fn behind(by: Duration) {
     gauge!(BEHIND).set(by);
 }
 
-/// What the relay calls besides the bus.
+/// The relay's ports other than the bus.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Called {
     Stream,

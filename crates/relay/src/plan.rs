@@ -1,4 +1,4 @@
-//! Which leases a replica should take, and which it should give up. Pure.
+//! The leases that a replica should take or give up. Pure.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,14 +19,14 @@ use super::{
 /// reader with an old list does not take the shard for a new one.
 const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
 
-/// How long a replica that vanished stays in the table.
+/// How long a vanished replica stays in the table.
 const KEEP_VANISHED: Duration = Duration::from_secs(60 * 60);
 
-/// The time, if there is one worth noting, of which is now known that every shard which the stream then had has its lease:
-/// whatever appears later is younger. `table` was read at `read_at` or later, and the shards listed at `listed_at`.
+/// The time, if worth noting, at which every shard then in the stream is known to have its lease: later shards are
+/// younger. `table` was read at `read_at` or later, and the shards were listed at `listed_at`.
 ///
-/// Of a table that knows nothing this is said before the first lease is written, and dated back: what the shards hold may
-/// be a day old already, so they are to be trusted for minutes only, until somebody reads them.
+/// For an empty table this time is noted before the first lease is written, and dated back: the shards' records may be
+/// a day old already, so they are to be trusted for minutes only, until a relay reads them.
 pub(super) fn complete_at(
     shards: &[Shard],
     listed_at: Timestamp,
@@ -39,31 +39,31 @@ pub(super) fn complete_at(
         let first = leased.is_empty().then(|| before(read_at, config.age_of_first()));
         return first.or_else(|| shards.iter().all(|shard| leased.contains(&shard.id)).then_some(listed_at));
     };
-    // Not every replica need write it each time.
+    // Replicas need not all write it each time.
     let is_news = since(noted, listed_at) >= config.discovery_interval;
     (is_news && shards.iter().all(|shard| leased.contains(&shard.id))).then_some(listed_at)
 }
 
-/// What a replica sees of the world.
+/// A replica's view of the world.
 pub(super) struct View<'a> {
     pub(super) config: &'a RelayConfig,
     pub(super) now: Timestamp,
     pub(super) shards: &'a [Shard],
-    /// When these were listed.
+    /// When `shards` were listed.
     pub(super) listed_at: Timestamp,
     pub(super) table: &'a LeaseTable,
-    /// What this replica is reading.
+    /// The shards that this replica reads.
     pub(super) held: &'a HashSet<ShardId>,
     pub(super) sightings: &'a Sightings,
 }
 
-/// What it should do.
+/// A replica's plan.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Plan {
     /// Leases to take.
     pub(super) claims: Vec<Claim>,
-    /// First leases of shards that this replica does not take, since they wait for their parents or are others' to read:
-    /// nobody's, but dated, so that whoever reads them later knows for how long their records may have lain there.
+    /// First leases of shards that this replica does not take, since they wait for their parents or are for others to
+    /// read. They have no owner but a date, which tells a later reader how long their records may have been there.
     pub(super) noted: Vec<Lease>,
     /// Shards to stop reading, so that others can.
     pub(super) surplus: Vec<ShardId>,
@@ -73,21 +73,21 @@ pub(super) struct Plan {
     pub(super) ended: Vec<RefillJob>,
     /// Vanished replicas to delete.
     pub(super) vanished: Vec<Replica>,
-    /// For how long a shard that could be read has been nobody's: the longest such time.
+    /// The longest time for which a readable shard has been without an owner.
     pub(super) unread: Duration,
 }
 
 /// A lease to take.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Claim {
-    /// The first of its shard.
+    /// The first lease of its shard.
     Create(Lease),
-    /// One that nobody holds any more, as it was seen.
+    /// A lease without a living owner, as it was seen.
     Take(Lease),
 }
 
 impl Claim {
-    /// The lease, as it is to be created or was seen.
+    /// The lease to be created, or as it was seen.
     pub(super) fn lease(&self) -> &Lease {
         match self {
             Self::Create(lease) | Self::Take(lease) => lease,
@@ -189,13 +189,13 @@ impl View<'_> {
 
     /// Shards that have something left to read and whose parents have not.
     ///
-    /// A shard that only a lease knows counts: its end is still to be read, or to be refilled.
+    /// A shard known only by its lease counts: its end is still to be read, or to be refilled.
     fn readable(&self, leases: &HashMap<&ShardId, &Lease>) -> Vec<ShardId> {
         let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
         let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
         let ready = self.shards.iter().filter(|shard| {
-            // A parent that vanished unfinished is refilled from the table. That may take long, and its children's records
-            // do not wait: after a refill there is no order left to keep.
+            // A parent that vanished unfinished is refilled from the table. That may take long, and its children do not
+            // wait: after a refill there is no order left to keep.
             let parent_done = |parent| finished(parent) || !listed.contains(parent);
             !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
         });
@@ -203,7 +203,7 @@ impl View<'_> {
         ready.map(|shard| shard.id.clone()).chain(unlisted.map(|lease| lease.shard.clone())).collect()
     }
 
-    /// First leases of the shards that have none and are not claimed.
+    /// First leases of the unclaimed shards that have none.
     fn noted(&self, leases: &HashMap<&ShardId, &Lease>, claims: &[Claim]) -> Vec<Lease> {
         let claimed: HashSet<&ShardId> = claims.iter().map(|claim| &claim.lease().shard).collect();
         let listed = self.shards.iter().map(|shard| &shard.id);
@@ -227,9 +227,8 @@ impl View<'_> {
         holdings
     }
 
-    /// Whether nobody holds the lease: by its expiry, or because it has not been renewed for as long as it lives, which
-    /// needs no agreement between clocks. One that says it is ours, while we do not read the shard, was taken by a call
-    /// whose reply was lost.
+    /// Whether the lease is free: it has expired, or has not been renewed for its whole life, which needs no agreement
+    /// between clocks. A lease in our name, while we do not read the shard, was taken by a call whose reply was lost.
     fn is_free(&self, lease: &Lease) -> bool {
         let Some(owner) = &lease.owner else { return true };
         let unrenewed =
@@ -240,14 +239,13 @@ impl View<'_> {
 
     /// A shard's first lease.
     ///
-    /// It is dated back to when the leases were last known to be complete: had the shard appeared before, it would have
-    /// a lease, since every shard gets one when it is first seen, whether somebody reads it or not. After an outage
-    /// longer than the stream's memory this tells that the shard's start may be missing, and it does not matter whether
-    /// nobody was there, or could not list the shards, or slept with its machine and has renewed its leases since. So
-    /// may the shards between what was known and this one be missing, where it continues none that was known; it is
-    /// dated back further then.
+    /// It is dated back to the time when the leases were last known to be complete: an older shard would have a lease,
+    /// since every shard gets one when it is first seen, whether a replica reads it or not. After an outage longer than
+    /// the stream's memory this tells that the shard's start may be missing, even if replicas could not list the
+    /// shards, or slept with their machine and have renewed their leases since. If the shard continues none that was
+    /// known, the shards between may be missing too; then it is dated back further.
     fn first_lease(&self, shard: &ShardId) -> Lease {
-        // Without a note somebody's hand was in the table: what is not known to be young counts as old.
+        // Without a note, a person has edited the table: a shard not known to be young counts as old.
         let known = self.table.complete_at.map_or(before(self.now, RETENTION), |at| at.min(self.now));
         let time = if self.continues(shard) { known } else { before(known, RETENTION) };
         let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time };
@@ -265,13 +263,14 @@ impl View<'_> {
         }
     }
 
-    /// Whether the shard follows one that has a lease, be it over shards that are as new, or belongs to a stream whose
+    /// Whether the shard follows one with a lease, directly or over other new shards, or belongs to a stream whose
     /// first shards are all still listed.
     fn continues(&self, shard: &ShardId) -> bool {
         let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
         let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
         if leased.is_empty() {
-            // The first relay of all has only just looked, be it this one. Otherwise it left no lease of what it saw then.
+            // The first relay of all, perhaps this one, has only just looked. Otherwise it would have left leases of
+            // the shards it saw.
             let just_now = self.config.age_of_first() + self.config.discovery_interval;
             return self.table.complete_at.is_some_and(|at| since(at, self.listed_at) <= just_now);
         }
@@ -308,7 +307,7 @@ impl View<'_> {
     }
 }
 
-/// Since when each lease has looked as it does, by this process's own sense of time.
+/// Since when each lease has been unchanged, by this process's monotonic clock.
 #[derive(Debug)]
 pub(super) struct Sightings {
     seen: HashMap<ShardId, (Option<(u64, Timestamp)>, Instant)>,
@@ -321,7 +320,7 @@ impl Sightings {
         Self { seen: HashMap::new(), now: Instant::now() }
     }
 
-    /// Takes a look at all shards that are listed or leased.
+    /// Looks at all shards that are listed or leased.
     pub(super) fn look(&mut self, shards: &[Shard], table: &LeaseTable) {
         self.now = Instant::now();
         let listed = shards.iter().map(|shard| (shard.id.clone(), None));
@@ -337,7 +336,7 @@ impl Sightings {
         }
     }
 
-    /// For how long the shard's lease, or its absence, has not changed.
+    /// How long the shard's lease, or its absence, has been unchanged.
     fn age(&self, shard: &ShardId) -> Duration {
         self.seen.get(shard).map_or(Duration::ZERO, |(_, first)| self.now.duration_since(*first))
     }

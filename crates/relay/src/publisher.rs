@@ -191,7 +191,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         };
         entry
             .inspect_err(|_| {
-                // Text and JSON values can always be written; should this change, one event must not block a shard.
+                // Text and JSON values can always be serialised; if this changes, one event must not block a shard.
                 meters::undecodable();
                 error!(source = self.source, "an item cannot be written as JSON and is passed over");
             })

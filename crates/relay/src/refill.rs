@@ -1,4 +1,4 @@
-//! The event store's table, as the relay sees it when the stream has lost what was not yet relayed.
+//! The event store's table, which the relay reads when the stream has lost unrelayed records.
 
 use std::future::Future;
 
@@ -7,7 +7,7 @@ use millrace_core::Timestamp;
 
 use super::stream::{Content, Sequence};
 
-/// Part of a refill.
+/// A page of a refill.
 #[derive(Debug, Clone)]
 pub struct RefillPage {
     /// Events, in no order beyond that of versions within an aggregate.

@@ -27,8 +27,8 @@ use super::{
     time::{Pauses, Stopped, before, since},
 };
 
-/// Relays a shard from its lease's checkpoint on until the shard ends, the lease is lost, or `stop` is cancelled. In the
-/// end the lease is given up with the last progress, as far as it still can be.
+/// Relays a shard from its lease's checkpoint on until the shard ends, the lease is lost, or `stop` is cancelled. Then
+/// the lease is given up with the last progress, if it still can be.
 pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refill>(
     ports: Ports<S, L, B, R>,
     lease: Lease,
@@ -70,13 +70,13 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
     }
 }
 
-/// Reads one shard and publishes what it reads.
+/// Reads one shard and publishes its events.
 struct Reader<'a, S, L, B, R> {
     ports: &'a Ports<S, L, B, R>,
     shard: &'a ShardId,
-    /// What the bus has accepted; the keeper writes it down.
+    /// The progress that the bus has accepted; the keeper writes it to the lease.
     progress: &'a watch::Sender<Progress>,
-    /// How far the shard is relayed, in time.
+    /// The time up to which the shard is relayed.
     reached: &'a watch::Sender<Timestamp>,
     stop: &'a CancellationToken,
     /// What is read, accepted or not.
@@ -84,9 +84,9 @@ struct Reader<'a, S, L, B, R> {
     /// All of the shard's events that are older than this were read, as far as is known.
     looked: Timestamp,
     backoff: Pauses,
-    /// Of reading the shard, and of reading the table in its place.
+    /// Of reads of the shard, and of the table in its place.
     throttle: FailureLogThrottle,
-    /// For how long the start of the shard is trusted to be whole: see [`Self::horizon_is_doubtful`].
+    /// How long the start of the shard is trusted to be whole: see [`Self::horizon_is_doubtful`].
     trust: Duration,
 }
 
@@ -145,11 +145,10 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                 },
                 Err(error) => error,
             };
-            // What opened the shard the last time may be another stream by now: an emulator that was away has come back
-            // without its records.
+            // The shard may now be of another stream: an emulator may have come back without its records.
             self.trust = self.config().trust_horizon;
             match error {
-                // After a long pause, such as the bus's refusals; the position is still good.
+                // After a long pause, such as refusals by the bus; the position is still good.
                 StreamError::Expired => {}
                 StreamError::Trimmed => self.heal_trimmed(flight).await?,
                 StreamError::Gone => self.heal_gone(flight).await?,
@@ -174,7 +173,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             let read = self.meanwhile(flight, self.ports.stream.read(&cursor)).await?;
             let Records { records, next } = match read {
                 Ok(read) => read,
-                // Whether the shard itself is gone, opening it again will tell.
+                // Opening again will tell whether the shard itself is gone.
                 Err(StreamError::Gone) => return Ok(Err(StreamError::Expired)),
                 Err(error) => return Ok(Err(error)),
             };
@@ -188,8 +187,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             }
             self.note(flight);
             match next {
-                // A cursor may have outlived what it was opened on without a call that failed: an emulator that was away for
-                // a moment goes on with it on a stream that it does not fit. Opening after a record tells.
+                // A cursor may outlive its stream without a failed call: a restarted emulator accepts it for a stream
+                // that it does not fit. Opening after a record tells.
                 Some(_)
                     if brought == 0 && opened.elapsed() > self.config().trust_horizon && self.has_read() =>
                 {
@@ -256,7 +255,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         self.reached.send_replace(of_segment.or(oldest).unwrap_or(self.looked));
     }
 
-    /// Moves the progress. `event` is the time of the last event accepted, where there was one.
+    /// Moves the progress. `event` is the time of the last event accepted, if any.
     fn advance(&self, checkpoint: Checkpoint, event: Option<Timestamp>) {
         let now = (self.ports.clock)();
         let is_segment = segment_of(self.shard).is_some();
@@ -279,8 +278,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         self.progress.borrow().checkpoint == Checkpoint::ShardEnd
     }
 
-    /// Whether records at the start of the shard, where nothing has been read yet, may have been dropped. After a record
-    /// the stream itself would say so.
+    /// Whether records at the unread start of the shard may have been dropped. After a record the stream itself would
+    /// say so.
     fn horizon_is_doubtful(&self) -> bool {
         let progress = self.progress.borrow();
         !self.has_read() && since(progress.time, (self.ports.clock)()) > self.trust
@@ -289,8 +288,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     async fn heal_trimmed(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         meters::trimmed();
         error!(shard = %self.shard, "the stream has dropped records that were not relayed");
-        // At a horizon that is not in doubt, a record was dropped between opening and reading. It was there before any
-        // relay was, or the refill that was just done has published it.
+        // At a trusted horizon, a record was dropped between opening and reading. It is older than any relay, or the
+        // last refill has published it.
         if self.horizon_is_doubtful() || self.has_read() {
             self.refill(flight).await?;
         }

@@ -1,4 +1,4 @@
-//! The event store's stream, as the relay sees it.
+//! The event store's stream, for the relay.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ impl fmt::Display for ShardId {
     }
 }
 
-/// A record's place in its shard. To be handed back, not to be reckoned with.
+/// A record's place in its shard. Opaque: its text has no order.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Sequence(pub String);
 
@@ -50,11 +50,11 @@ pub struct Sequence(pub String);
 pub struct Shard {
     /// Its name.
     pub id: ShardId,
-    /// The shard it continues.
+    /// The shard that it continues.
     pub parent: Option<ShardId>,
 }
 
-/// Where to begin in a shard.
+/// A position in a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
     /// The oldest record that the stream still has.
@@ -68,11 +68,11 @@ pub enum Position {
 pub struct Record {
     /// Its place.
     pub sequence: Sequence,
-    /// What it tells.
+    /// Its content.
     pub content: Content,
 }
 
-/// What a record, or an item of the table, holds.
+/// The content of a record, or of an item of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Content {
     /// A new event.
@@ -98,19 +98,19 @@ pub struct Undecoded {
     pub item: Option<Map<String, Value>>,
 }
 
-/// What a read brought.
+/// The result of a read.
 #[derive(Debug, Clone)]
 pub struct Records<C> {
-    /// The records, in order. None does not mean that the shard has ended.
+    /// The records, in order. An empty list does not mean that the shard has ended.
     pub records: Vec<Record>,
-    /// Where to read on; `None` at the end of a closed shard.
+    /// The next cursor; `None` at the end of a closed shard.
     pub next: Option<C>,
 }
 
 /// Why a shard could not be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StreamError {
-    /// The stream no longer has what follows the position.
+    /// The stream has dropped records after the position.
     #[error("the stream has dropped records that were not read")]
     Trimmed,
     /// The cursor is too old; the shard is to be opened again.
@@ -126,7 +126,7 @@ pub enum StreamError {
 
 /// Reading a stream shard by shard.
 pub trait ShardStream: Clone + Send + Sync + 'static {
-    /// Where a reader is within a shard.
+    /// A reader's position within a shard.
     type Cursor: Clone + Send + Sync;
 
     /// All shards that the stream lists, closed ones too.
@@ -139,7 +139,7 @@ pub trait ShardStream: Clone + Send + Sync + 'static {
         position: &Position,
     ) -> impl Future<Output = Result<Self::Cursor, StreamError>> + Send;
 
-    /// The next records, without waiting for some to come.
+    /// The next records, without waiting for new ones.
     fn read(
         &self,
         cursor: &Self::Cursor,

@@ -1,4 +1,4 @@
-//! What the relay promises, over the world in memory and tokio's paused clock.
+//! The relay's guarantees, in memory and on tokio's paused clock.
 
 mod buses;
 mod publishing;

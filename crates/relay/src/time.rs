@@ -1,4 +1,4 @@
-//! Time for the relay: the clock it is given, and pauses that a shutdown ends.
+//! Time for the relay: its clock, and pauses that a shutdown ends.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -9,7 +9,7 @@ use std::{
 use millrace_core::{Backoff, Timestamp};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
-/// Tells the time.
+/// The source of the time.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// The work was told to stop.
@@ -25,7 +25,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// From `first` to `longest`. Replicas and shards that are named differently jitter differently.
+    /// From `first` to `longest`. Differently named replicas and shards have different jitter.
     pub(super) fn new(first: Duration, longest: Duration, name: impl Hash) -> Self {
         Self {
             backoff: Backoff { first, longest },

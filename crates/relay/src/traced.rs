@@ -1,14 +1,14 @@
-//! What the relay does with an event, as spans of the trace that made it.
+//! The relay's spans in the trace of an event.
 //!
-//! A call to the bus holds events of many traces, so the call itself is no span: each event has its own two, which its call
-//! shares with the others. Their ids follow from the event's, so that whoever receives the event can name the second as
-//! its parent; an event that is sent again, by this relay or by another one, is told under the same ids.
+//! A call to the bus holds events of many traces, so the call itself is no span: each event has two spans of its own,
+//! with the call's times. Their ids follow from the event's, so that a receiver of the event can name the second as its
+//! parent; an event sent again, by any relay, has the same span ids.
 
 use millrace_core::Envelope;
 use millrace_telemetry::{Hop, Kind, Recording, Span, TraceParent, is_on};
 
-/// An event between the stream and the bus. Nothing is told of it unless it comes there: what was not accepted is sent
-/// again, maybe by another relay, which then tells.
+/// An event between the stream and the bus. Its spans are exported only if the bus accepts it: otherwise it is sent
+/// again, maybe by another relay, which exports them.
 #[derive(Default)]
 pub(super) struct OnItsWay(Option<Box<Spans>>);
 
@@ -21,7 +21,7 @@ struct Spans {
 }
 
 impl OnItsWay {
-    /// The relay has the event.
+    /// Begins the event's spans.
     pub(super) fn begin(envelope: &Envelope) -> Self {
         if !is_on() {
             return Self(None);
@@ -48,7 +48,7 @@ impl OnItsWay {
         Self(Some(Box::new(Spans { event_id, relay, relay_id, publish: None, publish_id })))
     }
 
-    /// It is sent to the bus, with others: so many in one call.
+    /// The event is sent to the bus, in one call with others: `together` in all.
     pub(super) fn sent(&mut self, together: usize) {
         let Some(spans) = self.0.as_deref_mut() else { return };
         let Spans { event_id, relay_id, publish_id, publish, .. } = spans;
@@ -77,7 +77,7 @@ impl OnItsWay {
     /// The bus has accepted it.
     pub(super) fn accepted(mut self) {
         if let Some(spans) = self.0.take() {
-            // First what ends first.
+            // The inner span ends first.
             drop(spans.publish);
             drop(spans.relay);
         }

@@ -10,8 +10,8 @@ use millrace_aws::AwsError;
 
 use crate::bus::{Entry, EventBus, Rejection};
 
-/// Codes by which EventBridge refuses what an entry holds (EventBridge API Reference, `PutEvents`), and by which the
-/// front end refuses a call.
+/// EventBridge's codes for a refused entry content (EventBridge API Reference, `PutEvents`), and the front end's for a
+/// refused call.
 const CONTENT_CODES: [&str; 5] = [
     "InvalidArgument",
     "MalformedDetail",
@@ -40,7 +40,7 @@ impl EventBridgeBus {
             .source(&entry.source)
             .detail_type(&entry.detail_type)
             .detail(&entry.detail)
-            // A domain's time lies between the years 1970 and 9999, whose nanoseconds the SDK can hold.
+            // A domain's time lies between the years 1970 and 9999; the SDK can hold their nanoseconds.
             .set_time(DateTime::from_nanos(micros * 1_000).ok())
             .build()
     }

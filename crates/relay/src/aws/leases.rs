@@ -45,7 +45,7 @@ const OURS: &str = "#owner = :owner AND #fence = :fence";
 /// Begins the key of a replica. No shard is named so: `#` stands in no label of a stream.
 const REPLICA: &str = "replica#";
 
-/// The key of the item that says until when every shard is known to have had its lease.
+/// The key of the item with the time up to which every shard is known to have had its lease.
 const COMPLETE: &str = "complete#";
 
 /// The lease table. An item is a lease (`ShardId`, `Owner`, `Fence`, `ExpiresAt` in milliseconds since 1970,
@@ -128,7 +128,7 @@ impl Leases for DynamoLeases {
                 Ok(Row::Refill(refill)) => table.refills.push(refill),
                 Ok(Row::Replica(replica)) => table.replicas.push(replica),
                 Ok(Row::Complete(at)) => table.complete_at = Some(at),
-                // Somebody's hand was in the table. The other shards go on.
+                // A person has edited the table. The other shards go on.
                 Err(attribute) => unreadable = Some(attribute),
             }
         }
@@ -303,7 +303,7 @@ fn lease_item(lease: &Lease) -> Item {
     .collect()
 }
 
-/// What an item holds, or the attribute that cannot be read.
+/// The row in an item, or the attribute that cannot be read.
 fn row(item: &Item) -> Result<Row, &'static str> {
     let key = string(item, SHARD_ID)?;
     if key == COMPLETE {
@@ -338,7 +338,7 @@ fn whole<T: std::str::FromStr>(item: &Item, name: &'static str) -> Result<T, &'s
     item.get(name).and_then(|value| value.as_n().ok()).and_then(|digits| digits.parse().ok()).ok_or(name)
 }
 
-/// A time that stands in milliseconds since 1970.
+/// A time stored as milliseconds since 1970.
 fn time(item: &Item, name: &'static str) -> Result<Timestamp, &'static str> {
     let millis: i64 = whole(item, name)?;
     Ok(Timestamp::from_unix_micros(millis.saturating_mul(1000)))

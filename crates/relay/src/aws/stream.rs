@@ -21,9 +21,9 @@ const VALIDATION: &str = "ValidationException";
 
 /// The stream of the event store's table.
 ///
-/// A table whose stream is switched off and on again has a new one, under another label, and nothing says that its
-/// shards are named differently (the emulator names them all alike). So a [`ShardId`] here is `<label>/<shard>`, and
-/// the old stream, which DynamoDB keeps for a day, can be read to its end.
+/// A table whose stream is switched off and on again has a new stream with another label, and its shards may have the
+/// old names (the emulator uses the same names in every stream). So a [`ShardId`] here is `<label>/<shard>`, and the
+/// old stream, which DynamoDB keeps for a day, can be read to its end.
 #[derive(Debug, Clone)]
 pub struct DynamoStream {
     tables: aws_sdk_dynamodb::Client,
@@ -90,7 +90,7 @@ impl ShardStream for DynamoStream {
     }
 
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<String, StreamError> {
-        // No stream has a shard of such a name.
+        // No stream has a shard with such a name.
         let (label, shard) = shard.as_str().split_once('/').ok_or(StreamError::Gone)?;
         let latest = self.latest().await?;
         let arn = match latest.arn.strip_suffix(&latest.label) {

@@ -169,7 +169,7 @@ fn every_shard_has_a_date_from_its_first_sight_on() {
     let noted: Vec<_> =
         plan.noted.iter().map(|lease| (lease.shard.as_str(), lease.owner.as_deref())).collect();
     assert_eq!(noted, [("c", None), ("g", None)]);
-    // The child of a child is no older than its parent.
+    // A grandchild is no older than its parent.
     assert!(
         plan.noted.iter().all(|lease| lease.progress.time == at(-3) && lease.expires_at == at(0)),
         "{noted:?}"
@@ -204,7 +204,7 @@ proptest! {
         for round in 0..10 {
             changes = 0;
             for owner in &owners {
-                // The first one is alone at first.
+                // The first replica is alone at first.
                 if round == 0 && *owner != owners[0] {
                     continue;
                 }

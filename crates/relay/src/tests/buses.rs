@@ -1,4 +1,4 @@
-//! Buses that do not accept everything.
+//! Buses that refuse some entries.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use crate::{
 
 type Verdicts = Arc<dyn Fn(&[Entry]) -> Result<Vec<Result<(), Rejection>>, Rejection> + Send + Sync>;
 
-/// A bus that accepts what a function lets through, and remembers all calls.
+/// A bus that accepts the calls that a function lets through, and records all calls.
 #[derive(Clone)]
 pub(super) struct ChoosyBus {
     accepted: MemoryBus,
@@ -33,7 +33,7 @@ impl ChoosyBus {
         Self { accepted: accepted.clone(), verdicts: Arc::new(verdicts), calls: Arc::default() }
     }
 
-    /// One that judges each entry alone.
+    /// A bus that judges each entry alone.
     pub(super) fn by_entry(
         accepted: &MemoryBus,
         verdict: impl Fn(&Entry) -> Result<(), Rejection> + Send + Sync + 'static,

@@ -165,7 +165,7 @@ async fn an_owner_that_was_fenced_out_cannot_move_the_checkpoint() {
     world.until_published(&world.store_firsts([1])).await;
     world.until_holding("a", 1).await;
     let seen = world.leases_now().await.remove(0);
-    // It is thought gone, by someone who does not read on.
+    // Another replica takes it for gone, and reads no further.
     let far = Timestamp::from_unix_micros(world.now().unix_micros() + 60_000_000);
     let taken = world.leases.take(&seen, "thief", far).await.unwrap().unwrap();
     world.store_firsts(2..20);
@@ -197,7 +197,7 @@ async fn a_replica_with_an_old_listing_does_not_read_a_child_before_its_parent()
     assert_eq!(world.held_by("b").await.len(), 0, "{leases:?}");
 }
 
-/// Leases that can be seen, and not taken: a role may scan and put, and not update.
+/// Leases that can be seen but not taken: a role may scan and put, but not update.
 #[derive(Clone)]
 struct Untakeable(MemoryLeases);
 

@@ -1,4 +1,4 @@
-//! What happens to streams: shards split, cursors expire, records and shards vanish.
+//! Changes of streams: shards split, cursors expire, records and shards vanish.
 
 use std::{
     sync::{
@@ -130,7 +130,7 @@ async fn what_the_stream_has_dropped_comes_from_the_table_and_only_that() {
     let count = |id| world.bus.events().iter().filter(|event| event.event_id == id).count();
     assert!(old.iter().all(|id| count(*id) == 1), "the refill begins near the checkpoint");
 
-    // It is done once.
+    // The refill is done once.
     sleep(Duration::from_secs(600)).await;
     let so_far = world.bus.entries().len();
     sleep(Duration::from_secs(6_000)).await;
@@ -161,7 +161,7 @@ async fn a_shard_that_was_never_read_and_lost_its_start_is_refilled() {
     let relay = world.start("a");
     world.until_published(&first).await;
     relay.crash().await;
-    // The old shard ends and new ones appear and lose records, all while nobody looks.
+    // The old shard ends and new ones appear and lose records, all without a reader.
     world.stream.split(&world.stream.open_shards()[0]);
     let missed = world.store_firsts(2..30);
     sleep(OUTAGE).await;
@@ -237,7 +237,7 @@ async fn a_refill_finds_events_whatever_the_clocks_of_their_writers_say() {
     world.until_published(&missed).await;
 }
 
-/// A stream that does not know its shards yet, though it lists them.
+/// A stream that lists shards before it can read them.
 #[derive(Clone)]
 struct Slow {
     there: MemoryStream,
@@ -325,7 +325,7 @@ async fn what_a_child_held_while_it_waited_for_its_parent_is_not_lost() {
     world.stream.split(&root);
     let childrens = world.store_firsts(10..40);
 
-    // For 23 hours the bus takes nothing, then the parent's events alone.
+    // For 23 hours the bus takes nothing, then only the parent's events.
     let open = Arc::new(AtomicBool::new(false));
     let gate = {
         let (open, parents) = (open.clone(), parents.clone());
@@ -347,7 +347,7 @@ async fn what_a_child_held_while_it_waited_for_its_parent_is_not_lost() {
     world.until_published(&childrens).await;
 }
 
-/// A stream that can be kept from answering, as it is for a process whose machine sleeps.
+/// A stream that can be kept from answering, as for a sleeping machine.
 #[derive(Clone)]
 struct Gated {
     there: MemoryStream,
@@ -449,7 +449,7 @@ async fn a_reader_that_slept_for_longer_than_the_stream_remembers_loses_nothing(
     world.until_holding("a", 1).await;
     sleep(Duration::from_secs(600)).await;
 
-    // It has read nothing yet, and its lease goes on to be renewed.
+    // It has read nothing yet, and its lease is still renewed.
     gates.reads.send_replace(false);
     let missed = world.store_firsts(0..30);
     sleep(OUTAGE).await;
@@ -468,7 +468,7 @@ async fn shards_that_nobody_could_list_while_they_lost_their_records_are_refille
     world.until_holding("a", 4).await;
     world.until_published(&world.store_firsts(0..20)).await;
 
-    // The other shards' leases are renewed all the while, so the children do not look old by them.
+    // The other shards' leases are renewed meanwhile, so the children do not look old beside them.
     gates.lists.send_replace(false);
     world.stream.split(&world.stream.open_shards()[0]);
     let missed = world.store_firsts(100..200);
@@ -647,7 +647,7 @@ async fn what_happened_in_the_day_before_the_first_relay_of_all_is_not_lost_wher
     world.until_published(&missed).await;
 }
 
-/// A lease table whose first reader falls asleep with what it read.
+/// A lease table whose first reader sleeps before it gets the listing.
 #[derive(Clone)]
 struct Drowsy {
     there: MemoryLeases,
@@ -706,7 +706,7 @@ async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_the
     let (stream, bus, table) = (world.stream.clone(), world.bus.clone(), world.table.clone());
     let _b = world.start_through(stream, drowsy, bus, table, World::patient("b"));
     sleep(Duration::from_millis(10)).await;
-    // Meanwhile another one reads the first shard to its end, and dies before it has seen the children.
+    // Meanwhile another replica reads the first shard to its end, and dies before it has seen the children.
     let a = world.start("a");
     world.until_published(&world.store_firsts([1])).await;
     let root = world.stream.open_shards().remove(0);
@@ -756,8 +756,8 @@ async fn a_shard_whose_reading_panics_is_not_tried_ten_times_a_second() {
     assert!(listed < 60, "the stream was listed {listed} times in a minute");
 }
 
-/// A stream that can be exchanged for one without records, on which cursors from before go on and bring nothing: as an
-/// emulator does that was away between two reads.
+/// A stream that can be exchanged for one without records, where older cursors go on and bring nothing, like an
+/// emulator after a restart between two reads.
 #[derive(Clone)]
 struct Exchanged {
     there: MemoryStream,

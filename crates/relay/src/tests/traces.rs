@@ -1,4 +1,4 @@
-//! What is told of events in their traces.
+//! Events in their traces.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},

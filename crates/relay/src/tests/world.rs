@@ -74,7 +74,7 @@ impl World {
         }
     }
 
-    /// Stores an event, as a command would: it is in the table and in the stream.
+    /// Stores an event, as a command would: in the table and in the stream.
     pub(super) fn store(&self, event: Envelope) -> EventId {
         let id = event.event_id;
         self.table.append(event.clone());
@@ -105,7 +105,7 @@ impl World {
         RelayConfig::new(owner, "millrace")
     }
 
-    /// One that can be left running for days: it does everything rarely.
+    /// A configuration for runs of days: everything is rare.
     pub(super) fn patient(owner: &str) -> RelayConfig {
         let minute = Duration::from_secs(60);
         RelayConfig {
@@ -149,7 +149,7 @@ impl World {
         ids.iter().all(|id| published.contains(id))
     }
 
-    /// How often each event was published, at most.
+    /// The greatest number of times that an event was published.
     pub(super) fn most_repeats(&self) -> usize {
         let events = self.bus.events();
         let count = |id| events.iter().filter(|event| event.event_id == id).count();
@@ -172,7 +172,7 @@ impl World {
             .expect("the shard has a lease")
     }
 
-    /// The shards that are held, by owner and name.
+    /// The shards whose leases `owner` holds.
     pub(super) async fn held_by(&self, owner: &str) -> Vec<ShardId> {
         let live = |lease: &Lease| lease.expires_at > self.now() && !lease.is_finished();
         let leases = self.leases_now().await.into_iter();
@@ -195,7 +195,7 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Ends it at once, wherever it is.
+    /// Ends it at once, at any point.
     pub(super) async fn crash(self) {
         self.task.abort();
         let _ = self.task.await;
