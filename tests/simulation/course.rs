@@ -1,4 +1,4 @@
-//! The course of a simulation: the events that a seed lets happen, and the conditions during and after it.
+//! The course of a simulation: the happenings that a seed selects, and the checks during and after them.
 
 use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     world::World,
 };
 
-/// Happenings that a run of many seeds must have had often enough to mean something.
+/// Happenings that must be frequent in a run of many seeds.
 pub(crate) const WANTED: [&str; 20] = [
     "a crash at a call",
     "a delivery that is dropped",
@@ -42,19 +42,18 @@ pub(crate) const WANTED: [&str; 20] = [
     "records dropped",
 ];
 
-/// How many steps a simulation has.
+/// The number of a simulation's steps.
 const STEPS: u32 = 14;
 
-/// How long everything may take to come right once nothing goes wrong any more.
+/// How long relays and projectors may take to finish after the last fault.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// The result of a simulation.
 pub(crate) struct Ended {
     pub(crate) happened: BTreeMap<&'static str, u64>,
     pub(crate) steps: Vec<String>,
 }
 
-/// Runs a seed; fails, with all its steps, if anything is wrong.
+/// Runs a seed. A failure prints all its steps.
 pub(crate) fn run(seed: u64) -> Ended {
     watch_panics();
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -91,7 +90,7 @@ impl Course {
         self.processes.push(Process::start(kind, self.started, &self.world, &self.trouble));
     }
 
-    /// A process by chance, of one kind or of any.
+    /// Removes a random process, of one kind or of any.
     fn take(&mut self, kind: Option<Kind>) -> Option<Process> {
         self.processes.retain(|process| !process.is_dead());
         let places: Vec<usize> = (0..self.processes.len())
@@ -112,7 +111,7 @@ impl Course {
 
     async fn step(&mut self) {
         sleep(Duration::from_millis(self.trouble.below(3_000))).await;
-        // No relay can know of records that the stream loses before the first relay of all has a lease.
+        // No relay can notice records lost before the first relay of all has a lease.
         let known = !self.world.leases.list().await.unwrap().leases.is_empty();
         match self.trouble.below(24) {
             0..=8 => self.events().await,
@@ -174,8 +173,8 @@ impl Course {
         }
     }
 
-    /// An outage of the relays that outlasts the stream's memory, or during which the stream loses it. The latter is only
-    /// noticed after a record: at the start of a shard nothing tells.
+    /// An outage of the relays in which the stream drops its records, by age or early. A relay notices an early loss
+    /// only after a record: at the start of a shard the stream reports nothing.
     async fn outage(&mut self) {
         while let Some(relay) = self.take(Some(Kind::Relay)) {
             relay.kill().await;
@@ -189,8 +188,8 @@ impl Course {
         self.start(Kind::Relay);
     }
 
-    /// Whether there is a shard of which nobody has noted that a record was read: one that nobody has noted at all among
-    /// them, such as a child that came after the last relay was killed.
+    /// Whether a shard has no checkpoint after a record. A shard without a lease counts too, such as a child that
+    /// appeared after the last relay was killed.
     async fn has_unread_start(&self) -> bool {
         let leases = self.world.leases.list().await.unwrap().leases;
         let unread = |lease: &Lease| lease.progress.checkpoint == Checkpoint::At(Position::TrimHorizon);
@@ -199,15 +198,15 @@ impl Course {
         leases.iter().any(unread) || !listed.iter().all(noted)
     }
 
-    /// Fails if anything is wrong so far.
+    /// Fails at a violation or a panic so far.
     fn check(&self) {
         let mut violations = self.world.violations();
         violations.extend(PANICS.take());
         assert!(violations.is_empty(), "{violations:#?}\n{}", self.trouble.steps().join("\n"));
     }
 
-    /// Nothing goes wrong any more: everything has to come right, without more events to help, and all has to end in
-    /// order.
+    /// Ends the faults. Every event must then reach its row, without further events to help, and every process must end
+    /// in order.
     async fn come_right(&mut self) {
         self.trouble.calm();
         self.trouble.step("calm");
@@ -234,7 +233,7 @@ impl Course {
             assert!(in_time, "{name} took {took:?} to end\n{}", self.trouble.steps().join("\n"));
         }
         let leases = self.world.leases.list().await.unwrap().leases;
-        // One that was finished by a relay which then died keeps its name, and is nobody's to take.
+        // A lease finished by a relay that then died keeps its owner, and no relay takes it.
         let held = |lease: &&Lease| lease.owner.is_some() && !lease.is_finished();
         let held: Vec<_> = leases.iter().filter(held).collect();
         assert!(held.is_empty(), "not given up: {held:#?}\n{}", self.trouble.steps().join("\n"));
@@ -243,7 +242,7 @@ impl Course {
 }
 
 thread_local! {
-    /// Panics of tasks, which would otherwise end these tasks alone.
+    /// Panics of tasks, which would otherwise end only these tasks.
     static PANICS: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 

@@ -1,5 +1,5 @@
-//! Relays and projectors in a world of memory: their own code, from the stream to the rows, under a clock that leaps and
-//! a schedule of faults that a seed decides. Every event reaches its row in any course of events, and no row goes back.
+//! Relays and projectors in an in-memory world: the real code from the stream to the rows, under a paused clock and
+//! faults that follow from a seed. In every run each event reaches its row, and no row goes back.
 //!
 //! ```text
 //! cargo test -p millrace-tests --test simulation                                    1,000 seeds
@@ -28,7 +28,7 @@ use std::{
 use course::run;
 use millrace_testing::random::{Seed, scaled};
 
-/// How many seeds are run where nobody says otherwise.
+/// The number of seeds by default.
 const SEEDS: u32 = 1_000;
 
 #[test]
@@ -65,7 +65,7 @@ fn whatever_happens_every_event_reaches_its_row_and_no_row_goes_back() {
         count as f64 / took.as_secs_f64() * 60.0
     );
     if count >= u64::from(SEEDS) {
-        // A promise is kept easily where nothing happens.
+        // A run without faults would prove nothing.
         for what in course::WANTED {
             assert!(tally.get(what).copied().unwrap_or_default() > count / 50, "{what} is rare: {tally:?}");
         }

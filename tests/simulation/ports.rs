@@ -1,4 +1,4 @@
-//! The world as one process reaches it: every call goes through its life, where something may befall it.
+//! The world's ports for one process: every call goes through the process's life, which may disturb it.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) struct Ports {
     pub(crate) world: World,
 }
 
-/// Makes a call of a part of the world, with copies of its arguments, since it may take effect later or twice.
+/// Calls a part of the world with copies of the arguments, because the call may take effect later or twice.
 macro_rules! call {
     ($ports:expr, $name:literal, |$world:ident $(, $argument:ident)*| $effect:expr) => {{
         let $world = $ports.world.clone();
@@ -182,7 +182,7 @@ pub(crate) struct QueuePort {
 }
 
 impl QueuePort {
-    /// A call about messages: where it fails, it fails for all of them.
+    /// A call about several messages. If it fails, it fails for all of them.
     async fn batch<F>(
         &self,
         call: &'static str,

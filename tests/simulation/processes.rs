@@ -1,4 +1,4 @@
-//! Processes that are started, told to end, killed, and put to sleep.
+//! Processes that can be started, terminated, killed, and put to sleep.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     Projector,
 }
 
-/// A process that runs, or has died of a call.
+/// A process that runs, or has died at a call.
 pub(crate) struct Process {
     pub(crate) kind: Kind,
     pub(crate) life: Life,
@@ -58,18 +58,18 @@ impl Process {
         Self { kind, life, shutdown, task }
     }
 
-    /// Whether it has ended, by itself or by a call that it died of.
+    /// Whether it has ended, by itself or at a call.
     pub(crate) fn is_dead(&self) -> bool {
         self.task.is_finished()
     }
 
-    /// Ends it wherever it is.
+    /// Ends it at once, at any point.
     pub(crate) async fn kill(self) {
         self.task.abort();
         let _ = self.task.await;
     }
 
-    /// Ends it as SIGTERM does; how long that took, unless it died of something else meanwhile.
+    /// Ends it as SIGTERM does. Returns how long that took, unless it died otherwise.
     pub(crate) async fn terminate(self) -> Option<Duration> {
         let began = Instant::now();
         self.shutdown.cancel();

@@ -1,4 +1,4 @@
-//! The troubles that a call may meet.
+//! Random faults of calls.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// After so long a call that was sent has taken effect, or never will.
+/// After this time a sent call has taken effect, or never will.
 pub(crate) const LONGEST_DELAY: Duration = Duration::from_secs(12);
 
-/// The fates of calls, each so many of a thousand times. Other calls are only delayed.
+/// The fates of calls and their frequencies in thousandths. Other calls are only delayed.
 const FATES: [(Fate, u32); 8] = [
     (Fate::Throttled, 25),
     (Fate::Unreachable, 15),
@@ -32,25 +32,25 @@ const FATES: [(Fate, u32); 8] = [
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    /// It has no effect.
+    /// The call has no effect.
     Throttled,
-    /// It has no effect, as far as its caller can know.
+    /// The call has no effect, but its caller cannot know that.
     Unreachable,
-    /// It has its effect.
+    /// The call takes effect, and the caller gets no reply.
     ReplyLost,
-    /// It has its effect twice, and the second reply comes back.
+    /// The call takes effect twice, and the caller gets the second reply.
     Twice,
-    /// Its caller is told that AWS cannot be reached, and then it has its effect.
+    /// The caller is told that AWS cannot be reached, and the call takes effect later.
     Late,
-    /// It takes seconds on the way there and on the way back.
+    /// The request and the reply each take seconds.
     Slow,
-    /// Its process ends before the effect.
+    /// The process dies before the effect.
     CrashBefore,
-    /// Its process ends after the effect, before the reply.
+    /// The process dies after the effect, before the reply.
     CrashAfter,
 }
 
-/// All chance of a simulation, and a tally of it. Clones share it.
+/// The randomness of a simulation, and a count of its events. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Trouble(Arc<Mutex<State>>);
 
@@ -77,7 +77,7 @@ impl Trouble {
         self.0.lock().unwrap()
     }
 
-    /// From now on nothing goes wrong any more.
+    /// Ends all faults.
     pub(crate) fn calm(&self) {
         self.look().calm = true;
     }
@@ -86,22 +86,22 @@ impl Trouble {
         self.look().calm
     }
 
-    /// A number below `end`.
+    /// A random number below `end`.
     pub(crate) fn below(&self, end: u64) -> u64 {
         self.look().rng.random_range(0..end)
     }
 
-    /// Whether something comes about that does so in so many of a thousand cases.
+    /// True with a probability of `per_mille` thousandths.
     pub(crate) fn draw(&self, per_mille: u32) -> bool {
         self.look().rng.random_range(0..1_000) < per_mille
     }
 
-    /// Notes that something happened.
+    /// Counts a happening.
     pub(crate) fn note(&self, what: &'static str) {
         *self.look().happened.entry(what).or_default() += 1;
     }
 
-    /// Notes a step, to be compared and to be read where something is wrong.
+    /// Logs a step, for comparing runs and reading failures.
     pub(crate) fn step(&self, step: &str) {
         let mut state = self.look();
         let at = state.began.elapsed();
@@ -136,9 +136,9 @@ impl Trouble {
 pub(crate) struct Life {
     pub(crate) name: Arc<str>,
     pub(crate) trouble: Trouble,
-    /// Cancelled when the process is to die at once.
+    /// Cancelled to make the process die at once.
     pub(crate) death: CancellationToken,
-    /// Until when its machine sleeps.
+    /// The time until which the process's machine sleeps.
     asleep: Arc<watch::Sender<Instant>>,
 }
 
@@ -152,7 +152,7 @@ impl Life {
         }
     }
 
-    /// Puts the machine to sleep: no call goes out, and no reply comes in, for so long.
+    /// Puts the machine to sleep: for this time no call goes out, and no reply comes in.
     pub(crate) fn sleep(&self, duration: Duration) {
         self.asleep.send_replace(Instant::now() + duration);
     }
@@ -169,7 +169,7 @@ impl Life {
         }
     }
 
-    /// Dies: a caller that waits for this waits for ever, and the process is dropped around it.
+    /// Makes the process die. The call never returns, so its caller is dropped with the process.
     async fn die(&self, call: &str) {
         self.trouble.note("a crash at a call");
         self.trouble.step(&format!("{} dies at {call}", self.name));
@@ -177,7 +177,7 @@ impl Life {
         pending().await
     }
 
-    /// Calls the world. `effect` is done as often as the call's fate says: not at all, once, or twice.
+    /// Calls the world. The call's fate decides whether `effect` runs not at all, once, or twice.
     pub(crate) async fn call<T, E, F>(
         &self,
         call: &'static str,
@@ -220,7 +220,7 @@ impl Life {
             Some(Fate::Late) => {
                 let late = self.trouble.below(LONGEST_DELAY.as_secs() * 1_000);
                 self.trouble.note("a late effect");
-                // The request is on its way, even if its process dies.
+                // A request on its way arrives even if its process dies.
                 tokio::spawn(async move {
                     sleep(Duration::from_millis(late)).await;
                     let _ = effect().await;

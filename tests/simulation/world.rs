@@ -33,7 +33,7 @@ use uuid::Uuid;
 
 use crate::trouble::Trouble;
 
-/// As the template sets them.
+/// The values of the template.
 const RULES: Rules = Rules { visibility: Duration::from_secs(8), max_receives: 1000 };
 
 /// The users and orders of two tenants.
@@ -51,7 +51,7 @@ pub(crate) fn clock() -> Timestamp {
     Timestamp::from_unix_micros(1_800_000_000_000_000 + i64::try_from(micros).unwrap())
 }
 
-/// All that lasts. Clones share it.
+/// Everything that outlives a process. Clones share it.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) trouble: Trouble,
@@ -78,10 +78,9 @@ struct Facts {
     stored: BTreeMap<StreamId, u64>,
     /// The events that the bus has accepted.
     accepted: BTreeSet<EventId>,
-    /// Up to which version each stream was seen in each projection.
+    /// The version of each stream that each projection has shown.
     applied: BTreeMap<(ProjectionName, StreamId), u64>,
     poison: BTreeSet<String>,
-    /// Broken promises.
     violations: Vec<String>,
 }
 
@@ -107,7 +106,6 @@ impl World {
         }
     }
 
-    /// All registered projections.
     pub(crate) fn projections(&self) -> &[Projected] {
         &self.projections
     }
@@ -117,7 +115,6 @@ impl World {
         self.projections.iter().filter(move |projection| projection.spec.source == *aggregate_type)
     }
 
-    /// The violations so far.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.facts.lock().unwrap().violations.clone()
     }
@@ -126,7 +123,7 @@ impl World {
         self.facts.lock().unwrap().violations.push(violation);
     }
 
-    /// Lets the next thing happen to some user or order, as a command would: it is stored, and the stream has it.
+    /// Stores the next event of a random user or order, as a command would: in the store and in the stream.
     pub(crate) async fn happen(&self) {
         let tenant = TENANTS[usize::from(self.trouble.draw(300))].parse().unwrap();
         let which = self.trouble.below(USERS + ORDERS);
@@ -149,14 +146,14 @@ impl World {
         self.trouble.note("an event");
     }
 
-    /// Puts a message into a queue that can never be applied.
+    /// Sends a message that can never be applied to a queue.
     pub(crate) fn poison(&self) {
         let number = self.facts.lock().unwrap().poison.len();
         let body = match number % 3 {
             0 => format!("poison {number}"),
             1 => json!({"detail": {"EventId": number}}).to_string(),
             _ => {
-                // An aggregate that does not exist.
+                // The aggregate does not exist.
                 let stream = StreamId {
                     tenant: "nobody".parse().unwrap(),
                     aggregate_type: User::TYPE,
@@ -171,8 +168,8 @@ impl World {
         self.trouble.note("a poison message");
     }
 
-    /// The bus's treatment of an entry: it refuses, or accepts and delivers, some time, perhaps more than once, and, as
-    /// long as the aggregate has newer events, perhaps not at all.
+    /// Refuses an entry, or accepts it and delivers it later, perhaps more than once. An entry may be lost if its
+    /// aggregate has newer events.
     pub(crate) fn publish(&self, entry: &Entry) -> Result<(), Rejection> {
         let is_calm = self.trouble.is_calm();
         if !is_calm && self.trouble.draw(40) {
@@ -191,7 +188,7 @@ impl World {
         Ok(())
     }
 
-    /// Some copies of an entry, each after some time.
+    /// Delivers copies of an entry, each after a random delay.
     fn deliver(&self, queue: &MemoryQueue, entry: &Entry, may_be_lost: bool) {
         let is_calm = self.trouble.is_calm();
         let mut copies = 1;
@@ -213,7 +210,7 @@ impl World {
         }
     }
 
-    /// Objects to a lease whose checkpoint has passed an event that the bus has not accepted.
+    /// Reports a lease whose checkpoint has passed an event that the bus has not accepted.
     pub(crate) fn watch_lease(&self, lease: &Lease) {
         let upto = match &lease.progress.checkpoint {
             Checkpoint::At(Position::TrimHorizon) => return,
@@ -231,7 +228,7 @@ impl World {
         }
     }
 
-    /// Objects to a write by which a projection went back, or shows a state that history did not have.
+    /// Reports a write after which a projection is older than before, or shows a state that the events do not give.
     pub(crate) async fn watch_write(&self, projection: &Projected, stream: &StreamId) {
         let name = projection.spec.name;
         let applied = projection.rows.applied_version(stream).await.unwrap();
@@ -244,7 +241,7 @@ impl World {
         }
     }
 
-    /// How a projection's rows of some streams differ from the streams' states at the versions that the rows have.
+    /// The differences between a projection's rows of some streams and the streams' states at the rows' versions.
     async fn differences(&self, projection: &Projected, which: impl Fn(&StreamId) -> bool) -> Vec<String> {
         let (name, source) = (projection.spec.name, &projection.spec.source);
         let streams: Vec<StreamId> = self.facts.lock().unwrap().stored.keys().cloned().collect();
@@ -264,7 +261,7 @@ impl World {
         differences(&expected, &found)
     }
 
-    /// The parts still missing, in words.
+    /// Events not yet on the bus or in a row, and messages left in a queue, in words.
     pub(crate) async fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
         for event in self.store.all() {
@@ -293,7 +290,7 @@ impl World {
         missing
     }
 
-    /// Objects to dead letters that are no poison, or have no reason, and to poison that is none.
+    /// Reports dead letters that are no poison or have no reason, and poison that is no dead letter.
     pub(crate) fn watch_dead_letters(&self) {
         let poison = self.facts.lock().unwrap().poison.clone();
         let letters: Vec<_> =
@@ -314,7 +311,7 @@ impl World {
     }
 }
 
-/// The message that a queue gets of an entry's detail.
+/// The body of the message that the bus makes of an entry's detail.
 fn on_the_bus(detail: &str) -> String {
     format!("{{\"version\":\"0\",\"source\":\"millrace\",\"detail\":{detail}}}")
 }

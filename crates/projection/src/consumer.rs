@@ -1,15 +1,15 @@
 //! The loop around a handler: receiving, keeping messages hidden while they are worked on, deleting them, trying again,
 //! giving up.
 //!
-//! A message that fails goes back to the queue, hidden for longer each time, so that it takes no room here from others.
-//! The cause decides for how long this goes on. A message's own fault counts the deliveries, of which there are few. A
-//! busy row, or an event of a newer release, passes: such a message comes again for days. An outage of AWS would fail
-//! every message alike, so those of an outage are not handed back: they stay here, hidden, until it is over. Only so many
-//! are held at a time, so receiving comes to rest by itself in an outage, and the rest of the queue is not counted.
+//! A failed message goes back to the queue, hidden for longer each time, so that it takes no room here from others. The
+//! cause decides when it is given up. A message that fails by its own fault gets a few deliveries. A busy row, or an
+//! event of a newer release, is temporary: such a message is tried for days. An outage of AWS fails every message
+//! alike, so its messages stay here, hidden, until it is over. The number of held messages is limited: in an outage
+//! receiving comes to rest, and the other messages of the queue use up no deliveries.
 //!
-//! A message is hidden for some seconds only, and hidden anew while it is worked on, so that those of a killed process
-//! come back soon. A message that was received many times may be what kills: it is hidden for longer before it is
-//! worked on.
+//! A message is hidden for some seconds, and hidden anew while it is worked on, so that the messages of a killed
+//! process come back soon. A message that was received many times may be the killer: it is hidden for longer before it
+//! is worked on.
 
 use std::{
     convert::Infallible,
@@ -37,8 +37,8 @@ use crate::{
     traced,
 };
 
-/// A line about a message that failed, with all that leads to it and nothing of what it says. A macro, since a level is
-/// part of where a line stands.
+/// Logs a failed message with its ids but none of its content. A macro, because `tracing` needs a constant level at
+/// each call site.
 macro_rules! log_message {
     ($level:expr, $projection:expr, $message:expr, $error:expr, $text:literal) => {{
         let event = $error.event.as_deref();
@@ -60,28 +60,28 @@ macro_rules! log_message {
     }};
 }
 
-/// Between the attempts at a message that fails by its own fault.
+/// The pauses between attempts at a message that fails by its own fault.
 const MESSAGE_BACKOFF: Backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) };
 
-/// Between the first attempts at a message that is to wait.
+/// The pause after the first attempt at a message that waits for a row or a release.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest pause of a message that is to wait: at least this, however often the queue hands it out.
+/// The lower bound of a waiting message's longest pause, however many deliveries the queue allows.
 const SHORTEST_LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// The longest that SQS hides a message (SQS API Reference, `ChangeMessageVisibility`).
 const MAX_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// Between attempts that AWS fails.
+/// The pauses between attempts at calls that AWS fails.
 const AWS_BACKOFF: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(20) };
 
-/// How far apart the messages of the queue are counted.
+/// The interval between counts of the queue's messages.
 const DEPTH_INTERVAL: Duration = Duration::from_secs(15);
 
-/// The most receives at a time. One brings ten messages in some 15 ms; an idle queue has one that waits.
+/// The most receives at a time. One brings ten messages in about 15 ms; an idle queue has one waiting.
 const RECEIVES: usize = 10;
 
-/// How often a deletion is tried. What is left comes again and is dropped as a duplicate.
+/// How often a deletion is tried. A message that is still not deleted comes again and is dropped as a duplicate.
 const DELETIONS: u32 = 3;
 
 /// How a consumer works.
@@ -89,12 +89,12 @@ const DELETIONS: u32 = 3;
 pub struct Settings {
     /// How many messages are held at a time: at least [`MAX_MESSAGES`].
     pub messages_at_once: u32,
-    /// How often a message that fails by its own fault is tried before it is given up; less often where the queue itself
-    /// would move it sooner. Deliveries count, also those that ended with their receiver.
+    /// How many deliveries a message that fails by its own fault gets before it is given up; fewer if the queue itself
+    /// would move it sooner. A delivery whose receiver died counts too.
     pub max_attempts: u32,
-    /// For how long a message comes again that a newer release or a less busy row could take; then it is given up.
+    /// How long a message waits for a newer release or a less busy row before it is given up.
     pub max_wait: Duration,
-    /// How long what is in flight may take once the consumer is told to stop.
+    /// How long the work in flight may take after the consumer is told to stop.
     pub drain: Duration,
     /// A random number from 0 to 1, to spread attempts.
     pub jitter: fn() -> f64,
@@ -103,14 +103,14 @@ pub struct Settings {
 /// Whether a consumer can do its work. At first it cannot.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// Whether the queue can be used, by the last that is known of it.
+    /// Whether the queue could be used at the last call.
     pub receives: bool,
-    /// How many batches hold messages that an outage stops.
+    /// How many batches an outage holds up.
     pub held_up: usize,
 }
 
 impl Condition {
-    /// What is in its way, if anything is.
+    /// The reason if the consumer cannot work.
     pub fn check(self) -> Result<(), &'static str> {
         match self {
             Self { receives: false, .. } => Err("a queue cannot be used"),
@@ -126,7 +126,7 @@ pub struct Consumer<Q, H> {
     handler: H,
     settings: Settings,
     condition: watch::Sender<Condition>,
-    /// Lines about events of a newer release.
+    /// For log lines about events of a newer release.
     newer_releases: std::sync::Mutex<FailureLogThrottle>,
 }
 
@@ -136,8 +136,8 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         Self { queue, handler, settings, condition, newer_releases: std::sync::Mutex::default() }
     }
 
-    /// Consumes until `stop`, then ends what is in flight within the settings' time: batches, and the receiving, which
-    /// brings what it brings. Messages that are not done by then come back to another consumer.
+    /// Consumes until `stop`, then finishes the batches and receives in flight within [`Settings::drain`]. Unfinished
+    /// messages come back to another consumer.
     pub async fn run(self, stop: CancellationToken) {
         let (drain, label) = (self.settings.drain, self.label());
         let this = Arc::new(self);
@@ -153,10 +153,10 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             sleep(drain).await;
         };
         tokio::select! {
-            // In this order, here and elsewhere, so that a simulation takes the same course each time.
+            // A fixed order, here and elsewhere, makes simulations repeatable.
             biased;
             () = all_done => {}
-            // It comes back to another consumer.
+            // Unfinished messages come back to another consumer.
             () = out_of_time => tracing::debug!(projection = label, "work was left unfinished at the end"),
             never = this.show_depth() => match never {},
         }
@@ -179,11 +179,11 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     async fn receive_until(self: &Arc<Self>, stop: &CancellationToken, batches: &mut JoinSet<()>) {
         let free = Arc::new(Semaphore::new(room(self.settings)));
         let mut receiving = FuturesUnordered::new();
-        // As many receives at a time as bring messages.
+        // How many receives run at a time.
         let mut wanted = 1;
         let (mut failures, mut resume) = (0, None);
         let mut throttle = FailureLogThrottle::default();
-        // The queue has told its rules, so it can be used; the first receiving may wait long for its answer.
+        // The queue's rules were read, so it can be used. The first receive may wait long for its answer.
         self.can_receive(true);
         loop {
             let may_begin = !stop.is_cancelled() && receiving.len() < wanted;
@@ -195,8 +195,8 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             };
             tokio::select! {
                 biased;
-                // A receiving is not cut off by the stop: the queue may be about to hand messages out, and would hide
-                // them for nobody.
+                // The stop does not cancel a receive: the queue may be about to hand messages out, and would hide them
+                // in vain.
                 () = stop.cancelled(), if may_begin => {}
                 Ok(permit) = begin, if may_begin => {
                     receiving.push(async { (permit, self.queue.receive().await) });
@@ -262,7 +262,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
             for (message, outcome) in messages.into_iter().zip(outcomes) {
                 self.settle(message, outcome, &mut sorted).await;
             }
-            // Held while nothing is being hidden, so that no late heartbeat undoes what is decided here.
+            // Waits for a running heartbeat, so that none undoes the decisions made here.
             let kept = sorted.kept.iter().map(|message| (message.receipt.clone(), self.cover(message)));
             *hidden.lock().await = kept.collect();
             self.delete(sorted.done).await;
@@ -313,7 +313,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         if origin == Origin::Release {
             sorted.newer_release = Some(reason);
         }
-        // Given up with a reason, before the queue moves it without.
+        // The message is given up with a reason before the queue moves it without one.
         if again && message.attempts < self.queue.rules().max_receives {
             self.log_failure(&message, &error);
             sorted.later.push((message.receipt.clone(), self.pause(&message, backoff)));
@@ -339,7 +339,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
                             sorted.outage = true;
                             sorted.kept.push(message);
                         }
-                        // The queue's own redrive takes it the next time, if without the reason.
+                        // The queue's own redrive moves the message later, without the reason.
                         AwsError::Refused(_) | AwsError::InvalidResponse(_) => {
                             sorted.later.push((message.receipt.clone(), self.pause(&message, backoff)));
                         }
@@ -349,7 +349,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         }
     }
 
-    /// Hides messages anew, again and again, long before they would be seen.
+    /// Hides messages anew at a third of the visibility time.
     async fn keep_hidden(&self, hidden: &Mutex<Hidden>) -> Infallible {
         loop {
             sleep(self.queue.rules().visibility / 3).await;
@@ -358,8 +358,8 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         }
     }
 
-    /// For how long a message is hidden while it is worked on. One that came many times, perhaps since it kills its
-    /// receiver, comes back ever later.
+    /// How long a message is hidden while it is worked on. A message that was delivered many times may kill its
+    /// receiver, so it comes back later each time.
     fn cover(&self, message: &Message) -> Duration {
         let visibility = self.queue.rules().visibility;
         if message.attempts <= self.settings.max_attempts {
@@ -402,8 +402,8 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         backoff.after(message.attempts, (self.settings.jitter)())
     }
 
-    /// Between the attempts at a message that is to wait. The longest pause follows from the deliveries that the queue
-    /// allows: pauses are at least half as long, so four fifths of these are enough for the whole wait.
+    /// The pauses between attempts at a waiting message. The longest follows from the deliveries that the queue allows:
+    /// each pause lasts at least half of it, so four fifths of the deliveries last for the whole wait.
     fn wait_backoff(&self) -> Backoff {
         let longest = self.settings.max_wait * 5 / 2 / self.queue.rules().max_receives.max(1);
         Backoff { first: FIRST_PAUSE, longest: longest.clamp(SHORTEST_LONGEST_PAUSE, MAX_VISIBILITY) }
@@ -421,7 +421,7 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         tracing::debug!(projection = self.label(), call, %error, "a call to the queue failed");
     }
 
-    /// A rollout ends this by itself; where none is under way, somebody has to begin one.
+    /// WARN, because a rollout ends this by itself, and otherwise a person has to begin one.
     fn log_newer_release(&self, reason: &'static str) {
         let mut throttle = self.newer_releases.lock().unwrap_or_else(PoisonError::into_inner);
         if throttle.failed().is_some() {
@@ -429,12 +429,12 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
         }
     }
 
-    /// It will be tried again, so nobody need act yet.
+    /// DEBUG, because the message is tried again and nobody need act yet.
     fn log_failure(&self, message: &Message, error: &MessageError) {
         log_message!(Level::DEBUG, self.label(), message, error, "a message was not applied");
     }
 
-    /// Somebody has to find out why, and to send it back.
+    /// ERROR, because a person has to find the cause and redrive the message.
     fn log_dead_letter(&self, message: &Message, error: &MessageError) {
         log_message!(
             Level::ERROR,
@@ -446,27 +446,27 @@ impl<Q: Queue, H: Handle> Consumer<Q, H> {
     }
 }
 
-/// Messages that are worked on, and for how long each is hidden at a time.
+/// Messages being worked on, and how long each is hidden at a time.
 type Hidden = Vec<(ReceiptHandle, Duration)>;
 
-/// Where the messages of a batch go.
+/// The messages of a batch, by their next step.
 #[derive(Default)]
 struct Sorted {
     /// To be deleted.
     done: Vec<ReceiptHandle>,
-    /// Back to the queue, hidden for so long.
+    /// To go back to the queue, hidden for this time.
     later: Vec<(ReceiptHandle, Duration)>,
     /// To be tried again here.
     kept: Vec<Message>,
-    /// Whether some of those that are kept failed because AWS could not be used.
+    /// Whether a kept message failed because AWS could not be used.
     outage: bool,
-    /// Why the last one that is kept failed, in a word.
+    /// The reason of the last kept message's failure, in a word.
     reason: Option<&'static str>,
-    /// Why the last one failed that waits for a newer release, in a word.
+    /// The same for the last message that waits for a newer release.
     newer_release: Option<&'static str>,
 }
 
-/// A batch that an outage holds up, for as long as this lives.
+/// Counts a batch as held up for as long as this value lives.
 struct HeldUp<'a>(&'a watch::Sender<Condition>);
 
 impl<'a> HeldUp<'a> {
@@ -482,8 +482,8 @@ impl Drop for HeldUp<'_> {
     }
 }
 
-/// How many receives are to run at a time after one brought so many messages. Only a full batch says that more wait: receives
-/// that share the messages of a slow queue would each cost a request for few of them.
+/// How many receives run at a time after one brought this number of messages. Only a full batch shows that more wait:
+/// several receives on a slow queue would each cost a request for few messages.
 fn receives(now: usize, brought: usize) -> usize {
     match brought {
         0 => 1,
@@ -493,19 +493,18 @@ fn receives(now: usize, brought: usize) -> usize {
     }
 }
 
-/// How many messages there is room for.
 fn room(settings: Settings) -> usize {
     usize::try_from(settings.messages_at_once.max(MAX_MESSAGES)).unwrap_or(usize::MAX)
 }
 
-/// Gives back the room that so many messages do not take.
+/// Releases the room beyond this number of messages.
 fn keep(permit: &mut OwnedSemaphorePermit, messages: usize) {
     drop(permit.split(permit.num_permits().saturating_sub(messages)));
 }
 
 fn report(projection: &'static str, ended: Result<(), JoinError>) {
     if let Err(error) = ended {
-        // Its messages come back when their time is up.
+        // The batch's messages come back when their visibility time ends.
         tracing::error!(projection, %error, "the work on a batch broke off");
     }
 }

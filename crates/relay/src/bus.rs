@@ -1,4 +1,4 @@
-//! The bus, as the relay sees it.
+//! The relay's port to the bus.
 
 use std::future::Future;
 
@@ -13,10 +13,10 @@ use crate::stream::Undecoded;
 /// The most entries that one call takes (EventBridge API Reference, `PutEvents`).
 pub const MAX_ENTRIES: usize = 10;
 
-/// The `DetailType` of an item that is handed on as it is, since it could not be read as an event.
+/// The `DetailType` of an item that could not be read as an event.
 pub const UNDECODABLE: &str = "Undecodable";
 
-/// What the bus and its queues wrap around an entry: id, account, region and the like, with room to spare.
+/// An upper bound for the bytes that the bus and its queues add to an entry: id, account, region and the like.
 const WRAPPING: usize = 1024;
 
 /// An event in the form of a bus entry.
@@ -32,7 +32,8 @@ pub struct Entry {
     pub time: Timestamp,
 }
 
-/// An item that is no event of this release. It lacks most of an envelope's fields, so that nobody takes it for one.
+/// An item that is no event of this release. It lacks most of an envelope's fields, so that no consumer takes it for
+/// one.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct AsItIs<'a> {
@@ -49,7 +50,7 @@ struct AsItIs<'a> {
     item: Option<&'a Map<String, Value>>,
 }
 
-/// An event whose data the bus would not take, marked as such for those who consume it.
+/// An event without its data, which the bus would not take, marked so for its consumers.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct WithoutData<'a> {
@@ -91,7 +92,7 @@ impl Entry {
         Ok(Self { source: source.to_owned(), detail_type: UNDECODABLE.to_owned(), detail, time })
     }
 
-    /// The bytes it takes on the bus, never fewer than AWS counts (EventBridge User Guide, "Calculating PutEvents event
+    /// The entry's bytes on the bus, never fewer than AWS counts (EventBridge User Guide, "Calculating PutEvents event
     /// entry size").
     pub fn size(&self) -> usize {
         const TIME: usize = 14;

@@ -13,12 +13,12 @@ pub struct RelayConfig {
     pub owner: String,
     /// `Source` of every entry on the bus.
     pub source: String,
-    /// How long a shard's reads lie apart at least, from start to start. 250 ms: four reads a second, as AWS's own
-    /// consumers do; a shard allows five. A read brings up to 1,000 records. Behind a full one the next comes after
+    /// The shortest interval between the starts of a shard's reads. 250 ms: four reads a second, as AWS's own consumers
+    /// do; a shard allows five. A read brings up to 1,000 records. After a full read the next one comes after
     /// [`CATCH_UP`](Self::CATCH_UP), if that is sooner.
     pub poll_interval: Duration,
-    /// The longest interval, while a shard brings nothing: the interval grows by an eighth with each empty read, and is
-    /// at its shortest again after a read with records. 1 s, reached after 6 s of silence.
+    /// The longest interval between reads. The interval grows by an eighth with each empty read, and a read with
+    /// records resets it. 1 s, reached after 6 s of silence.
     pub idle_poll_interval: Duration,
     /// How often the shards of the stream are listed; also done when a shard ends. 10 s.
     pub discovery_interval: Duration,
@@ -32,9 +32,9 @@ pub struct RelayConfig {
     /// The shortest interval of a shard's checkpoints. 1 s. A crash repeats the events accepted since the last
     /// checkpoint.
     pub checkpoint_interval: Duration,
-    /// How old an unread position at the start of a shard may be. Beyond this the stream may have dropped records after
-    /// it, and the table is read instead. [`STREAM_TRUST`](Self::STREAM_TRUST). A second where the stream may forget at
-    /// any time, as an emulator does when it restarts.
+    /// The greatest trusted age of an unread position at the start of a shard. Beyond it the stream may have dropped
+    /// records, and the table is read instead. [`STREAM_TRUST`](Self::STREAM_TRUST). Use a second for an emulator,
+    /// which forgets its records when it restarts.
     pub trust_horizon: Duration,
     /// How far before the time of the checkpoint a refill begins. 5 min: an event's time is taken before it is stored,
     /// by another clock.
@@ -47,12 +47,12 @@ pub struct RelayConfig {
     /// order. 16: at 20 ms a call they carry 16 × 10 / 0.02 s = 8,000 events a second, which is more than five reads a
     /// second can bring.
     pub lanes: usize,
-    /// Into how many segments a refill divides the table. The replicas share them as they share shards. 32.
+    /// The number of segments of a refill. The replicas share them as they share shards. 32.
     pub refill_segments: NonZeroU32,
     /// How many segments of refills one replica reads at a time. 4.
     pub refills_at_once: usize,
     /// How many calls to the bus each of these makes at a time. 4: at 20 ms a call, a replica refills up to
-    /// 4 × 4 × 10 / 0.02 s = 8,000 events a second beside what is new, as much as one shard that catches up.
+    /// 4 × 4 × 10 / 0.02 s = 8,000 events a second beside live events.
     pub refill_lanes: usize,
     /// The pause after a first failure; it doubles up to [`max_backoff`](Self::max_backoff), with jitter. 50 ms.
     pub first_backoff: Duration,
@@ -63,12 +63,12 @@ pub struct RelayConfig {
 }
 
 impl RelayConfig {
-    /// How long DynamoDB's own stream is trusted to keep unread records: 20 of the 24 hours that it keeps them; the
-    /// rest allows for clocks that differ.
+    /// How long DynamoDB's stream is trusted to keep unread records: 20 of its 24 hours. The rest allows for clocks
+    /// that differ.
     pub const STREAM_TRUST: Duration = Duration::from_secs(20 * 60 * 60);
 
-    /// How long the first relay of all, and its successors, trust the shards that it finds. Events of the day before
-    /// it, less these minutes, are not lost if it dies before it has read any.
+    /// How long the first relay of all, and its successors, trust the shards that it finds. If the first relay dies
+    /// before it has read any, events of the day before it, less these minutes, are not lost.
     const FIRST_TRUST: Duration = Duration::from_secs(10 * 60);
 
     /// The age that the first relay of all assumes for the shards that it finds.
@@ -76,11 +76,11 @@ impl RelayConfig {
         self.trust_horizon.saturating_sub(Self::FIRST_TRUST)
     }
 
-    /// How far apart the reads of a shard lie that is behind: five a second, all that AWS allows, each with 1,000 records.
-    /// So a backlog goes by at 5,000 events a second, five times as fast as a shard can take writes.
+    /// The interval between the reads of a shard that is behind: five a second, AWS's limit, each with 1,000 records.
+    /// So a backlog shrinks by 5,000 events a second, five times as fast as a shard can take writes.
     const CATCH_UP: Duration = Duration::from_millis(200);
 
-    /// The interval that follows one after which a read brought so many records.
+    /// The next interval, after an `interval` whose read brought this number of records.
     pub(super) fn next_poll(&self, interval: Duration, brought: usize) -> Duration {
         match brought {
             0 => (interval + interval / 8).min(self.idle_poll_interval.max(self.poll_interval)),

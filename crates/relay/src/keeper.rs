@@ -19,7 +19,7 @@ pub(super) struct Keeper<L> {
     lease: Lease,
     config: RelayConfig,
     clock: Clock,
-    /// When the last successful write began: the lease lives from then on, by this process's monotonic clock.
+    /// When the last successful write began, by this process's monotonic clock. The lease's life counts from then.
     written: Instant,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Keeper<L> {
 pub(super) struct Lost;
 
 impl<L: Leases> Keeper<L> {
-    /// The keeper of a lease that a call, begun at `taken`, has just taken.
+    /// The keeper of a lease taken by a call that began at `taken`.
     pub(super) fn new(leases: L, lease: Lease, config: RelayConfig, clock: Clock, taken: Instant) -> Self {
         Self { leases, lease, config, clock, written: taken }
     }

@@ -10,7 +10,7 @@ use super::stream::{Position, Sequence, ShardId};
 /// The progress of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checkpoint {
-    /// To be read from this position on.
+    /// The shard is read from this position on.
     At(Position),
     /// The bus has accepted the whole shard.
     ShardEnd,
@@ -44,9 +44,9 @@ impl Checkpoint {
 pub struct Progress {
     /// The position up to which the bus has accepted the shard.
     pub checkpoint: Checkpoint,
-    /// After a record: the time of the last event accepted, so that a refill knows where to begin. At the trim horizon:
-    /// when a relay first knew of the shard, or last had it refilled; what the stream then had may be a day older. Of a
-    /// segment: the time from which on events are refilled.
+    /// After a record: the time of the last accepted event, so that a refill knows where to begin. At the trim horizon:
+    /// the time when a relay first knew of the shard or last had it refilled; records in the stream may have been a day
+    /// older. Of a segment: the time of the oldest event to refill.
     pub time: Timestamp,
 }
 
@@ -57,7 +57,7 @@ pub struct Lease {
     pub shard: ShardId,
     /// The replica that reads it, if any.
     pub owner: Option<String>,
-    /// Grows with every new owner, so that a former owner cannot write any more.
+    /// Grows with every new owner, so that a former owner can no longer write.
     pub fence: u64,
     /// When it becomes free unless it is renewed, in whole milliseconds.
     pub expires_at: Timestamp,
@@ -72,19 +72,19 @@ impl Lease {
     }
 }
 
-/// A refill from the table, divided into segments, each with a lease as a shard has. Whoever writes it down may go on: it is
-/// done by those who take its segments, each from where it was left.
+/// A refill from the table, divided into segments, each with a lease as a shard has. The replica that writes it down
+/// need not do it: the replicas that take its segments do, each from the segment's checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RefillJob {
-    /// Its number. Newer refills have higher ones, and none is used again.
+    /// Newer refills have higher numbers, and no number is used again.
     pub number: u64,
-    /// It publishes every event of this time and later that was stored when its first segment was taken.
+    /// The refill publishes every event of this time or later that was stored when its first segment was taken.
     pub since: Timestamp,
-    /// Into how many segments the table is divided.
+    /// The number of segments.
     pub segments: NonZeroU32,
 }
 
-/// Begins the name of a refill and of its segments' leases. No shard is named so: `#` stands in no label of a stream.
+/// The prefix of a refill's key and of its segments' leases. No shard has it: a stream's label contains no `#`.
 const REFILL: &str = "refill#";
 
 impl RefillJob {
@@ -105,14 +105,14 @@ impl RefillJob {
     }
 }
 
-/// The segment that a lease is for, where it is for no shard.
+/// The segment of a lease; `None` for a shard's lease.
 pub fn segment_of(lease: &ShardId) -> Option<Segment> {
     let mut parts = lease.as_str().strip_prefix(REFILL)?.splitn(3, '/').skip(1);
     let (number, of) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some(Segment { number, of })
 }
 
-/// A replica that is there to take leases, whether it holds some or not.
+/// A replica that can take leases, whether it holds any or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replica {
     /// Its name.
@@ -132,7 +132,7 @@ pub struct LeaseTable {
     pub segments: Vec<Lease>,
     /// The replicas.
     pub replicas: Vec<Replica>,
-    /// The latest known time at which every shard then listed had its lease. A shard without a lease is younger.
+    /// The latest known time at which every listed shard had its lease. A shard without a lease is younger.
     pub complete_at: Option<Timestamp>,
 }
 
@@ -143,15 +143,15 @@ impl LeaseTable {
         refill.segments().any(|segment| taken.contains(&segment))
     }
 
-    /// The number of a refill that is written down now. It tells the time, so that the number of a deleted refill is not
-    /// given again: a call about that one may still be under way.
+    /// The number of a new refill. It is derived from the time so that a deleted refill's number is not used again: a
+    /// call about that refill may still be under way.
     pub(crate) fn next_number(&self, now: Timestamp) -> u64 {
         let newest = self.refills.iter().map(|refill| refill.number).max().unwrap_or_default();
         newest.saturating_add(1).max(u64::try_from(now.unix_micros()).unwrap_or_default())
     }
 }
 
-/// Keeping leases. Every write that depends on what was seen says so, and answers whether it still held.
+/// The store of leases. Each conditional write names its condition, and most return whether it held.
 pub trait Leases: Clone + Send + Sync + 'static {
     /// The whole table, strongly consistent.
     fn list(&self) -> impl Future<Output = Result<LeaseTable, AwsError>> + Send;
@@ -159,8 +159,8 @@ pub trait Leases: Clone + Send + Sync + 'static {
     /// Creates a shard's first lease, unless there is one.
     fn create(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
-    /// Makes `owner` the owner of a lease under the next fence, unless its fence or expiry has changed since `seen`.
-    /// Returns the new lease.
+    /// Makes `owner` the owner of a lease under the next fence, unless its fence or expiry differs from `seen`. Returns
+    /// the new lease.
     fn take(
         &self,
         seen: &Lease,
@@ -168,8 +168,8 @@ pub trait Leases: Clone + Send + Sync + 'static {
         expires_at: Timestamp,
     ) -> impl Future<Output = Result<Option<Lease>, AwsError>> + Send;
 
-    /// Writes a lease's expiry and progress, unless its owner or fence is no longer the same, or it was renewed for longer: a
-    /// write that arrives late must not take the progress back.
+    /// Writes a lease's expiry and progress, unless its owner or fence has changed or it was renewed for longer: a late
+    /// write must not take the progress back.
     fn keep(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
     /// Like [`keep`](Self::keep), and leaves the lease without an owner.
@@ -185,12 +185,12 @@ pub trait Leases: Clone + Send + Sync + 'static {
     /// noted one changes nothing.
     fn note_complete(&self, at: Timestamp) -> impl Future<Output = Result<(), AwsError>> + Send;
 
-    /// Writes a refill down, unless there is one of its number.
+    /// Writes a refill down, unless one of its number exists.
     fn begin_refill(&self, refill: &RefillJob) -> impl Future<Output = Result<bool, AwsError>> + Send;
 
-    /// Deletes a refill; not the leases of its segments.
+    /// Deletes a refill, but not the leases of its segments.
     fn end_refill(&self, refill: &RefillJob) -> impl Future<Output = Result<(), AwsError>> + Send;
 
-    /// Takes back what [`announce`](Self::announce) said.
+    /// Deletes a replica's registration; the inverse of [`announce`](Self::announce).
     fn withdraw(&self, owner: &str) -> impl Future<Output = Result<(), AwsError>> + Send;
 }

@@ -6,18 +6,18 @@
 //! has accepted, so every event in the table is published **at least once**, and usually in the order of its
 //! aggregate's versions; a crash repeats about the last second.
 //!
-//! The stream keeps a day. If it has dropped what was not yet relayed (an outage of more than a day, a shard or a stream
-//! that vanished, a local emulator that restarted) the relay says so in its log and in `relay_trimmed_total`, and
-//! publishes from the table itself all that the shard may have held since its checkpoint ([`Refill`]). A refill is written
-//! into the table of leases before the shard goes on; its segments have leases and checkpoints of their own, which replicas
-//! share as they share shards. So it goes on beside what is new, and where it was after a crash. Two things the relay
-//! cannot know: what happened more than a day, less some minutes, before the first relay of all was started, and what was
-//! written while the table had no stream.
+//! The stream keeps records for a day. If it has dropped unrelayed records (an outage of more than a day, a shard or a
+//! stream that vanished, a local emulator that restarted) the relay reports this in its log and in
+//! `relay_trimmed_total`. It then publishes from the table all events that the shard may have held since its checkpoint
+//! ([`Refill`]). A refill is written into the lease table before the shard goes on. Its segments have leases and
+//! checkpoints of their own, and replicas share them as they share shards. So a refill runs beside live events, and
+//! continues after a crash. The relay cannot know two kinds of events: those older than a day, less some minutes, when
+//! the first relay of all was started, and those written while the table had no stream.
 //!
-//! What cannot be read as an event is counted, logged, and handed on as it is: a newer consumer may understand it, and the
-//! dead letters of others tell of it. An entry that the bus does not accept is sent again without end, and holds up its
-//! own shard alone; one whose content the bus refuses, or that is too large, goes without its data, which the consumer
-//! then reads from the store.
+//! An item that cannot be read as an event is counted, logged, and handed on as it is: a newer consumer may understand
+//! it, and it becomes a dead letter of the others. A refused entry is sent again without end, and holds up only its own
+//! shard. An entry that is too large, or whose content the bus refuses, goes without its data; the consumer reads them
+//! from the store.
 //!
 //! # Metrics
 //! `relay_published_total`, `relay_entries_failed_total`, `relay_lag_seconds`, `relay_behind_seconds`,
@@ -104,8 +104,8 @@ use self::{
     time::{after, since, whole_millis},
 };
 
-/// How soon after a shard's end, or a wish for a refill, the leases are looked at again: at once, but not in a tight loop
-/// if shards keep failing.
+/// The pause before the next round after a shard's end or a request for a refill. It prevents a tight loop if shards
+/// keep failing.
 const BREATH: Duration = Duration::from_millis(100);
 
 /// One replica's relay.
@@ -114,9 +114,9 @@ pub struct Relay<S, L, B, R> {
     workers: Workers,
     sightings: Sightings,
     listing: Option<Listing>,
-    /// Of the rounds.
+    /// For failures of rounds.
     throttle: FailureLogThrottle,
-    /// How long a shard had been without an owner at the last round.
+    /// The longest time for which a shard had no owner, at the last round.
     unread: Duration,
 }
 
@@ -124,7 +124,7 @@ pub struct Relay<S, L, B, R> {
 #[derive(Clone)]
 struct Listing {
     began: Instant,
-    /// The same by the clock.
+    /// `began` by the clock.
     at: Timestamp,
     shards: Vec<Shard>,
 }
@@ -156,16 +156,16 @@ struct Workers {
 
 /// How the reading of a shard ended.
 enum Ended {
-    /// The shard ended, its lease was lost, or it was told to.
+    /// The shard ended, its lease was lost, or the reader was stopped.
     AsItShould(ShardId),
-    /// By a defect.
+    /// A defect.
     Panicked,
 }
 
 /// A shard that is being read.
 struct Reading {
     stop: CancellationToken,
-    /// All of the shard's events before this time are relayed, as far as is known.
+    /// All known events of the shard before this time are relayed.
     relayed: watch::Receiver<Timestamp>,
 }
 
@@ -201,7 +201,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             self.round(&shutdown).await;
             let balance_interval = self.ports.config().balance_interval;
             tokio::select! {
-                // In this order, here and elsewhere, so that a simulation is repeatable.
+                // A fixed order, here and elsewhere, makes simulations repeatable.
                 biased;
                 () = shutdown.cancelled() => {}
                 ended = self.workers.ended() => match ended {
@@ -211,15 +211,15 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
                         while let Some(Ended::AsItShould(another)) = self.workers.ended().now_or_never() {
                             ended.push(another);
                         }
-                        // A finished shard has children; they are to follow at once, as is the next segment.
+                        // A new listing lets the children of a finished shard follow at once.
                         if ended.iter().any(|shard| segment_of(shard).is_none()) {
                             self.listing = None;
                         }
                     }
-                    // The shard is free to be taken, and would panic again.
+                    // The shard is free to be taken, and would probably panic again at once.
                     Ended::Panicked => shutdown.run_until_cancelled(sleep(balance_interval)).await.unwrap_or_default(),
                 },
-                // Others will ask as well, and may share it as long as nobody has begun.
+                // Other shards will ask as well, and can share the refill until a replica begins it.
                 () = self.ports.refills.asked.notified() => sleep(BREATH).await,
                 () = sleep(balance_interval) => {}
             }
@@ -227,7 +227,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         self.shut_down().await;
     }
 
-    /// Runs one round. At a shutdown a call in flight may still end: a lease taken without our knowledge would have to
+    /// Runs one round. At a shutdown, calls in flight get time to end: a lease taken by an abandoned call would have to
     /// expire.
     async fn round(&mut self, shutdown: &CancellationToken) {
         let drain = self.ports.config().drain;
@@ -251,8 +251,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         }
         let shards = self.workers.readers.keys().filter(|shard| segment_of(shard).is_none());
         meters::leases_held(shards.count());
-        // Who cannot see the leases, or cannot take one, has none after a while, and would otherwise seem to have nothing
-        // left to do.
+        // A replica that cannot see or take leases soon holds none, and would otherwise seem to have nothing left to
+        // do.
         let behind = self.workers.behind((self.ports.clock)());
         meters::behind(behind.max(self.throttle.failing_for()).max(self.unread));
     }
@@ -301,7 +301,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         let mut listing = self.listing().await?;
         let is_listed = |lease: &Lease| listing.shards.iter().any(|shard| shard.id == lease.shard);
         if !table.leases.iter().all(|lease| lease.is_finished() || is_listed(lease)) {
-            // A shard has vanished, or is newer than the listing, and may have to wait for its parents.
+            // A shard has vanished, or is newer than the listing. A newer shard may have to wait for its parents.
             self.listing = None;
             listing = self.listing().await?;
         }
@@ -348,7 +348,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             }
         };
         match result {
-            // Its owner may have finished it in between.
+            // The former owner may have finished the shard in between.
             Ok(Some(lease)) if lease.is_finished() => {}
             Ok(Some(lease)) => self.read(lease, taken, shutdown),
             // Another replica was faster.

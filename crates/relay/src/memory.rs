@@ -25,7 +25,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A stream, at first of one open shard, `shard-0`.
+/// A stream. It begins with one open shard, `shard-0`.
 #[derive(Debug, Clone)]
 pub struct MemoryStream(Arc<Mutex<Stream>>);
 
@@ -108,7 +108,7 @@ impl MemoryStream {
         lock(&self.0).shard(shard).map(|shard| shard.records.clone()).unwrap_or_default()
     }
 
-    /// Drops all records of all shards, as age or an emulator's restart does.
+    /// Drops all records of all shards, as their age or an emulator's restart does.
     pub fn drop_records(&self) {
         for shard in &mut lock(&self.0).shards {
             shard.dropped += shard.records.len();
@@ -362,7 +362,7 @@ impl Refill for MemoryTable {
     }
 }
 
-/// The place of which a page says that it ends there.
+/// The place that the text of a page's `next` names.
 fn place(Sequence(text): &Sequence) -> Option<TablePlace> {
     let mut parts = text.splitn(3, ' ');
     let (hash, version) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);

@@ -18,8 +18,8 @@ const LEASES_HELD: &str = "relay_leases_held";
 const LEASES_LOST: &str = "relay_leases_lost_total";
 const OVERSIZED: &str = "relay_oversized_total";
 
-/// Describes each metric to the recorder, and registers all counters: Prometheus sees no increase of a counter that
-/// begins with its first count.
+/// Describes each metric and registers all counters: Prometheus misses the first count of a counter that it has not
+/// seen at zero.
 pub(super) fn begin() {
     describe();
     let counters =

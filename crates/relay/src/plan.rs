@@ -15,7 +15,7 @@ use super::{
     time::{after, before, hash_of, since, whole_millis},
 };
 
-/// How long a finished lease is kept once its shard is no longer listed. Longer than a stream keeps anything, so that a
+/// How long a finished lease is kept once its shard is no longer listed. Longer than the stream's retention, so that a
 /// reader with an old list does not take the shard for a new one.
 const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
 
@@ -39,7 +39,7 @@ pub(super) fn complete_at(
         let first = leased.is_empty().then(|| before(read_at, config.age_of_first()));
         return first.or_else(|| shards.iter().all(|shard| leased.contains(&shard.id)).then_some(listed_at));
     };
-    // Replicas need not all write it each time.
+    // Not every replica has to write it each time.
     let is_news = since(noted, listed_at) >= config.discovery_interval;
     (is_news && shards.iter().all(|shard| leased.contains(&shard.id))).then_some(listed_at)
 }
@@ -62,10 +62,10 @@ pub(super) struct View<'a> {
 pub(super) struct Plan {
     /// Leases to take.
     pub(super) claims: Vec<Claim>,
-    /// First leases of shards that this replica does not take, since they wait for their parents or are for others to
-    /// read. They have no owner but a date, which tells a later reader how long their records may have been there.
+    /// First leases of shards that this replica does not take, because they wait for their parents or are for other
+    /// replicas. They have no owner, but a date: it tells a later reader how old the shard's records may be.
     pub(super) noted: Vec<Lease>,
-    /// Shards to stop reading, so that others can.
+    /// Shards to leave to other replicas.
     pub(super) surplus: Vec<ShardId>,
     /// Finished leases to delete.
     pub(super) forgotten: Vec<Lease>,
@@ -82,12 +82,11 @@ pub(super) struct Plan {
 pub(super) enum Claim {
     /// The first lease of its shard.
     Create(Lease),
-    /// A lease without a living owner, as it was seen.
+    /// A lease without a living owner, as read from the table.
     Take(Lease),
 }
 
 impl Claim {
-    /// The lease to be created, or as it was seen.
     pub(super) fn lease(&self) -> &Lease {
         match self {
             Self::Create(lease) | Self::Take(lease) => lease,
@@ -96,15 +95,15 @@ impl Claim {
 }
 
 impl Plan {
-    /// Shares the shards that can be read, and the segments that are to be refilled, out among the replicas that are there.
-    /// Each replica works this out alone; where two want the same lease, the table lets one of them have it.
+    /// Shares the readable shards and the open segments of refills out among the present replicas. Each replica plans
+    /// alone; if two want the same lease, the table gives it to one of them.
     pub(super) fn of(view: &View<'_>) -> Self {
         let leases: HashMap<&ShardId, &Lease> = by_shard(&view.table.leases);
         let mut plan = Self::default();
         plan.share(view, view.preferred(view.readable(&leases)), &leases, usize::MAX, |shard| {
             view.first_lease(shard)
         });
-        // A first lease is dated by the leases that are there; they stay until it is written.
+        // First leases are dated by the existing leases, so nothing is deleted before they are written.
         plan.noted = view.noted(&leases, &plan.claims);
         plan.refill(view);
         if plan.claims.is_empty() && plan.noted.is_empty() {
@@ -114,8 +113,8 @@ impl Plan {
         plan
     }
 
-    /// Takes this replica's part of some work, the first of it first, and gives up what is beyond it. It never has more than
-    /// `most` of it, and what is beyond everybody's may wait.
+    /// Takes this replica's share of the `open` leases, in their order, and gives up any beyond it. No replica holds
+    /// more than `most` of them, so some may have to wait.
     fn share(
         &mut self,
         view: &View<'_>,
@@ -139,7 +138,7 @@ impl Plan {
                 Some(_) => {}
             }
         }
-        // Where all is taken, and somebody has less than everybody could have, nobody needs more than that.
+        // If all leases are taken and a replica has less than an equal share, rounded down, the others keep only that.
         let least = (open.len() / holdings.len()).min(most);
         let all_taken = open.iter().all(|shard| leases.get(shard).is_some_and(|lease| !view.is_free(lease)));
         let kept = if all_taken && holdings.values().any(|count| *count < least) { least } else { share };
@@ -150,8 +149,8 @@ impl Plan {
         self.unread = self.unread.max(unread);
     }
 
-    /// The segments of refills are shared out as shards are, those of older refills first: a refill that waits serves
-    /// whoever asks for one meanwhile.
+    /// Shares the segments of refills out as shards are, those of older refills first: a waiting refill also serves the
+    /// shards that ask for one meanwhile.
     fn refill(&mut self, view: &View<'_>) {
         let leases = by_shard(&view.table.segments);
         let is_open = |segment: &ShardId| leases.get(segment).is_none_or(|lease| !lease.is_finished());
@@ -163,7 +162,7 @@ impl Plan {
             since.extend(segments.iter().map(|segment| (segment.clone(), refill.since)));
             open.extend(segments);
         }
-        // What waits for its turn is no shard that nobody reads.
+        // A segment that waits for its turn does not count as an unread shard.
         let unread = self.unread;
         self.share(view, open, &leases, view.config.refills_at_once, |segment| Lease {
             progress: Progress {
@@ -181,21 +180,21 @@ fn by_shard(leases: &[Lease]) -> HashMap<&ShardId, &Lease> {
 }
 
 impl View<'_> {
-    /// Every replica has its own order of preference, so that few want the same at the same time.
+    /// Every replica has its own order of preference, so that few want the same lease at the same time.
     fn preferred(&self, mut shards: Vec<ShardId>) -> Vec<ShardId> {
         shards.sort_by_cached_key(|shard| hash_of((&self.config.owner, shard)));
         shards
     }
 
-    /// Shards that have something left to read and whose parents have not.
+    /// Unfinished shards whose parents are finished.
     ///
-    /// A shard known only by its lease counts: its end is still to be read, or to be refilled.
+    /// A shard known only by its lease counts: its end has still to be read or refilled.
     fn readable(&self, leases: &HashMap<&ShardId, &Lease>) -> Vec<ShardId> {
         let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
         let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
         let ready = self.shards.iter().filter(|shard| {
-            // A parent that vanished unfinished is refilled from the table. That may take long, and its children do not
-            // wait: after a refill there is no order left to keep.
+            // A parent that vanished unfinished is refilled from the table. Its children do not wait for that: after a
+            // refill there is no order left to keep.
             let parent_done = |parent| finished(parent) || !listed.contains(parent);
             !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
         });
@@ -213,7 +212,7 @@ impl View<'_> {
         left.map(nobodys).collect()
     }
 
-    /// How many of these leases each replica holds that is there: this one, those that say so, and those that hold any.
+    /// How many of these leases each present replica holds. Present are this one, the announced ones, and all owners.
     fn holdings<'a>(&'a self, leases: &HashMap<&ShardId, &'a Lease>) -> HashMap<&'a str, usize> {
         let announced =
             self.table.replicas.iter().filter(|r| r.expires_at > self.now).map(|r| r.owner.as_str());
@@ -227,8 +226,9 @@ impl View<'_> {
         holdings
     }
 
-    /// Whether the lease is free: it has expired, or has not been renewed for its whole life, which needs no agreement
-    /// between clocks. A lease in our name, while we do not read the shard, was taken by a call whose reply was lost.
+    /// Whether the lease is free: it has expired, or this process has seen no renewal for its whole life, which needs
+    /// no agreement between clocks. A lease in our name for a shard that we do not read was taken by a call whose reply
+    /// was lost.
     fn is_free(&self, lease: &Lease) -> bool {
         let Some(owner) = &lease.owner else { return true };
         let unrenewed =
@@ -240,12 +240,12 @@ impl View<'_> {
     /// A shard's first lease.
     ///
     /// It is dated back to the time when the leases were last known to be complete: an older shard would have a lease,
-    /// since every shard gets one when it is first seen, whether a replica reads it or not. After an outage longer than
-    /// the stream's memory this tells that the shard's start may be missing, even if replicas could not list the
-    /// shards, or slept with their machine and have renewed their leases since. If the shard continues none that was
-    /// known, the shards between may be missing too; then it is dated back further.
+    /// since every shard gets one when it is first seen, read or not. After an outage longer than the stream's
+    /// retention this date shows that the shard's start may be missing, even if replicas could not list the shards, or
+    /// slept and have renewed their leases since. If the shard does not continue a known one, the shards between may be
+    /// missing too; then it is dated back further.
     fn first_lease(&self, shard: &ShardId) -> Lease {
-        // Without a note, a person has edited the table: a shard not known to be young counts as old.
+        // The note is missing only if a person has edited the table: then the shard counts as old.
         let known = self.table.complete_at.map_or(before(self.now, RETENTION), |at| at.min(self.now));
         let time = if self.continues(shard) { known } else { before(known, RETENTION) };
         let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time };
@@ -269,8 +269,8 @@ impl View<'_> {
         let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
         let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
         if leased.is_empty() {
-            // The first relay of all, perhaps this one, has only just looked. Otherwise it would have left leases of
-            // the shards it saw.
+            // The first relay of all, perhaps this one, has only just listed the shards: otherwise it would have left
+            // leases of them.
             let just_now = self.config.age_of_first() + self.config.discovery_interval;
             return self.table.complete_at.is_some_and(|at| since(at, self.listed_at) <= just_now);
         }
@@ -289,7 +289,6 @@ impl View<'_> {
         leases.chain(segments).filter(|lease| self.is_over(lease)).cloned().collect()
     }
 
-    /// Refills that were done long ago.
     fn ended(&self) -> Vec<RefillJob> {
         let over = self.table.segments.iter().filter(|lease| self.is_over(lease));
         let over: HashSet<&ShardId> = over.map(|lease| &lease.shard).collect();
@@ -307,7 +306,7 @@ impl View<'_> {
     }
 }
 
-/// Since when each lease has been unchanged, by this process's monotonic clock.
+/// When each lease was last seen to change, by this process's monotonic clock.
 #[derive(Debug)]
 pub(super) struct Sightings {
     seen: HashMap<ShardId, (Option<(u64, Timestamp)>, Instant)>,
@@ -315,7 +314,6 @@ pub(super) struct Sightings {
 }
 
 impl Sightings {
-    /// Nothing seen yet.
     pub(super) fn new() -> Self {
         Self { seen: HashMap::new(), now: Instant::now() }
     }

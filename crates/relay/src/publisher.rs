@@ -1,4 +1,4 @@
-//! From what was read to the bus: several calls at a time, repeats, what is too large.
+//! Publishing the records that were read: several calls at a time, retries, entries that are too large.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -20,7 +20,7 @@ use super::{
 
 const UNDECODED: &str = "an item is not an event and is handed on as it is";
 
-/// What publishing needs.
+/// The bus, with the settings and the clock for publishing.
 #[derive(Clone)]
 pub(super) struct Publisher<B> {
     pub(super) bus: B,
@@ -28,7 +28,7 @@ pub(super) struct Publisher<B> {
     pub(super) clock: Clock,
 }
 
-/// Something on its way to the bus.
+/// An entry on its way to the bus.
 struct Outgoing {
     payload: Payload,
     entry: Entry,
@@ -36,7 +36,7 @@ struct Outgoing {
     /// The number of its record.
     record: u64,
     aggregate: Aggregate,
-    /// Whether it is to have a call for itself, since a call with others was refused for its content.
+    /// Whether it goes in a call of its own, because the bus refused the content of a call with others.
     alone: bool,
 }
 
@@ -48,51 +48,51 @@ enum Payload {
 /// An aggregate, by its hash: two of the same hash only wait for each other.
 type Aggregate = u64;
 
-/// A record that is not passed yet.
+/// A record behind which the checkpoint has not moved.
 struct Pending {
-    /// The place that may be left behind once this record, and all before it, are accepted.
+    /// The checkpoint once this record and all before it are accepted.
     place: Option<Sequence>,
     /// The time of its event.
     time: Option<Timestamp>,
     accepted: bool,
 }
 
-/// How far everything is accepted.
+/// The place up to which everything is accepted.
 pub(super) struct Passed {
     pub(super) place: Sequence,
-    /// The time of the last event up to there, where there was one.
+    /// The time of the last event up to that place, if any.
     pub(super) time: Option<Timestamp>,
 }
 
-/// What was read from one place and is on its way to the bus.
+/// The records of one shard or segment on their way to the bus.
 ///
-/// Up to [`RelayConfig::lanes`] calls are under way at a time, for a refill [`RelayConfig::refill_lanes`]. The events of one aggregate are in one of them, in their
-/// order, or wait for it to end; so they keep their order as far as the bus's failures allow. What is accepted out of
-/// order is passed only together with all that was read before it.
+/// Up to [`RelayConfig::lanes`] calls are under way at a time, for a refill [`RelayConfig::refill_lanes`]. The events
+/// of one aggregate are in one call at a time, in their order, so they keep their order as far as the bus's failures
+/// allow. The checkpoint moves past a record only when all records before it are accepted too.
 pub(super) struct Flight<'a, B> {
     publisher: &'a Publisher<B>,
-    /// What is read, for the log.
+    /// The name of the shard or segment, for the log.
     source: &'a str,
     /// How many calls are under way at a time.
     lanes: usize,
-    /// In the order of reading.
+    /// In the order in which they were read.
     records: VecDeque<Pending>,
-    /// The number of the first of them.
+    /// The number of the first record.
     first: u64,
     passed: Option<Passed>,
-    /// What is not under way, by aggregate. One that is under way has an entry here, be it empty.
+    /// Entries that are not under way, by aggregate. An aggregate with a call under way has a queue here, maybe empty.
     waiting: HashMap<Aggregate, VecDeque<Outgoing>>,
-    /// Aggregates of which something waits and nothing is under way, in the order of their coming.
+    /// Aggregates with waiting entries and no call under way, first come first.
     ready: VecDeque<Aggregate>,
-    /// What failed, and is to be tried again.
+    /// Failed calls, to be tried again.
     again: VecDeque<Batch>,
     under_way: FuturesUnordered<BoxFuture<'static, Landed>>,
-    /// Calls among these.
+    /// The number of calls in `under_way`.
     calls: usize,
-    /// Pauses among these, each of something that failed.
+    /// The number of pauses in `under_way`, each before a retry.
     pauses: usize,
-    /// A call failed whole, and not for one aggregate's sake. Until the bus accepts something again, only what failed is
-    /// tried, one call after the other.
+    /// A call with several aggregates failed whole. Until the bus accepts an entry again, only failed calls are tried,
+    /// one after the other.
     is_troubled: bool,
     throttle: FailureLogThrottle,
     is_landing: bool,
@@ -130,10 +130,10 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    /// Takes up what was read. `place` may be left behind once it, and all that was added before it, is accepted.
+    /// Adds a record. The checkpoint can move to `place` once this record and all before it are accepted.
     ///
-    /// What cannot be decoded is handed on as it is: it must not hold up the events behind it, and a consumer of a newer
-    /// release may understand it; the others' dead letters tell of it.
+    /// An item that cannot be decoded is handed on as it is: it must not hold up later events, and a consumer of a
+    /// newer release may understand it. In other consumers it becomes a dead letter.
     pub(super) fn add(&mut self, content: Content, place: Option<Sequence>) {
         let (aggregate, payload) = match content {
             Content::Event(envelope) => (hash_of(envelope.stream()), Some(Payload::Event(envelope))),
@@ -198,38 +198,38 @@ impl<'a, B: EventBus> Flight<'a, B> {
             .ok()
     }
 
-    /// Forgets what it holds. A call that is under way may still have its effect.
+    /// Forgets all records. A call under way may still take effect.
     pub(super) fn clear(&mut self) {
         *self = Self::new(self.publisher, self.source, self.lanes);
     }
 
-    /// `place` may be left behind once all that was added is accepted.
+    /// Lets the checkpoint move to `place` once all records added so far are accepted.
     pub(super) fn mark(&mut self, place: Sequence) {
         self.records.push_back(Pending { place: Some(place), time: None, accepted: true });
         self.pass();
     }
 
-    /// Whether all is accepted.
+    /// Whether all records are accepted.
     pub(super) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
-    /// Whether more is to be read into it: the next page while the one before it is published.
+    /// Whether another page may be read: one is read while the one before it is published.
     pub(super) fn has_room(&self) -> bool {
         self.records.len() < FULL_PAGE
     }
 
-    /// The time of the oldest event that is not passed.
+    /// The time of the oldest event that the checkpoint has not passed.
     pub(super) fn oldest(&self) -> Option<Timestamp> {
         self.records.iter().filter_map(|record| record.time).min()
     }
 
-    /// How far everything is accepted, if it is further than the last time.
+    /// The place up to which everything is accepted, if it has moved since the last call.
     pub(super) fn take_passed(&mut self) -> Option<Passed> {
         self.passed.take()
     }
 
-    /// Begins calls, and waits until a call or a pause has ended. May be abandoned: it goes on where it was.
+    /// Begins calls, and waits until a call or a pause has ended. Cancel-safe.
     pub(super) async fn next(&mut self) {
         self.begin_calls();
         match self.under_way.next().await {
@@ -246,7 +246,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    /// Lets the calls that are under way end, and begins no other.
+    /// Waits for the calls under way, and begins no other.
     pub(super) async fn land(&mut self) {
         self.is_landing = true;
         while self.calls > 0 {
@@ -276,7 +276,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    /// As many entries as a call may hold, of the aggregates that came first.
+    /// The entries of the next call: as many as fit, of the aggregates that came first.
     fn next_batch(&mut self) -> Option<Batch> {
         let mut entries: Vec<Outgoing> = Vec::new();
         let mut bytes = 0;
@@ -308,7 +308,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         Some(Batch { entries, backoff })
     }
 
-    /// Notes what the bus has accepted of a call, and has the rest tried again.
+    /// Notes the accepted entries of a call, and has the rest tried again.
     fn judge(&mut self, batch: Batch, outcome: Result<Vec<Result<(), Rejection>>, Rejection>) {
         let Batch { entries, mut backoff } = batch;
         let size = entries.len();
@@ -318,7 +318,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
                 let nonsense = AwsError::InvalidResponse("the bus did not answer for every entry".to_owned());
                 vec![Err(nonsense.into()); size]
             }
-            // It does not say for which entry's content.
+            // The bus does not name the entry at fault.
             Err(Rejection::Content(_)) if size > 1 => return self.part(entries),
             Err(rejection) => vec![Err(rejection); size],
         };
@@ -332,7 +332,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
         match rejection {
             Some(error) if remaining.len() == size && !changed => {
-                // One aggregate alone may be its own trouble.
+                // If all entries are of one aggregate, the cause may lie in that aggregate alone.
                 self.is_troubled |= went.iter().any(|aggregate| went.first() != Some(aggregate));
                 if let Some(lasted) = self.throttle.failed() {
                     warn!(source = self.source, entries = size, %error, ?lasted, "the bus does not accept events");
@@ -361,7 +361,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    /// Has each of these sent in a call of its own.
+    /// Has each entry sent in a call of its own.
     fn part(&mut self, entries: Vec<Outgoing>) {
         self.is_troubled = false;
         let went: Vec<Aggregate> = entries.iter().map(|outgoing| outgoing.aggregate).collect();
@@ -373,7 +373,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         self.release(went.iter());
     }
 
-    /// What remains to be sent after the bus has judged its entry.
+    /// The entry if it has to be sent again after the bus's verdict, without its data if these were refused.
     fn judge_one(
         &mut self,
         mut outgoing: Outgoing,
@@ -391,7 +391,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         outgoing.failed();
         debug!(source = self.source, error = %rejection, "the bus did not accept an entry");
         if matches!(rejection, Rejection::Content(_)) && outgoing.payload.strip() {
-            // All the rest of it is of types that the bus accepts.
+            // The bus accepts all other fields.
             meters::oversized();
             *changed = true;
             let Some(entry) = self.entry(&outgoing.payload) else {
@@ -410,11 +410,11 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    /// Of these aggregates nothing is under way any more.
+    /// Frees these aggregates, whose calls have ended, for further ones.
     fn release<'b>(&mut self, aggregates: impl Iterator<Item = &'b Aggregate>) {
         let mut last = None;
         for aggregate in aggregates {
-            // Those of one aggregate stand together in a batch.
+            // Entries of one aggregate are adjacent in a batch.
             if last.replace(*aggregate) == Some(*aggregate) {
                 continue;
             }
@@ -426,7 +426,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
         }
     }
 
-    /// Leaves behind what is accepted with all before it.
+    /// Removes the leading accepted records and moves the place.
     fn pass(&mut self) {
         while self.records.front().is_some_and(|record| record.accepted) {
             let Some(record) = self.records.pop_front() else { return };
@@ -442,7 +442,7 @@ impl<'a, B: EventBus> Flight<'a, B> {
 }
 
 impl Payload {
-    /// Takes the data out; tells whether there were any.
+    /// Removes the data; returns whether there were any.
     fn strip(&mut self) -> bool {
         match self {
             Self::Event(envelope) => envelope.event_data.take().is_some(),
@@ -452,7 +452,6 @@ impl Payload {
 }
 
 impl Outgoing {
-    /// Notes that the bus has not accepted it.
     fn failed(&mut self) {
         meters::entry_failed();
         self.spans.refused();

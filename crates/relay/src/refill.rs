@@ -12,7 +12,7 @@ use super::stream::{Content, Sequence};
 pub struct RefillPage {
     /// Events, in no order beyond that of versions within an aggregate.
     pub contents: Vec<Content>,
-    /// Where to go on; `None` after the last page. A page without events need not be the last one.
+    /// The start of the next page; `None` after the last page. A page without events need not be the last one.
     pub next: Option<Sequence>,
 }
 

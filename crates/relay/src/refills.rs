@@ -1,4 +1,4 @@
-//! Asking for a refill from the table.
+//! Requests for refills from the table.
 
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -17,39 +17,39 @@ use super::{
 
 /// Refills that shards ask for.
 ///
-/// After an outage of more than a day every shard of the stream wants one. One for all is written down in the table of
-/// leases; its segments are then taken and done as shards are, by all replicas, beside what is new in the stream.
+/// After an outage of more than a day every shard of the stream needs one. One refill for all of them is written into
+/// the lease table. All replicas then share its segments as they share shards, and live events do not wait for it.
 #[derive(Clone, Default)]
 pub(super) struct Refills {
     last: Arc<Mutex<Option<Unbegun>>>,
-    /// Tells that there is one more to be done.
+    /// Notified when a refill is written down.
     pub(super) asked: Arc<Notify>,
 }
 
-/// A refill that nobody had begun.
+/// A refill of which no segment had been taken.
 #[derive(Debug, Clone, Copy)]
 struct Unbegun {
     refill: RefillJob,
-    /// By this process's own sense of time, from then on or before.
+    /// When the table was about to be read, by this process's monotonic clock; the refill had not begun then.
     seen: Instant,
 }
 
-/// What a shard wants of a refill.
+/// A shard's request for a refill.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Wish {
-    /// From when on it wants the table's events.
+    /// The time of the oldest event that the shard needs.
     pub(super) since: Timestamp,
     pub(super) now: Timestamp,
     pub(super) segments: NonZeroU32,
 }
 
 impl Refills {
-    /// Sees to it that every event which was stored before this call, and is as young as the wish says, is published from
-    /// the table. The refill is in the table of leases then, so it will be done whatever becomes of this process.
+    /// Ensures that the table's events of the requested time and later, stored before this call, will be published. On
+    /// return the refill is in the lease table, so it is done even if this process dies.
     ///
-    /// Only a refill that nobody has begun serves a wish: one that is under way may have passed what was stored, and lost,
-    /// since it began. Where there is none, one is written down; `others` is from when on it should begin for all shards'
-    /// sake.
+    /// Only a refill of which no segment has been taken serves a request: one under way may have passed events that
+    /// were stored, and lost, since it began. If there is none, one is written down. `others` is the time at which it
+    /// should begin to serve all shards.
     pub(super) async fn wish<L: Leases>(
         &self,
         leases: &L,
@@ -58,7 +58,7 @@ impl Refills {
     ) -> Result<(), AwsError> {
         let wished = Instant::now();
         let mut last = self.last.lock().await;
-        // One asks, and the others that waited meanwhile find what it got.
+        // One shard writes the refill down; shards that waited for the lock meanwhile share it.
         if last.is_some_and(|last| last.seen > wished && last.refill.since <= wish.since) {
             return Ok(());
         }

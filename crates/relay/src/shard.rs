@@ -27,8 +27,8 @@ use super::{
     time::{Pauses, Stopped, before, since},
 };
 
-/// Relays a shard from its lease's checkpoint on until the shard ends, the lease is lost, or `stop` is cancelled. Then
-/// the lease is given up with the last progress, if it still can be.
+/// Relays a shard from its lease's checkpoint until the shard ends, the lease is lost, or `stop` is cancelled. Then it
+/// gives a lease that is not lost up, with the last progress.
 pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refill>(
     ports: Ports<S, L, B, R>,
     lease: Lease,
@@ -79,14 +79,14 @@ struct Reader<'a, S, L, B, R> {
     /// The time up to which the shard is relayed.
     reached: &'a watch::Sender<Timestamp>,
     stop: &'a CancellationToken,
-    /// What is read, accepted or not.
+    /// The position up to which records were read, accepted or not.
     read_to: Position,
-    /// All of the shard's events that are older than this were read, as far as is known.
+    /// All known events of the shard before this time were read.
     looked: Timestamp,
     backoff: Pauses,
-    /// Of reads of the shard, and of the table in its place.
+    /// For failures of reads of the shard or the table.
     throttle: FailureLogThrottle,
-    /// How long the start of the shard is trusted to be whole: see [`Self::horizon_is_doubtful`].
+    /// How long the stream is trusted to keep the shard's start: see [`Self::horizon_is_doubtful`].
     trust: Duration,
 }
 
@@ -133,8 +133,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             let position = self.read_to.clone();
             let opened = self.meanwhile(flight, self.ports.stream.open(self.shard, &position)).await?;
             let error = match opened {
-                // Asked once the cursor stands, since only from then on does the stream tell what it drops before the
-                // cursor comes to it. However long ago the last look was, what follows from this one holds.
+                // The check comes after opening, because only from then on does the stream report records that it drops
+                // before the cursor reaches them. So the check holds even after a long pause.
                 Ok(_) if self.horizon_is_doubtful() => {
                     self.refill(flight).await?;
                     continue;
@@ -145,10 +145,10 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                 },
                 Err(error) => error,
             };
-            // The shard may now be of another stream: an emulator may have come back without its records.
+            // The shard may now belong to another stream: an emulator may have restarted without its records.
             self.trust = self.config().trust_horizon;
             match error {
-                // After a long pause, such as refusals by the bus; the position is still good.
+                // A long pause, such as refusals by the bus, expires the cursor; the position is still good.
                 StreamError::Expired => {}
                 StreamError::Trimmed => self.heal_trimmed(flight).await?,
                 StreamError::Gone => self.heal_gone(flight).await?,
@@ -159,7 +159,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Reads from a cursor on, until the shard ends, a call fails, or the cursor is too old to be believed.
+    /// Reads from a cursor until the shard ends, a call fails, or the cursor is too old to be trusted.
     async fn follow(
         &mut self,
         flight: &mut Flight<'a, B>,
@@ -187,8 +187,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
             }
             self.note(flight);
             match next {
-                // A cursor may outlive its stream without a failed call: a restarted emulator accepts it for a stream
-                // that it does not fit. Opening after a record tells.
+                // A restarted emulator accepts the cursor of an older stream without an error. Opening the shard again,
+                // after a record, reveals this.
                 Some(_)
                     if brought == 0 && opened.elapsed() > self.config().trust_horizon && self.has_read() =>
                 {
@@ -205,7 +205,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         }
     }
 
-    /// Waits for something that may be abandoned at a stop, while what is under way goes on.
+    /// Waits for `work` while the flight goes on; abandons it at a stop.
     async fn meanwhile<T>(
         &self,
         flight: &mut Flight<'a, B>,
@@ -222,7 +222,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         }
     }
 
-    /// Waits until the flight has come so far.
+    /// Waits until the flight fulfils a condition.
     async fn until(
         &self,
         flight: &mut Flight<'a, B>,
@@ -238,24 +238,23 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Waits after one more failure.
     async fn pause(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         let pause = self.backoff.next();
         self.meanwhile(flight, sleep(pause)).await
     }
 
-    /// Notes how far the flight has come.
+    /// Publishes the flight's progress to the keeper and the metrics.
     fn note(&self, flight: &mut Flight<'a, B>) {
         if let Some(Passed { place, time }) = flight.take_passed() {
             self.advance(Checkpoint::At(Position::After(place)), time);
         }
-        // A clock that runs ahead makes no event younger than now.
+        // A writer's clock may run ahead; no event is younger than now.
         let oldest = flight.oldest().map(|time| time.min((self.ports.clock)()));
         let of_segment = segment_of(self.shard).map(|_| self.looked);
         self.reached.send_replace(of_segment.or(oldest).unwrap_or(self.looked));
     }
 
-    /// Moves the progress. `event` is the time of the last event accepted, if any.
+    /// Moves the progress. `event` is the time of the last accepted event, if any.
     fn advance(&self, checkpoint: Checkpoint, event: Option<Timestamp>) {
         let now = (self.ports.clock)();
         let is_segment = segment_of(self.shard).is_some();
@@ -278,8 +277,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         self.progress.borrow().checkpoint == Checkpoint::ShardEnd
     }
 
-    /// Whether records at the unread start of the shard may have been dropped. After a record the stream itself would
-    /// say so.
+    /// Whether records at the unread start of the shard may have been dropped. After the first read record, the stream
+    /// itself reports dropped ones.
     fn horizon_is_doubtful(&self) -> bool {
         let progress = self.progress.borrow();
         !self.has_read() && since(progress.time, (self.ports.clock)()) > self.trust
@@ -288,18 +287,17 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     async fn heal_trimmed(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
         meters::trimmed();
         error!(shard = %self.shard, "the stream has dropped records that were not relayed");
-        // At a trusted horizon, a record was dropped between opening and reading. It is older than any relay, or the
-        // last refill has published it.
+        // At a trusted horizon, the record was dropped between opening and reading. It is older than the first relay,
+        // or the last refill has published it.
         if self.horizon_is_doubtful() || self.has_read() {
             self.refill(flight).await?;
         }
         Ok(())
     }
 
-    /// Ends a shard that is no longer there, after filling in what it may have held beyond the checkpoint.
+    /// Ends a vanished shard, after asking for a refill of the events that it may have held beyond the checkpoint.
     async fn heal_gone(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
-        // A shard that is still listed is still there: a stream can be slow to know its own shards. Ending it here would
-        // lose all that it has yet to bring.
+        // A stream can list a shard before it can open it. Ending a shard that is still listed would lose its records.
         match self.meanwhile(flight, self.ports.stream.shards()).await? {
             Ok(shards) if shards.iter().all(|listed| listed.id != *self.shard) => {}
             Ok(_) => {
@@ -319,17 +317,17 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         Ok(())
     }
 
-    /// Has all published from the table that the shard may have held since the checkpoint, and much else with it, and goes
-    /// back to the trim horizon. The refill itself is work of its own, which this shard does not wait for.
+    /// Asks for a refill of all events that the shard may have held since the checkpoint, and goes back to the trim
+    /// horizon. The shard does not wait for the refill.
     async fn refill(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
-        // What was read and not accepted is read again, or in the table.
+        // Records that were read and not accepted are read again, from the stream or the table.
         flight.clear();
         let (ports, config) = (self.ports, self.config());
         let reach = |progress: &Progress| before(accepted_before(progress), config.refill_margin);
         let time = loop {
             let now = (ports.clock)();
             let wish = Wish { since: reach(&self.progress.borrow()), now, segments: config.refill_segments };
-            // Whoever has not relayed anything for so long will ask as well.
+            // Other shards that are as late will ask for a refill as well.
             let late = |lease: &&Lease| {
                 !lease.is_finished() && since(lease.progress.time, now) > config.trust_horizon
             };
@@ -346,16 +344,16 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
         };
         self.progress.send_replace(Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time });
         self.read_to = Position::TrimHorizon;
-        // With the trust that an emulator gets, a refill of some seconds would call for the next one. What the stream may
-        // drop by itself while a refill takes its time is another matter: that takes most of a day.
+        // With the short trust of an emulator, the shard would soon ask for the next refill. Records that expire by age
+        // are still noticed: that takes most of a day.
         self.trust = self.trust.max(RelayConfig::STREAM_TRUST);
         Ok(())
     }
 
-    /// Publishes all events of a segment of the table that are as young as the refill wants them.
+    /// Publishes all events of a segment of the table since the refill's time.
     async fn scan(&mut self, flight: &mut Flight<'a, B>, segment: Segment) -> Result<(), Stopped> {
         let since = self.progress.borrow().time;
-        // Until it is done, the oldest of these events may be missing.
+        // Until the scan is done, the oldest of these events may be missing.
         self.looked = since;
         while !self.is_finished() {
             self.note(flight);
@@ -388,7 +386,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                     self.pause(flight).await?;
                 }
             }
-            // A table may have a thousand pages without an event that is wanted.
+            // A thousand pages may pass without a wanted event, and so without another pause for other tasks.
             yield_now().await;
         }
         Ok(())
@@ -408,7 +406,7 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     }
 }
 
-/// A time such that all older events of the shard have been accepted, but for differences between clocks.
+/// The bus has accepted all of the shard's events before this time, apart from differences between clocks.
 fn accepted_before(progress: &Progress) -> Timestamp {
     match progress.checkpoint {
         Checkpoint::At(Position::TrimHorizon) => before(progress.time, RETENTION),

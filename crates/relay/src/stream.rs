@@ -41,11 +41,11 @@ pub struct Sequence(pub String);
 
 /// Part of the stream.
 ///
-/// As a rule the records of one aggregate are in one shard, and then in that shard's children; so reading children after
+/// As a rule the records of one aggregate are in one shard, then in that shard's children; so reading children after
 /// their parents keeps the order of an aggregate's events. DynamoDB promises that order for the changes of one *item*
 /// alone (Developer Guide, "Change data capture for DynamoDB Streams"), and each event is an item of its own. A table
 /// without a local secondary index may have the items of one hash key in several partitions, and so in several shards
-/// that are not each other's ancestors. Nothing is lost then, since every shard is relayed by itself; only order is.
+/// that are not each other's ancestors. Then order is lost, but no event: every shard is relayed by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     /// Its name.
@@ -79,18 +79,18 @@ pub enum Content {
     Event(Box<Envelope>),
     /// No new event: an item was removed or changed, which Millrace itself never does.
     Skip,
-    /// Something that this release cannot read as an event.
+    /// An item that this release cannot read as an event.
     Undecodable(Box<Undecoded>),
 }
 
 /// An item that could not be read as an event, as far as it could be read.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Undecoded {
-    /// Why it is none, in words that hold none of its data.
+    /// The reason, without any of the item's data.
     pub reason: String,
     /// The stream that its key names.
     pub stream: Option<StreamId>,
-    /// The type of aggregate that its key names, or else its attribute: by this the bus knows who wants it.
+    /// The aggregate's type by the item's key, or else by its attribute. The bus routes the item by it.
     pub aggregate_type: Option<AggregateType>,
     /// The version that its key names.
     pub version: Option<u64>,

@@ -16,7 +16,7 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Stopped;
 
-/// The pauses of one place that fails again and again.
+/// The growing pauses between the attempts at one piece of work.
 #[derive(Debug)]
 pub(super) struct Pauses {
     backoff: Backoff,
@@ -25,7 +25,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// From `first` to `longest`. Differently named replicas and shards have different jitter.
+    /// Pauses from `first` to `longest`. `name` seeds the jitter, so that replicas and shards spread their attempts.
     pub(super) fn new(first: Duration, longest: Duration, name: impl Hash) -> Self {
         Self {
             backoff: Backoff { first, longest },
@@ -39,7 +39,7 @@ impl Pauses {
         self.failures = 0;
     }
 
-    /// How long to wait after one more failure.
+    /// The pause after one more failure.
     pub(super) fn next(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.backoff.after(self.failures, self.jitter.random())
@@ -53,22 +53,20 @@ pub(super) fn hash_of(name: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The time that lies `duration` after `time`.
 pub(super) fn after(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp::from_unix_micros(time.unix_micros().saturating_add(micros(duration)))
 }
 
-/// The time that lies `duration` before `time`.
 pub(super) fn before(time: Timestamp, duration: Duration) -> Timestamp {
     Timestamp::from_unix_micros(time.unix_micros().saturating_sub(micros(duration)))
 }
 
-/// How much later `late` is than `early`; zero if it is not.
+/// The time from `early` to `late`; zero if `late` is earlier.
 pub(super) fn since(early: Timestamp, late: Timestamp) -> Duration {
     Duration::from_micros(u64::try_from(late.unix_micros().saturating_sub(early.unix_micros())).unwrap_or(0))
 }
 
-/// The time in whole milliseconds.
+/// Rounds down to whole milliseconds.
 pub(super) fn whole_millis(time: Timestamp) -> Timestamp {
     Timestamp::from_unix_micros(time.unix_micros().div_euclid(1000).saturating_mul(1000))
 }

@@ -1,8 +1,8 @@
 //! The relay's spans in the trace of an event.
 //!
-//! A call to the bus holds events of many traces, so the call itself is no span: each event has two spans of its own,
-//! with the call's times. Their ids follow from the event's, so that a receiver of the event can name the second as its
-//! parent; an event sent again, by any relay, has the same span ids.
+//! A call to the bus holds events of many traces, so each event has two spans of its own, with the call's times. The
+//! span ids follow from the event's id: a receiver can name the second span as its parent, and an event sent again by
+//! any relay has the same span ids.
 
 use millrace_core::Envelope;
 use millrace_telemetry::{Hop, Kind, Recording, Span, TraceParent, is_on};
@@ -48,7 +48,7 @@ impl OnItsWay {
         Self(Some(Box::new(Spans { event_id, relay, relay_id, publish: None, publish_id })))
     }
 
-    /// The event is sent to the bus, in one call with others: `together` in all.
+    /// The event is sent to the bus, in a call with `together` entries in all.
     pub(super) fn sent(&mut self, together: usize) {
         let Some(spans) = self.0.as_deref_mut() else { return };
         let Spans { event_id, relay_id, publish_id, publish, .. } = spans;

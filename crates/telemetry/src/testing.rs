@@ -1,4 +1,4 @@
-//! Spans and log lines, for tests: all tests of a process listen together, and each asks for its own.
+//! Spans and log lines for tests. All tests of a process share one listener, and each reads its own trace.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use crate::{Listener, TraceParent, listen};
 
 static TOLD: Mutex<Vec<SpanData>> = Mutex::new(Vec::new());
 
-/// A trace that a test looks at.
+/// The trace of a test.
 #[derive(Debug, Clone, Copy)]
 pub struct Heard(TraceParent);
 
@@ -29,19 +29,19 @@ impl Listener for Ear {
 }
 
 impl Heard {
-    /// A new trace, of which everything is heard.
+    /// A new trace, of which every span is recorded.
     pub fn begin() -> Self {
         static LISTEN: Once = Once::new();
         LISTEN.call_once(|| listen(Ear));
         Self(TraceParent::new_root())
     }
 
-    /// The span that begins it.
+    /// The trace's root span.
     pub fn root(self) -> TraceParent {
         self.0
     }
 
-    /// What was told of it so far, in the order in which it ended.
+    /// The trace's spans that have ended so far, in the order of their ends.
     pub fn spans(self) -> Vec<SpanData> {
         let is_ours = |span: &&SpanData| span.span_context.trace_id().to_string() == self.0.trace_id();
         told().iter().filter(is_ours).cloned().collect()
@@ -52,23 +52,23 @@ fn told() -> MutexGuard<'static, Vec<SpanData>> {
     TOLD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The log lines of one test: clones of it are the writers of the test's subscriber.
+/// The log lines of one test. Its clones are the writers of the test's subscriber.
 #[derive(Debug, Clone)]
 pub struct LogLines(Arc<Mutex<Vec<u8>>>);
 
 impl LogLines {
-    /// No lines yet.
+    /// An empty log.
     ///
-    /// With a single dispatcher in the process, `tracing` asks the thread that meets a callsite first whether anybody
-    /// wants it. A test beside this one, without a subscriber, would then silence the callsite for all threads. A second
-    /// dispatcher that lives on makes it ask all of them.
+    /// With a single dispatcher in the process, `tracing` enables a callsite by the subscriber of the first thread that
+    /// reaches it. A parallel test without a subscriber would then silence the callsite for all threads. A second
+    /// dispatcher, kept alive, makes `tracing` ask all subscribers.
     pub fn begin() -> Self {
         static SECOND: OnceLock<Dispatch> = OnceLock::new();
         SECOND.get_or_init(|| Dispatch::new(NoSubscriber::new()));
         Self(Arc::default())
     }
 
-    /// All that was written so far; bytes that are no UTF-8 are replaced.
+    /// The lines written so far; invalid UTF-8 is replaced.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes()).into_owned()
     }

@@ -10,8 +10,8 @@ use millrace_aws::AwsError;
 
 use crate::bus::{Entry, EventBus, Rejection};
 
-/// EventBridge's codes for a refused entry content (EventBridge API Reference, `PutEvents`), and the front end's for a
-/// refused call.
+/// EventBridge's codes for refused content of an entry (EventBridge API Reference, `PutEvents`), and its front end's
+/// code for a refused call.
 const CONTENT_CODES: [&str; 5] = [
     "InvalidArgument",
     "MalformedDetail",
@@ -64,7 +64,7 @@ fn verdict(entry: &PutEventsResultEntry) -> Result<(), Rejection> {
             None => Err(AwsError::InvalidResponse("EventBridge says neither yes nor no".to_owned()).into()),
         };
     };
-    // Its message can quote the entry; the code says enough.
+    // The error's message can quote the entry, so only the code is kept.
     let code_only = code.to_owned();
     Err(match code {
         _ if CONTENT_CODES.contains(&code) => Rejection::Content(AwsError::Refused(code_only)),

@@ -32,8 +32,8 @@ const CHECKPOINT_TIME: &str = "CheckpointTime";
 
 const COMPLETE_AT: &str = "CompleteAt";
 
-/// The checkpoint of a refill's segment. Its name differs from a shard's so that a release without such leases takes it
-/// for none.
+/// The checkpoint of a refill's segment. Its name differs from a shard's so that a release without refills does not
+/// take the item for a lease.
 const SCANNED: &str = "Scanned";
 
 const SINCE: &str = "Since";
@@ -42,22 +42,22 @@ const SEGMENTS: &str = "Segments";
 /// The condition of a write by a lease's owner.
 const OURS: &str = "#owner = :owner AND #fence = :fence";
 
-/// Begins the key of a replica. No shard is named so: `#` stands in no label of a stream.
+/// The prefix of a replica's key. No shard has it: a stream's label contains no `#`.
 const REPLICA: &str = "replica#";
 
-/// The key of the item with the time up to which every shard is known to have had its lease.
+/// The key of the item with [`LeaseTable::complete_at`].
 const COMPLETE: &str = "complete#";
 
 /// The lease table. An item is a lease (`ShardId`, `Owner`, `Fence`, `ExpiresAt` in milliseconds since 1970,
-/// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`), and one says until when
-/// every shard had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970). A refill has an item
+/// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`). One item notes when every
+/// shard last had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970). A refill has an item
 /// (`ShardId` = `refill#<number>`, `Since`, `Segments`) and a lease for each segment, with `Scanned` in place
 /// of `Checkpoint`.
 #[derive(Debug, Clone)]
 pub struct DynamoLeases {
     client: Client,
     table: String,
-    /// Items that cannot be read.
+    /// For items that cannot be read.
     unreadable: Arc<Mutex<FailureLogThrottle>>,
 }
 
@@ -67,7 +67,7 @@ impl DynamoLeases {
         Self { client, table: table.into(), unreadable: Arc::default() }
     }
 
-    /// Puts an item, unless there is one of its key.
+    /// Puts an item, unless its key exists.
     async fn put_new(&self, item: Item) -> Result<bool, AwsError> {
         let call = self
             .client
@@ -128,7 +128,7 @@ impl Leases for DynamoLeases {
                 Ok(Row::Refill(refill)) => table.refills.push(refill),
                 Ok(Row::Replica(replica)) => table.replicas.push(replica),
                 Ok(Row::Complete(at)) => table.complete_at = Some(at),
-                // A person has edited the table. The other shards go on.
+                // A person has edited the table. The other shards' leases are still read.
                 Err(attribute) => unreadable = Some(attribute),
             }
         }

@@ -18,7 +18,7 @@ type Item = HashMap<String, AttributeValue>;
 const AGGREGATE_ID: &str = "AggregateId";
 const VERSION: &str = "Version";
 
-/// The event store's table, scanned page by page. This reads every event there is, so it is for emergencies only.
+/// The event store's table, scanned page by page. A scan reads every stored event, so it is for emergencies only.
 #[derive(Debug, Clone)]
 pub struct DynamoRefill {
     client: Client,
@@ -46,7 +46,7 @@ impl Refill for DynamoRefill {
             .consistent_read(true)
             .segment(segment.number())
             .total_segments(segment.total())
-            // Times as text sort as times do.
+            // Timestamps sort the same as text.
             .filter_expression("#time >= :since")
             .expression_attribute_names("#time", "Timestamp")
             .expression_attribute_values(":since", AttributeValue::S(since.to_string()))
@@ -61,7 +61,7 @@ impl Refill for DynamoRefill {
         let next = match &reply.last_evaluated_key {
             None => None,
             Some(key) => Some(place(key).ok_or_else(|| {
-                // To end here would lose the rest.
+                // Ending the scan here would lose the rest of the table.
                 AwsError::InvalidResponse("a scan that ends at a key of another table".to_owned())
             })?),
         };
@@ -69,14 +69,14 @@ impl Refill for DynamoRefill {
     }
 }
 
-/// An item's key as a place, `<version> <aggregate>`: it is kept in the table of leases.
+/// An item's key as a place, `<version> <aggregate>`, as stored in the lease table.
 fn place(key: &Item) -> Option<Sequence> {
     let version = key.get(VERSION)?.as_n().ok()?;
     let aggregate = key.get(AGGREGATE_ID)?.as_s().ok()?;
     Some(Sequence(format!("{version} {aggregate}")))
 }
 
-/// The key that [`place`] was made of.
+/// The inverse of [`place`].
 fn key(Sequence(place): &Sequence) -> Option<Item> {
     let (version, aggregate) = place.split_once(' ')?;
     Some(Item::from([

@@ -16,14 +16,14 @@ use crate::stream::{
     Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError, Undecoded,
 };
 
-/// The code by which AWS refuses what a call holds.
+/// AWS's error code for an invalid parameter of a call.
 const VALIDATION: &str = "ValidationException";
 
 /// The stream of the event store's table.
 ///
 /// A table whose stream is switched off and on again has a new stream with another label, and its shards may have the
-/// old names (the emulator uses the same names in every stream). So a [`ShardId`] here is `<label>/<shard>`, and the
-/// old stream, which DynamoDB keeps for a day, can be read to its end.
+/// old names (the emulator uses the same names in every stream). So a [`ShardId`] here is `<label>/<shard>`. DynamoDB
+/// keeps the old stream for a day, and it can be read to its end.
 #[derive(Debug, Clone)]
 pub struct DynamoStream {
     tables: aws_sdk_dynamodb::Client,
@@ -117,12 +117,12 @@ impl ShardStream for DynamoStream {
                 Some(GetRecordsError::TrimmedDataAccessException(_)) => StreamError::Trimmed,
                 Some(GetRecordsError::ExpiredIteratorException(_)) => StreamError::Expired,
                 Some(GetRecordsError::ResourceNotFoundException(_)) => StreamError::Gone,
-                // Of a stream that is no longer there. Opening the shard again tells what became of it.
+                // The cursor of a vanished stream. Opening the shard again shows whether the shard is gone.
                 Some(invalid) if invalid.code() == Some(VALIDATION) => StreamError::Expired,
                 Some(_) | None => StreamError::Failed(error.into()),
             }
         })?;
-        // A reply without anything would say that the shard has ended. DynamoDB's replies have records, be it none.
+        // An empty reply would count as the shard's end. DynamoDB's replies always have a list of records, maybe empty.
         let records =
             reply.records.ok_or_else(|| AwsError::InvalidResponse("a reply without records".to_owned()))?;
         let records = records.into_iter().map(record).collect::<Result<_, _>>()?;
@@ -130,11 +130,10 @@ impl ShardStream for DynamoStream {
     }
 }
 
-/// What a refusal to open a shard says of the shard or the position; nothing, where it says no more than that the call
-/// failed.
+/// The fault of the shard or the position that a refusal to open names; `None` if only the call failed.
 ///
-/// A sequence number that is no number of this stream is refused as invalid, for ever. It was taken from the stream, so
-/// the stream is no longer what it was: its records are gone, as if they were trimmed.
+/// DynamoDB always refuses a sequence number of another stream as invalid. The checkpoint's number was taken from the
+/// stream, so the stream was exchanged and its records are gone, as if they were trimmed.
 fn refused_position(error: &GetShardIteratorError, position: &Position) -> Option<StreamError> {
     match (error, position) {
         (GetShardIteratorError::TrimmedDataAccessException(_), _) => Some(StreamError::Trimmed),

@@ -1,4 +1,4 @@
-//! Items that are no events, as the bus gets them: in DynamoDB's own JSON, so that nothing of them is lost.
+//! Items that are no events, for the bus: in DynamoDB's own JSON, which preserves them whole.
 
 use std::collections::HashMap;
 
@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::stream::{Content, Undecoded};
 
-/// An item, with what its key says.
+/// An item, with the stream and version that its key names.
 pub(super) fn undecoded<A: Attribute + Typed>(item: &HashMap<String, A>, error: &ItemError) -> Content {
     let stream = parsed::<_, StreamId>(item, "AggregateId").ok();
     let of_key = stream.as_ref().map(|stream| stream.aggregate_type.clone());
@@ -51,7 +51,7 @@ macro_rules! typed {
                     Self::Null(truth) => json!({ "NULL": truth }),
                     Self::L(values) => json!({ "L": values.iter().map(Typed::typed).collect::<Vec<_>>() }),
                     Self::M(values) => json!({ "M": typed_map(values) }),
-                    // A type that this release's SDK does not know.
+                    // An attribute type unknown to this release's SDK.
                     _ => Value::Null,
                 }
             }

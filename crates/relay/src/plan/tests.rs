@@ -91,7 +91,7 @@ fn a_first_lease_is_dated_by_what_is_known() {
     };
     let child = [shard("c", Some("p"))];
     let complete = Some(at(-100));
-    // The leases were renewed just now, by machines that may have slept for long.
+    // The machines that renewed the leases just now may have slept for long.
     let renewed = || vec![lease("p", Some("a"), 8, Checkpoint::ShardEnd)];
     assert_eq!(time(&child, renewed(), complete), at(-100), "when the leases were complete the last time");
     assert_eq!(time(&child, renewed(), Some(at(100))), at(0), "by a clock that runs ahead");
@@ -107,11 +107,11 @@ fn a_first_lease_is_dated_by_what_is_known() {
     assert_eq!(
         time(&child, vec![], Some(long_ago)),
         before(long_ago, RETENTION),
-        "what the first relay of all saw may be gone"
+        "shards that the first relay of all saw may be gone"
     );
 }
 
-/// A table with refills 1 and 2, in three segments each, and leases of some of them.
+/// A table with refills 1 and 2, of three segments each, and the leases of some segments.
 fn refilling(segments: Vec<Lease>) -> LeaseTable {
     let refill = |number| RefillJob { number, since: at(-100), segments: 3.try_into().unwrap() };
     LeaseTable { refills: vec![refill(2), refill(1)], segments, ..LeaseTable::default() }
@@ -174,7 +174,7 @@ fn every_shard_has_a_date_from_its_first_sight_on() {
         plan.noted.iter().all(|lease| lease.progress.time == at(-3) && lease.expires_at == at(0)),
         "{noted:?}"
     );
-    assert_eq!(plan.forgotten, [], "not before what they are dated by is written");
+    assert_eq!(plan.forgotten, [], "not before the leases dated by them are written");
 }
 
 #[test]

@@ -135,7 +135,7 @@ async fn the_checkpoint_waits_for_the_bus_and_a_crash_loses_nothing() {
     open.store(false, Ordering::SeqCst);
     let later = world.store_firsts([12, 2, 3]);
     sleep(Duration::from_secs(60)).await;
-    assert!(world.has_published(&later[1..]), "what the bus accepts is not held back within a call");
+    assert!(world.has_published(&later[1..]), "accepted entries are not held back within a call");
     assert_eq!(world.lease(&shard).await.progress, before);
     relay.crash().await;
 
@@ -316,7 +316,7 @@ async fn what_is_accepted_behind_a_refused_event_is_passed_only_with_it() {
     });
     let _relay = world.start_with(World::config("a"), bus);
     let stuck = world.store_firsts([5]);
-    // They come while the first is tried again and again, and do not wait for it.
+    // The others do not wait for the first event, which is tried again and again.
     for round in 0..20 {
         let others = world.store_firsts(100 + 10 * round..110 + 10 * round);
         sleep(Duration::from_secs(2)).await;
@@ -398,7 +398,7 @@ async fn how_far_the_relay_is_behind_shows_while_it_is() {
     relay.crash().await;
     let _relay = world.start_with(World::config("b"), bus);
     sleep(Duration::from_secs(100)).await;
-    assert!((195.0..=200.0).contains(&behind()), "whoever takes over knows it too: {}", behind());
+    assert!((195.0..=200.0).contains(&behind()), "the next owner knows it too: {}", behind());
 
     open.store(true, Ordering::SeqCst);
     world.until_published(&ids).await;

@@ -165,7 +165,7 @@ async fn an_owner_that_was_fenced_out_cannot_move_the_checkpoint() {
     world.until_published(&world.store_firsts([1])).await;
     world.until_holding("a", 1).await;
     let seen = world.leases_now().await.remove(0);
-    // Another replica takes it for gone, and reads no further.
+    // Another replica takes the lease, and does not read.
     let far = Timestamp::from_unix_micros(world.now().unix_micros() + 60_000_000);
     let taken = world.leases.take(&seen, "thief", far).await.unwrap().unwrap();
     world.store_firsts(2..20);
@@ -189,7 +189,7 @@ async fn a_replica_with_an_old_listing_does_not_read_a_child_before_its_parent()
     let _b = world.start_with(rarely, stuck);
     sleep(Duration::from_secs(60)).await;
 
-    // The parent cannot be finished, and `b` does not know yet that it has children: their leases tell.
+    // The parent cannot be finished, and `b` does not know its children yet: their leases tell.
     world.stream.split(&world.stream.open_shards()[0]);
     sleep(Duration::from_secs(600)).await;
     let leases = world.leases_now().await;

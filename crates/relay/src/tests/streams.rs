@@ -65,7 +65,7 @@ async fn the_children_of_a_split_are_read_without_delay() {
     assert!(world.has_published(&ids));
 }
 
-/// What DynamoDB does not promise for every table: see `Shard`.
+/// DynamoDB does not promise one shard for an aggregate in every table: see `Shard`.
 #[tokio::test(start_paused = true)]
 async fn an_aggregate_whose_records_lie_in_unrelated_shards_loses_no_event() {
     let world = World::with_four_shards();
@@ -161,7 +161,7 @@ async fn a_shard_that_was_never_read_and_lost_its_start_is_refilled() {
     let relay = world.start("a");
     world.until_published(&first).await;
     relay.crash().await;
-    // The old shard ends and new ones appear and lose records, all without a reader.
+    // Without a reader, the old shard ends, and new ones appear and lose records.
     world.stream.split(&world.stream.open_shards()[0]);
     let missed = world.store_firsts(2..30);
     sleep(OUTAGE).await;
@@ -347,7 +347,7 @@ async fn what_a_child_held_while_it_waited_for_its_parent_is_not_lost() {
     world.until_published(&childrens).await;
 }
 
-/// A stream that can be kept from answering, as for a sleeping machine.
+/// A stream whose answers can be held back, as for a sleeping machine.
 #[derive(Clone)]
 struct Gated {
     there: MemoryStream,
@@ -449,7 +449,7 @@ async fn a_reader_that_slept_for_longer_than_the_stream_remembers_loses_nothing(
     world.until_holding("a", 1).await;
     sleep(Duration::from_secs(600)).await;
 
-    // It has read nothing yet, and its lease is still renewed.
+    // The relay has read nothing yet, and still renews the lease.
     gates.reads.send_replace(false);
     let missed = world.store_firsts(0..30);
     sleep(OUTAGE).await;
@@ -478,7 +478,7 @@ async fn shards_that_nobody_could_list_while_they_lost_their_records_are_refille
     world.until_published(&missed).await;
 }
 
-/// A table whose scans are counted, by the pages that begin one, as are the pages, which take their time.
+/// A table that counts its scans (by their first pages) and its pages, and delays each page.
 #[derive(Clone)]
 struct Counted {
     there: MemoryTable,
@@ -549,7 +549,7 @@ async fn what_is_lost_after_a_refill_has_begun_gets_a_refill_of_its_own() {
     }
 }
 
-/// A world whose stream has lost many events that were not relayed, and those events.
+/// A world whose stream has lost many unrelayed events, and those events.
 async fn world_with_lost_events(each: u64) -> (World, Vec<EventId>) {
     let world = World::with_four_shards();
     let relay = world.start("a");
@@ -565,11 +565,11 @@ async fn world_with_lost_events(each: u64) -> (World, Vec<EventId>) {
 async fn a_refill_runs_at_ten_times_the_live_rate_and_live_events_do_not_wait_for_it() {
     const LIVE: u32 = 500;
     let (world, missed) = world_with_lost_events(15).await;
-    // As a page of a megabyte in a tenth of a second.
+    // The same rate as a page of a megabyte in a tenth of a second.
     let table = Counted::new(&world.table, Duration::from_millis(2));
     let bus = Distant::new(&world.bus, Duration::from_millis(20));
     let (stream, leases) = (world.stream.clone(), world.leases.clone());
-    // They are short beside a real table's, and ending one takes its time.
+    // Few segments, because these are much shorter than a real table's, and ending one takes time.
     let config = RelayConfig { refill_segments: 8.try_into().unwrap(), ..World::config("b") };
     let _relay = world.start_through(stream, leases, bus.clone(), table, config);
     let begun = Instant::now();
@@ -603,7 +603,7 @@ async fn a_refill_goes_on_where_it_was_when_relays_are_killed() {
         let (stream, leases) = (world.stream.clone(), world.leases.clone());
         let config = World::config(&format!("b{kills}"));
         let relay = world.start_through(stream, leases, bus.clone(), table.clone(), config);
-        // Most of this time it waits for the leases of the one before.
+        // Most of this time the relay waits for its predecessor's leases to expire.
         sleep(Duration::from_secs(14)).await;
         relay.crash().await;
         kills += 1;
@@ -612,7 +612,7 @@ async fn a_refill_goes_on_where_it_was_when_relays_are_killed() {
     assert!(kills > 1, "it was not interrupted");
     let pages = table.pages.load(Ordering::SeqCst);
     let needed = u32::try_from(missed.len() / 25).unwrap() + 2 * 32;
-    // What four segments read in the second before a kill is read again.
+    // Pages that four segments read in the second before a kill are read again.
     assert!(pages <= needed + kills * 4 * 8, "{pages} pages in place of {needed}, {kills} kills");
 }
 
@@ -706,7 +706,7 @@ async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_the
     let (stream, bus, table) = (world.stream.clone(), world.bus.clone(), world.table.clone());
     let _b = world.start_through(stream, drowsy, bus, table, World::patient("b"));
     sleep(Duration::from_millis(10)).await;
-    // Meanwhile another replica reads the first shard to its end, and dies before it has seen the children.
+    // Meanwhile another replica reads the first shard to its end, and dies before it sees the children.
     let a = world.start("a");
     world.until_published(&world.store_firsts([1])).await;
     let root = world.stream.open_shards().remove(0);
@@ -723,7 +723,7 @@ async fn of_two_first_relays_the_one_that_sleeps_does_not_take_what_it_finds_the
     world.until_published(&missed).await;
 }
 
-/// A stream whose reading panics.
+/// A stream whose reads panic.
 #[derive(Clone)]
 struct Explosive {
     there: MemoryStream,
@@ -756,8 +756,8 @@ async fn a_shard_whose_reading_panics_is_not_tried_ten_times_a_second() {
     assert!(listed < 60, "the stream was listed {listed} times in a minute");
 }
 
-/// A stream that can be exchanged for one without records, where older cursors go on and bring nothing, like an
-/// emulator after a restart between two reads.
+/// A stream that can be exchanged for one without records. Older cursors then bring nothing, as after an emulator's
+/// restart between two reads.
 #[derive(Clone)]
 struct Exchanged {
     there: MemoryStream,

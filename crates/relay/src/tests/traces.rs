@@ -66,7 +66,7 @@ async fn an_event_that_is_published_twice_is_told_under_the_same_ids() {
     let id = world.store(event(&world, 1, heard));
     let first = world.start("a");
     world.until_published(&[id]).await;
-    // Before its checkpoint is written.
+    // The relay dies before its checkpoint is written.
     first.crash().await;
     let _second = world.start("b");
     eventually("it is published again", || world.most_repeats() == 2).await;

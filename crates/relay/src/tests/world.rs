@@ -82,12 +82,12 @@ impl World {
         id
     }
 
-    /// Stores the first event of each of these aggregates.
+    /// Stores the first event of each aggregate.
     pub(super) fn store_firsts(&self, aggregates: impl IntoIterator<Item = u128>) -> Vec<EventId> {
         self.store_of_each(aggregates, 1)
     }
 
-    /// Stores an event of this version of each of these aggregates.
+    /// Stores an event of this version for each aggregate.
     pub(super) fn store_of_each(
         &self,
         aggregates: impl IntoIterator<Item = u128>,
@@ -105,7 +105,7 @@ impl World {
         RelayConfig::new(owner, "millrace")
     }
 
-    /// A configuration for runs of days: everything is rare.
+    /// A configuration for runs of days, with long intervals.
     pub(super) fn patient(owner: &str) -> RelayConfig {
         let minute = Duration::from_secs(60);
         RelayConfig {
@@ -149,7 +149,7 @@ impl World {
         ids.iter().all(|id| published.contains(id))
     }
 
-    /// The greatest number of times that an event was published.
+    /// How often the most published event was published.
     pub(super) fn most_repeats(&self) -> usize {
         let events = self.bus.events();
         let count = |id| events.iter().filter(|event| event.event_id == id).count();
@@ -179,7 +179,7 @@ impl World {
         leases.filter(|l| l.owner.as_deref() == Some(owner) && live(l)).map(|l| l.shard).collect()
     }
 
-    /// Waits until a replica holds so many shards.
+    /// Waits until a replica holds `count` shards.
     pub(super) async fn until_holding(&self, owner: &str, count: usize) {
         let deadline = Instant::now() + PATIENCE;
         while self.held_by(owner).await.len() != count {
