@@ -55,20 +55,20 @@ pub(crate) fn all(results: &Results) -> Vec<Budget> {
 fn of_costs(results: &Results, budgets: &mut Vec<Budget>) {
     let name = Kind::Millrace.name();
     if let Some(warm) = results.bill(name, 1, false) {
-        // Eighty commands bring a short stream to its first snapshot, which is of no command.
+        // Sixteen commands bring a short stream to its first snapshot, of 2 WU at most.
         let sent = warm.operations.get("Query").copied().unwrap_or(0.0) + warm.read_units;
-        budgets.push(at_most("warm command, one event: requests", 1.0, warm.requests, "requests"));
+        budgets.push(at_most("warm command, one event: requests", 1.0625, warm.requests, "requests"));
         budgets.push(at_most("warm command, one event: reads", 0.0, sent, "reads"));
-        budgets.push(at_most("write units of a small event, with its index", 2.0, warm.write_units, "WU"));
+        budgets.push(at_most("write units of a small event, with its index", 2.125, warm.write_units, "WU"));
     }
     if let Some(warm) = &results.unindexed {
-        budgets.push(at_most("write units of a small event, without", 1.0, warm.write_units, "WU"));
+        budgets.push(at_most("write units of a small event, without", 1.125, warm.write_units, "WU"));
     }
     if let Some(cold) = results.bill(name, 100, true) {
-        budgets.push(at_most("cold command, 100 events", 2.0, cold.requests, "requests"));
+        budgets.push(at_most("cold command, 100 events", 3.0, cold.requests, "requests"));
     }
     if let Some(cold) = results.bill(name, 10_000, true) {
-        budgets.push(at_most("cold command, 10,000 events", 4.0, cold.requests, "requests"));
+        budgets.push(at_most("cold command, 10,000 events", 3.0, cold.requests, "requests"));
         budgets.push(at_most("cold command, 10,000 events: read", 64.0, cold.bytes_read / 1024.0, "KB"));
     }
     for contention in results.contention.iter().filter(|c| c.contender.starts_with(name)) {

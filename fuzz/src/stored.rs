@@ -196,7 +196,8 @@ pub(crate) fn snapshots(data: &[u8]) -> Result<()> {
     let item = wire.asked()["Item"].clone();
     let found = damaged(u, item.clone())?;
     wire.answer(&json!({ "Item": found }));
-    let read = run(store.snapshot(&stream())).expect("a snapshot that cannot be read counts as none");
+    let read = run(store.snapshot(&stream(), written.schema))
+        .expect("a snapshot that cannot be read counts as none");
     let same = |name| found.get(name) == item.get(name);
     let is_whole = ["Version", "StateSchema", "State", "Checksum"].into_iter().all(same);
     if is_whole {

@@ -308,7 +308,10 @@ mod tests {
 
     use super::*;
     use crate::OrderSummary;
-    use millrace_core::{AggregateState, Decision, aggregate::testing::send};
+    use millrace_core::{
+        AggregateState,
+        aggregate::testing::{Decision, send},
+    };
     use millrace_testing::{aggregate_id, assert_codec, given, project, time_of};
 
     fn item(pieces: i32, units: i64, nanos: i32, currency: &str) -> OrderItem {
@@ -462,8 +465,8 @@ mod tests {
         fn evolve_accepts_every_decision_and_a_repeated_command_adds_nothing(commands in vec(any_command(), 1..30)) {
             let mut root = AggregateState::<Order>::default();
             for (n, command) in commands.iter().enumerate() {
-                let (after, first) = send(root, &n.to_string(), 1, command);
-                let (again, second) = send(after.clone(), &n.to_string(), 1, command);
+                let (after, first) = send(root, &n.to_string(), command);
+                let (again, second) = send(after.clone(), &n.to_string(), command);
                 prop_assert_eq!(&again, &after);
                 prop_assert_eq!(first.is_ok(), matches!(second, Ok(Decision::Replay(_))));
                 let kept = serde_json::to_string(&after).unwrap();

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// The most that a cold load of a long stream may bring over the wire.
-const MAX_BYTES: u64 = 64_000;
+const MAX_BYTES: u64 = 16_000;
 
 /// The cost of a piece of work, by operation.
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ impl Metered {
     /// Waits until the stream's snapshot is of this version.
     async fn until_kept(&self, stream: &StreamId, version: u64) {
         eventually("a snapshot", async || {
-            let kept = self.store.snapshot(stream).await.unwrap();
+            let kept = self.store.snapshot(stream, User::STATE_SCHEMA).await.unwrap();
             kept.is_some_and(|kept| kept.version == version).then_some(())
         })
         .await;
@@ -147,9 +147,9 @@ async fn a_command_costs_the_same_however_long_its_stream_is() {
     let metered = Metered::new(&StackOptions::default()).await;
     let mut table = header("UpdateUserProfile on a stream of");
     // The last one is nearly as far from its newest snapshot as a stream can be.
-    for length in [1, 100, 1_000, 10_000, 10_077] {
+    for length in [1, 24, 100, 1_000, 10_000, 10_013] {
         let (id, stream) = metered.long_stream(length).await;
-        if length > 100 {
+        if length > u64::from(FIRST_PAGE) {
             metered.until_kept(&stream, length / snapshots::EVERY * snapshots::EVERY.get()).await;
         }
         let service = metered.replica();
@@ -166,14 +166,16 @@ async fn a_command_costs_the_same_however_long_its_stream_is() {
         let sent = (cold.0["Query"].read_units, cold.0.get("GetItem").map(|get| get.read_units));
         match length {
             1 => assert_eq!(sent, (1.0, None), "events are read strongly"),
-            100 => assert_eq!(sent, (6.0, None), "events are read strongly"),
-            // 8 KB at most, for which half a unit for 4 KB is enough.
-            _ => assert_eq!(sent, (6.0, Some(1.0)), "and snapshots are not"),
+            24 => assert_eq!(sent, (2.0, None), "events are read strongly"),
+            // 4 KB at most, for which half a unit is enough.
+            _ => assert_eq!(sent, (2.0, Some(0.5)), "and snapshots are not"),
         }
+        assert!(units <= 6.0, "{length}: {units} RU");
         assert_eq!(warm.requests(), requests(&[("PutItem", 1)]), "{length}, warm");
         assert_eq!(warm.of(|traffic| traffic.read_units), 0.0, "{length}, warm");
         assert_eq!((warm.write_units(), cold.write_units()), (2.0, 2.0), "the event, its entry in the index");
-        let loads: &[_] = if length <= 100 { &[("Query", 1)] } else { &[("Query", 1), ("GetItem", 1)] };
+        let loads: &[_] =
+            if length <= u64::from(FIRST_PAGE) { &[("Query", 1)] } else { &[("Query", 1), ("GetItem", 1)] };
         assert_eq!(cold.requests(), requests(&[loads, &[("PutItem", 1)]].concat()), "{length}, cold");
         assert!(cold.bytes_read() < MAX_BYTES, "{length}: {} bytes", cold.bytes_read());
     }
@@ -240,7 +242,7 @@ async fn snapshots_are_as_seldom_as_the_budget_of_a_cold_load_lets_them() {
         "\n{:>14} {:>12} {:>10} {:>12} {:>6}\n",
         "snapshot every", "WU an event", "requests", "bytes read", "RU"
     );
-    for every in [20, 40, 60, 80, 100, 120, 160] {
+    for every in [8, 12, 16, 20, 24, 32] {
         // One short of a snapshot.
         let (id, stream) = metered.long_stream(1_000_u64.next_multiple_of(every) - 1).await;
         let service = Replica::new(&metered.store, every.try_into().unwrap());
@@ -285,6 +287,7 @@ async fn snapshots_are_as_seldom_as_the_budget_of_a_cold_load_lets_them() {
                 "{requests}, {} bytes",
                 load.bytes_read()
             );
+            assert!(snapshots_alone <= 0.25, "{snapshots_alone} WU an event");
         }
     }
     println!("{table}");

@@ -43,7 +43,7 @@ use crate::{
 };
 
 /// More events than a load reads without a snapshot.
-const MANY: usize = 101;
+const MANY: usize = 25;
 
 // --- The policies -----------------------------------------------------------------------------------------------------
 

@@ -276,8 +276,9 @@ impl Stores {
         let found: Vec<_> = found.into_iter().map(|hit| hit.item).collect();
         assert!(matches!(found.as_slice(), [ScannedItem::Event(_), ScannedItem::Event(_)]), "{found:?}");
         for snapshot in snapshots() {
-            let found = self.events.snapshot(&snapshot.stream).await.unwrap();
-            assert_eq!(found, Some(snapshot));
+            let found = self.events.snapshot(&snapshot.stream, snapshot.schema).await.unwrap();
+            // Snapshots of another form are passed over.
+            assert_eq!(found, (form == FORMS[FORMS.len() - 1]).then_some(snapshot));
         }
         self.read_keys().await;
         let mut found = self.leases.list().await.unwrap();

@@ -284,10 +284,13 @@ impl<S: AppendEvents + Snapshots> AppendEvents for Disturbed<S> {
 }
 
 impl<S: AppendEvents + Snapshots> Snapshots for Disturbed<S> {
-    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
+    async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
         self.before_reading().await.inspect_err(|error| self.teller.told_of_snapshot(error))?;
-        let kept =
-            self.inner.snapshot(stream).await.inspect_err(|error| self.teller.told_of_snapshot(error))?;
+        let kept = self
+            .inner
+            .snapshot(stream, schema)
+            .await
+            .inspect_err(|error| self.teller.told_of_snapshot(error))?;
         self.pause().await;
         Ok(if self.look().forgetful { None } else { self.forge(stream, kept) })
     }

@@ -168,11 +168,11 @@ pub struct Size {
 
 /// Any plan of a size.
 pub fn any_plan(size: Size) -> impl Strategy<Value = Plan> {
-    // A load's first page holds 100 events, and 128 commands are remembered.
+    // A load's first page holds 24 events, and 128 commands are remembered.
     let user_events = prop_oneof![
         size.one_long_in / 4 => Just(0),
         size.one_long_in - size.one_long_in / 4 - 1 => 1..6_usize,
-        1 => 95..=Cast::USER_EVENTS,
+        1 => 20..=Cast::USER_EVENTS,
     ];
     user_events.prop_flat_map(move |user_events| {
         (

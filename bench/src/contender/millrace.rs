@@ -6,7 +6,7 @@ use anyhow::bail;
 use command_service::Users;
 use futures::{FutureExt as _, future::BoxFuture};
 use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
-use millrace_core::{CommandDigest, CommandId, Envelope, EventCodec as _, EventId, StreamId};
+use millrace_core::{Aggregate as _, CommandDigest, CommandId, Envelope, EventCodec as _, EventId, StreamId};
 use millrace_event_store::{AppendEvents as _, Commit, DynamoStore, Snapshots as _, StoredEvent};
 use millrace_tests::Replied as _;
 use shop::{
@@ -118,7 +118,7 @@ pub(super) async fn seed(store: &DynamoStore, user: &User) -> anyhow::Result<()>
     /// The most that one commit holds.
     const COMMIT: u64 = 100;
     let every = snapshots::EVERY.get();
-    let by_service = if user.length > COMMIT { every + 20 } else { 0 };
+    let by_service = if user.length > u64::from(snapshots::FIRST_PAGE) { every + 20 } else { 0 };
     let past_service = user.length - by_service;
     for first in (1..=past_service).step_by(100) {
         let events = history(&user.stream(), first..=(first + COMMIT - 1).min(past_service));
@@ -132,7 +132,7 @@ pub(super) async fn seed(store: &DynamoStore, user: &User) -> anyhow::Result<()>
         return Ok(());
     }
     for _ in 0..500 {
-        let kept = store.snapshot(&user.stream()).await?;
+        let kept = store.snapshot(&user.stream(), shop::user::User::STATE_SCHEMA).await?;
         if kept.is_some_and(|kept| kept.version == user.length / every * every) {
             return Ok(());
         }

@@ -106,8 +106,8 @@ fn cold(results: &Results) -> String {
     let snapshots = [Kind::CqrsSnapshots, Kind::CqrsAggregate, Kind::AdapterSnapshots, Kind::AdapterEvery];
     let theirs = span(snapshots.into_iter().flat_map(units).collect());
     format!(
-        "**Cold commands are where others are ahead.** A cold load reads the newest 100 events because they carry the \
-         recent command ids; a library with a fresh snapshot reads one or two items: {ours} RU against {theirs} on \
+        "**Cold commands are where others are ahead.** A cold load reads the newest events besides a snapshot, so that \
+         snapshots may be late; a library with a fresh snapshot reads one or two items: {ours} RU against {theirs} on \
          aggregates of {} events and more.",
         longer[0]
     )

@@ -7,7 +7,7 @@ use std::{
 
 use command_service::{Orders, Users};
 use futures::future::join_all;
-use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache};
+use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
 use millrace_event_store::{AppendError, MemoryStore};
 use shop::{
     contracts::{command::user_command_service_server::UserCommandService as _, types::OrderStatus},
@@ -343,7 +343,7 @@ async fn commands_on_one_aggregate_from_within_a_process_do_not_meet() {
     assert_eq!(store.inner.all().len(), 1_601);
     // And the snapshots behind the replies.
     settled().await;
-    assert_eq!(store.inner.requests() - before, 1_600 + 1_601 / 80 - 1);
+    assert_eq!(store.inner.requests() - before, 1_600 + 1_600 / snapshots::EVERY.get());
 }
 
 #[tokio::test(start_paused = true)]
@@ -384,7 +384,7 @@ async fn hits_misses_conflicts_and_snapshots_are_counted() {
         "state_cache_total{outcome=\"miss\"} 1",
         "command_conflicts_total 1",
         "snapshot_reads_total{outcome=\"read\"} 1",
-        "snapshot_writes_total{outcome=\"written\"} 1",
+        "snapshot_writes_total{outcome=\"written\"} 10",
     ] {
         assert!(counted.lines().any(|counted| counted == line), "{line} is not in\n{counted}");
     }

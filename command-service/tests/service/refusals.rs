@@ -99,7 +99,7 @@ impl LoadEvents for Dim {
 }
 
 impl Snapshots for Dim {
-    async fn snapshot(&self, _: &StreamId) -> Result<Option<Snapshot>, AwsError> {
+    async fn snapshot(&self, _: &StreamId, _: u32) -> Result<Option<Snapshot>, AwsError> {
         Ok(None)
     }
 

@@ -6,17 +6,18 @@ use std::sync::{
 };
 
 use millrace_aws::AwsError;
-use millrace_core::StreamId;
+use millrace_core::{Aggregate as _, StreamId};
 use millrace_event_store::{
     AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
 };
+use shop::user::User;
 use tonic::Code;
 use uuid::Uuid;
 
 use crate::support::{Replica, replica, settled, user};
 
-/// The version of the newest snapshot of a stream of this length: a multiple of 80, and none before 100.
-const EVERY: u64 = 80;
+/// After how many events a snapshot is kept.
+const EVERY: u64 = 16;
 
 /// A fault in reading or writing snapshots.
 type Trouble = fn(Option<Snapshot>) -> Result<Option<Snapshot>, AwsError>;
@@ -65,8 +66,8 @@ impl AppendEvents for Amiss {
 }
 
 impl Snapshots for Amiss {
-    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
-        let kept = self.inner.snapshot(stream).await?;
+    async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+        let kept = self.inner.snapshot(stream, schema).await?;
         let trouble = *self.trouble.lock().unwrap();
         trouble(kept)
     }
@@ -93,16 +94,16 @@ async fn rename(service: &Replica<Amiss>, john: &str, version: u64) -> (u64, boo
 
 async fn kept(store: &Amiss) -> Option<u64> {
     let stream = store.inner.all().first()?.envelope.stream();
-    store.inner.snapshot(&stream).await.unwrap().map(|snapshot| snapshot.version)
+    store.inner.snapshot(&stream, User::STATE_SCHEMA).await.unwrap().map(|snapshot| snapshot.version)
 }
 
 #[tokio::test]
-async fn a_stream_that_one_page_holds_has_no_snapshot_and_a_longer_one_has_one_every_80_events() {
+async fn a_stream_has_a_snapshot_every_16_events() {
     let store = Amiss::new();
     let service = replica(&store);
-    let john = long_stream(&service, 159).await;
+    let john = long_stream(&service, 15).await;
     assert_eq!(kept(&store).await, None);
-    for (version, newest) in [(160, 160), (161, 160)] {
+    for (version, newest) in (16..=33).map(|version| (version, version / EVERY * EVERY)) {
         rename(&service, &john, version).await;
         settled().await;
         assert_eq!(kept(&store).await, Some(newest));
@@ -110,29 +111,30 @@ async fn a_stream_that_one_page_holds_has_no_snapshot_and_a_longer_one_has_one_e
 }
 
 #[tokio::test]
-async fn a_cold_load_is_two_requests_up_to_100_events_and_three_beyond() {
-    for length in [1, 2, 99, 100, 160, 170, 239, 1_000] {
+async fn a_cold_command_is_two_requests_up_to_24_events_and_three_beyond() {
+    for length in [1, 2, 23, 24, 25, 31, 32, 39, 40, 47, 1_000] {
         let store = Amiss::new();
         let john = long_stream(&replica(&store), length).await;
         let cost = store.cost(rename(&replica(&store), &john, length + 1)).await;
-        let (reads, events) = if length <= 100 { (1, length) } else { (2, 100) };
+        let (reads, events) = if length <= 24 { (1, length) } else { (2, 24) };
         assert_eq!(cost, (reads + 1, u32::try_from(events).unwrap()), "{length} events");
     }
 }
 
 #[tokio::test]
-async fn a_stream_between_100_events_and_its_first_snapshot_leaves_one_when_it_is_read() {
+async fn a_long_stream_without_a_snapshot_leaves_one_when_it_is_read() {
     let store = Amiss::new();
     let john = long_stream(&replica(&store), 130).await;
-    assert_eq!(kept(&store).await, None);
+    *store.trouble.lock().unwrap() = |_| Ok(None);
     let cost = store.cost(rename(&replica(&store), &john, 131)).await;
+    *store.trouble.lock().unwrap() = Ok;
     settled().await;
     assert_eq!(
         (cost, kept(&store).await),
         ((4, 130), Some(130)),
         "the page, no snapshot, the rest, the append"
     );
-    assert_eq!(store.cost(rename(&replica(&store), &john, 132)).await, (3, 100));
+    assert_eq!(store.cost(rename(&replica(&store), &john, 132)).await, (3, 24));
 }
 
 #[tokio::test]
@@ -146,7 +148,7 @@ async fn a_state_that_is_far_behind_is_brought_up_to_date_by_a_snapshot_too() {
     settled().await;
     // Three appends meet newer events: the replies to two bring those events, the third leads to a load.
     let (requests, events) = store.cost(rename(&behind, &john, 501)).await;
-    assert_eq!((requests, events), (6, 100));
+    assert_eq!((requests, events), (6, 24));
 }
 
 #[tokio::test]
@@ -163,15 +165,14 @@ async fn whatever_is_amiss_with_a_snapshot_no_answer_changes() {
         ("ahead of the stream", |kept| Ok(kept.map(|kept| at(kept, 10_000)))),
         ("of another history", |kept| {
             Ok(kept.map(|mut kept| {
-                kept.state["answered"].as_array_mut().unwrap().last_mut().unwrap()[3] =
-                    Uuid::nil().to_string().into();
+                kept.state["last_event"] = Uuid::nil().to_string().into();
                 kept.state["state"]["name"] = "another".into();
                 kept
             }))
         }),
         ("of no commands", |kept| {
             Ok(kept.map(|mut kept| {
-                kept.state["answered"] = serde_json::json!([]);
+                kept.state["answered"] = "".into();
                 kept
             }))
         }),
@@ -180,7 +181,7 @@ async fn whatever_is_amiss_with_a_snapshot_no_answer_changes() {
     ];
     let store = Amiss::new();
     let john = long_stream(&replica(&store), 350).await;
-    assert_eq!(kept(&store).await, Some(320));
+    assert_eq!(kept(&store).await, Some(336));
     for (next, (what, trouble)) in (351..).zip(troubles) {
         *store.trouble.lock().unwrap() = *trouble;
         let cold = replica(&store);
@@ -197,11 +198,20 @@ async fn whatever_is_amiss_with_a_snapshot_no_answer_changes() {
     assert!(events.iter().map(|event| event.envelope.version).eq(1..=u64::try_from(events.len()).unwrap()));
 }
 
-/// A snapshot whose state remembers only its last command, so that its use shows.
-fn forgetful(mut kept: Snapshot) -> Snapshot {
-    let answered = kept.state["answered"].as_array_mut().unwrap();
-    answered.drain(..answered.len() - 1);
+/// A snapshot whose state remembers none but a command of this fingerprint, as its last one.
+fn remembering(mut kept: Snapshot, fingerprint: u64) -> Snapshot {
+    let (mut text, mut version) = (format!("{fingerprint:016x}"), kept.version);
+    while version > 0x7f {
+        text += &format!("{:02x}", version & 0x7f | 0x80);
+        version >>= 7;
+    }
+    kept.state["answered"] = format!("{text}{version:02x}00").into();
     kept
+}
+
+/// A snapshot whose state remembers no known command, so that its use shows.
+fn forgetful(kept: Snapshot) -> Snapshot {
+    remembering(kept, 0)
 }
 
 /// A snapshot that claims another version, as does its state.
@@ -218,19 +228,19 @@ async fn a_snapshot_that_is_older_than_the_page_is_bridged_from_and_replaced() {
     let service = replica(&store);
     let john = long_stream(&service, 170).await;
     let stream = store.inner.all()[0].envelope.stream();
-    *OLD.lock().unwrap() = store.inner.snapshot(&stream).await.unwrap();
+    *OLD.lock().unwrap() = store.inner.snapshot(&stream, User::STATE_SCHEMA).await.unwrap();
     for version in 171..=400 {
         rename(&service, &john, version).await;
     }
     settled().await;
     *store.trouble.lock().unwrap() = |_| Ok(OLD.lock().unwrap().clone());
-    // From the snapshot at 160 on: its own last event, those up to 300, and the page.
+    // From the snapshot at 160 on: its own last event, those up to 376, and the page.
     let cost = store.cost(rename(&replica(&store), &john, 401)).await;
-    assert_eq!(cost, (4, 141 + 100));
+    assert_eq!(cost, (4, 217 + 24));
     *store.trouble.lock().unwrap() = Ok;
     settled().await;
     assert_eq!(kept(&store).await, Some(400));
-    assert_eq!(EVERY * 2, OLD.lock().unwrap().as_ref().unwrap().version);
+    assert_eq!(EVERY * 10, OLD.lock().unwrap().as_ref().unwrap().version);
 }
 
 #[tokio::test]
@@ -238,12 +248,28 @@ async fn a_snapshot_that_is_ahead_of_its_stream_is_replaced_by_the_load_that_fin
     let store = Amiss::new();
     let john = long_stream(&replica(&store), 400).await;
     let stream = store.inner.all()[0].envelope.stream();
-    let ahead = at(store.inner.snapshot(&stream).await.unwrap().unwrap(), 1_000);
+    let ahead = at(store.inner.snapshot(&stream, User::STATE_SCHEMA).await.unwrap().unwrap(), 1_000);
     assert!(store.inner.put_snapshot(&ahead, Replaces::Any).await.unwrap());
     let (requests, _) = store.cost(rename(&replica(&store), &john, 401)).await;
     settled().await;
     assert_eq!((requests, kept(&store).await), (4, Some(400)));
-    assert_eq!(store.cost(rename(&replica(&store), &john, 402)).await, (3, 100));
+    assert_eq!(store.cost(rename(&replica(&store), &john, 402)).await, (3, 24));
+}
+
+#[tokio::test]
+async fn a_command_with_the_fingerprint_of_another_is_another_command() {
+    let store = Amiss::new();
+    let john = long_stream(&replica(&store), 40).await;
+    // The command of version 32 has the fingerprint of the next one.
+    *store.trouble.lock().unwrap() = |kept| {
+        let (high, low) = Uuid::new_v5(&Uuid::nil(), b"41").as_u64_pair();
+        Ok(kept.map(|kept| remembering(kept, high ^ low)))
+    };
+    let (first, again) = (replica(&store), replica(&store));
+    let cost = store.cost(async { assert_eq!(rename(&first, &john, 41).await, (41, false)) }).await;
+    assert_eq!(cost, (4, 24 + 1), "the load, the event of the other command, the append");
+    assert_eq!(rename(&first, &john, 41).await, (41, true));
+    assert_eq!(rename(&again, &john, 41).await, (41, true));
 }
 
 #[tokio::test]
@@ -274,8 +300,8 @@ async fn a_snapshot_that_cannot_be_written_costs_nobody_an_answer() {
         }
     }
     impl Snapshots for Unwritable {
-        async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
-            self.0.snapshot(stream).await
+        async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+            self.0.snapshot(stream, schema).await
         }
 
         async fn put_snapshot(&self, _: &Snapshot, _: Replaces) -> Result<bool, AwsError> {
@@ -287,7 +313,7 @@ async fn a_snapshot_that_cannot_be_written_costs_nobody_an_answer() {
     let service = replica(&store);
     let john = service.create_user(user("john@example.com", "1")).await.unwrap().aggregate_id;
     // Forty times a snapshot is due, and none is ever done.
-    for version in 2..=40 * EVERY + 80 {
+    for version in 2..=40 * EVERY {
         service.rename(&john, "x", &version.to_string()).await.unwrap();
     }
     settled().await;

@@ -191,8 +191,8 @@ impl LoadEvents for Lossy {
 }
 
 impl Snapshots for Lossy {
-    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
-        self.inner.snapshot(stream).await
+    async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+        self.inner.snapshot(stream, schema).await
     }
 
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {

@@ -67,13 +67,8 @@ pub(crate) fn prepare<A: Aggregate<Event: EventCodec>>(
         let version = after.version().saturating_add(1);
         stored.push(envelope.stored(version, event_id, &event, own.span.trace(), at));
         receipt = Some(CommitReceipt { version, event_id });
-        let committed = CommittedEvent {
-            version,
-            event_id,
-            command_id: envelope.command_id.clone(),
-            command_digest: envelope.digest,
-            event,
-        };
+        let committed =
+            CommittedEvent { version, event_id, command_id: envelope.command_id.clone(), at, event };
         after = after.apply(&committed).map_err(|error| Failure::Internal(format!("a decision: {error}")))?;
     }
     let receipt = receipt.ok_or_else(|| Failure::Internal("a decision without events".to_owned()))?;

@@ -94,7 +94,7 @@ pub struct Config {
     #[arg(long, env = "STATE_CACHE_BYTES", default_value_t = 64 << 20, value_parser = clap::value_parser!(u64).range(65_536..))]
     pub state_cache_bytes: u64,
 
-    /// After how many events of an aggregate a snapshot of its state is kept. Up to 100 events are read without one; a
+    /// After how many events of an aggregate a snapshot of its state is kept. Up to 24 events are read without one; a
     /// load that had to read more than these and a snapshot leaves one too.
     #[arg(long, env = "SNAPSHOT_EVERY", default_value_t = crate::snapshots::EVERY, value_parser = at_least_one)]
     pub snapshot_every: NonZeroU64,

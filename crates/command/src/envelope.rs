@@ -1,10 +1,10 @@
 //! A command under way, and its outcome.
 
 use millrace_core::{
-    Aggregate, AggregateState, CommandDigest, CommandId, CommitReceipt, DecideError, Decision, Envelope,
-    EventCodec, EventId, Rejection, StreamId, Timestamp,
+    Aggregate, AggregateState, CommandDigest, CommandId, CommitReceipt, DecideError, Envelope, EventCodec,
+    EventId, Rejection, StreamId, Timestamp,
 };
-use millrace_event_store::StoredEvent;
+use millrace_event_store::{Entry, StoredEvent};
 use millrace_server::{Failure, TraceParent};
 use uuid::Uuid;
 
@@ -48,8 +48,19 @@ impl<A: Aggregate<Event: EventCodec>> CommandEnvelope<A> {
         &self,
         state: &AggregateState<A>,
         at: Timestamp,
-    ) -> Result<Decision<A::Event>, DecideError<A::Error>> {
-        state.decide(&self.command_id, self.digest, self.expected_version, &self.command, at)
+    ) -> Result<Vec<A::Event>, DecideError<A::Error>> {
+        state.decide(self.expected_version, &self.command, at)
+    }
+
+    /// The receipt of the command, if the event is its last one.
+    pub(crate) fn answered_by(&self, event: &Entry) -> Result<Option<CommitReceipt>, Failure> {
+        if event.command_id != self.command_id {
+            return Ok(None);
+        }
+        if event.command_digest != self.digest {
+            return Err(Failure::CommandIdReused);
+        }
+        Ok(Some(CommitReceipt { version: event.version, event_id: event.event_id }))
     }
 
     /// The outcome with this receipt.
@@ -65,7 +76,6 @@ impl<A: Aggregate<Event: EventCodec>> CommandEnvelope<A> {
     /// A refusal, by the table of errors.
     pub(crate) fn refusal(&self, refused: DecideError<A::Error>) -> Failure {
         match refused {
-            DecideError::CommandIdReused => Failure::CommandIdReused,
             DecideError::VersionConflict { current } => Failure::VersionConflict { current },
             DecideError::Rule(error) => rejected(error.into(), &self.stream),
         }

@@ -3,9 +3,7 @@
 use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use millrace_aws::AwsError;
-use millrace_core::{
-    Aggregate, AggregateState, CommitReceipt, DecideError, Decision, EventCodec, StreamId, Timestamp,
-};
+use millrace_core::{Aggregate, AggregateState, CommitReceipt, EventCodec, StreamId, Timestamp};
 use millrace_event_store::{AppendError, AppendEvents, Entry, Snapshots};
 use millrace_server::{Failure, KeyedMutex};
 use tokio::time::{sleep, timeout};
@@ -135,13 +133,10 @@ where
             at = (self.config.clock)();
         }
         let newest = self.loader.refresh(&envelope.stream, loaded.state).await?.state;
-        match envelope.decide(&newest, at) {
+        match self.answered(envelope, &newest, &mut own).await? {
             // The last attempt took effect unnoticed, or another call's did.
-            Ok(Decision::Replay(receipt)) => Ok(envelope.outcome(receipt, own.is_replay(receipt))),
-            Err(DecideError::CommandIdReused) => Err(Failure::CommandIdReused),
-            Ok(Decision::Append(_)) | Err(DecideError::VersionConflict { .. } | DecideError::Rule(_)) => {
-                Err(Failure::VersionConflict { current: newest.version() })
-            }
+            Some(outcome) => Ok(outcome),
+            None => Err(Failure::VersionConflict { current: newest.version() }),
         }
     }
 
@@ -162,11 +157,17 @@ where
         at: Timestamp,
     ) -> Result<Attempt<A>, Failure> {
         let Loaded { state, is_current } = loaded;
-        let events = match envelope.decide(state, at) {
-            Ok(Decision::Replay(receipt)) => {
-                return Ok(Attempt::Answered(envelope.outcome(receipt, own.is_replay(receipt))));
+        match self.answered(envelope, state, own).await {
+            Ok(Some(outcome)) => return Ok(Attempt::Answered(outcome)),
+            Ok(None) => {}
+            // An old state remembers commands that the aggregate has forgotten.
+            Err(Failure::CommandIdReused) if !*is_current && !envelope.creates => {
+                return Ok(Attempt::StaleState);
             }
-            Ok(Decision::Append(events)) => events,
+            Err(failure) => return Err(failure),
+        }
+        let events = match envelope.decide(state, at) {
+            Ok(events) => events,
             // A creation is refused on its first event, which never changes.
             Err(refused) if *is_current || envelope.creates => return Err(envelope.refusal(refused)),
             Err(_) => return Ok(Attempt::StaleState),
@@ -188,7 +189,13 @@ where
                     {
                         return Ok(Attempt::StaleState);
                     }
-                    Some(existing) => vec![Entry::from(*existing)],
+                    Some(existing) => {
+                        let existing = Entry::from(*existing);
+                        if let Some(receipt) = envelope.answered_by(&existing)? {
+                            return Ok(Attempt::Answered(envelope.outcome(receipt, own.is_replay(receipt))));
+                        }
+                        vec![existing]
+                    }
                     // It may be our own.
                     None => {
                         let newest = self.reload(envelope, state).await.map_err(outcome_unknown)?;
@@ -213,6 +220,30 @@ where
             }
             Err(AppendError::Failed(error)) => Err(error.into()),
         }
+    }
+
+    /// The outcome of the command, if it was carried out before and the state remembers it. The state knows the place of
+    /// its last event; the event has the command's id, unless another command has the same fingerprint.
+    async fn answered(
+        &self,
+        envelope: &CommandEnvelope<A>,
+        state: &AggregateState<A>,
+        own: &mut CommitAttempt,
+    ) -> Result<Option<CommandOutcome>, Failure> {
+        for version in state.seen(&envelope.command_id) {
+            let event = self.store.between(&envelope.stream, version.saturating_sub(1), version + 1).await;
+            let event = event.map_err(|error| match own.receipt {
+                // It may be our own.
+                Some(_) => outcome_unknown(error.into()),
+                None => error.into(),
+            })?;
+            for event in &event {
+                if let Some(receipt) = envelope.answered_by(event)? {
+                    return Ok(Some(envelope.outcome(receipt, own.is_replay(receipt))));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// The newest state, after an append on `state` that failed.

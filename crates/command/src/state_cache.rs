@@ -178,9 +178,9 @@ mod tests {
         let one = weight(state(1, 10, 1));
         let (many, long) = (weight(state(128, 10, 1)), weight(state(128, 110, 1)));
         assert!((300..1_000).contains(&one), "{one}");
-        // Two ids, a digest, a version and their places for each command; then a hundred characters more.
-        assert!(many > one + 127 * 64, "{one} {many}");
-        assert_eq!(long - many, 128 * 100);
+        // A fingerprint, a version and a time for each command, and the note's own text; of the ids only the last.
+        assert!((127 * 24..127 * 32).contains(&(many - one)), "{one} {many}");
+        assert_eq!(long - many, 100);
         assert_eq!(weight(state(1, 10, 100_001)) - one, 100_000);
     }
 

@@ -63,7 +63,7 @@ pub(crate) fn noted(commands: impl Iterator<Item = (String, String)>) -> Aggrega
             version,
             event_id: EventId(Uuid::from_u128(version.into())),
             command_id: id.parse().unwrap(),
-            command_digest: CommandDigest(1),
+            at: Timestamp::from_unix_micros(0),
             event: NoteEvent::Written(Written { text }),
         };
         state.apply(&committed).unwrap()

@@ -49,8 +49,7 @@ pub mod row;
 pub mod time;
 
 pub use aggregate::{
-    Aggregate, AggregateState, CommitReceipt, CommittedEvent, DecideError, Decision, EvolveError, Rejection,
-    UniqueKey,
+    Aggregate, AggregateState, CommitReceipt, CommittedEvent, DecideError, EvolveError, Rejection, UniqueKey,
 };
 pub use application::{Application, ApplicationBuilder, HistoryError, RegistrationError};
 pub use backoff::Backoff;

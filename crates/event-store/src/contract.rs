@@ -66,6 +66,7 @@ pub async fn run_all<S: Store>(store: &S) {
     a_conflict_goes_before_a_taken_key(store).await;
     of_many_that_claim_one_key_one_gets_it(store).await;
     the_newest_snapshot_is_kept(store).await;
+    snapshots_of_two_schemas_stand_side_by_side(store).await;
     a_snapshot_of_no_use_is_replaced_by_an_older_one(store).await;
     a_snapshot_that_is_too_large_is_refused(store).await;
 }
@@ -77,7 +78,7 @@ pub async fn an_unknown_stream_is_empty<S: Store>(store: &S) {
         let page = store.page(&stream, after, 10).await.expect("an empty page is read");
         assert!(page.events.is_empty() && !page.more, "an unknown stream shows {page:?}");
     }
-    assert_eq!(store.snapshot(&stream).await.expect("no snapshot is no error"), None);
+    assert_eq!(store.snapshot(&stream, 1).await.expect("no snapshot is no error"), None);
 }
 
 /// Events appended singly or many at a time come back unchanged, from the beginning or from within, by small pages and
@@ -185,7 +186,7 @@ pub async fn streams_are_seen_by_their_tenant_only<S: Store>(store: &S) {
     ];
     for other in &others {
         assert_holds(store, other, &[]).await;
-        assert_eq!(store.snapshot(other).await.expect("no snapshot is no error"), None);
+        assert_eq!(store.snapshot(other, 1).await.expect("no snapshot is no error"), None);
         stored(store, &commit([event(other, 1)])).await;
     }
     assert_holds(store, &mine, &events).await;
@@ -324,7 +325,20 @@ pub async fn the_newest_snapshot_is_kept<S: Snapshots>(store: &S) {
             "version {version}"
         );
         newest = if kept { Some(snapshot) } else { newest };
-        assert_eq!(store.snapshot(&stream).await.expect("a snapshot is read"), newest);
+        assert_eq!(store.snapshot(&stream, 3).await.expect("a snapshot is read"), newest);
+    }
+}
+
+/// Releases whose states have different schemas do not disturb each other.
+pub async fn snapshots_of_two_schemas_stand_side_by_side<S: Snapshots>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let of = |schema, version| Snapshot { stream: stream.clone(), version, schema, state: json!({}) };
+    for snapshot in [of(1, 9), of(2, 5), of(1, 10), of(2, 6)] {
+        assert!(store.put_snapshot(&snapshot, Replaces::Older).await.expect("a snapshot is put"));
+    }
+    for (schema, kept) in [(1, Some(of(1, 10))), (2, Some(of(2, 6))), (3, None)] {
+        let found = store.snapshot(&stream, schema).await.expect("a snapshot is read");
+        assert_eq!(found, kept, "schema {schema}");
     }
 }
 
@@ -335,7 +349,7 @@ pub async fn a_snapshot_of_no_use_is_replaced_by_an_older_one<S: Store>(store: &
     for version in [9, 5, 7] {
         let put = store.put_snapshot(&at(version), Replaces::Any).await;
         assert!(put.expect("a snapshot is put"), "version {version}");
-        assert_eq!(store.snapshot(&stream).await.expect("a snapshot is read"), Some(at(version)));
+        assert_eq!(store.snapshot(&stream, 1).await.expect("a snapshot is read"), Some(at(version)));
     }
 }
 
@@ -348,5 +362,5 @@ pub async fn a_snapshot_that_is_too_large_is_refused<S: Snapshots>(store: &S) {
         .put_snapshot(&Snapshot { stream: stream.clone(), version: 1, schema: 1, state }, Replaces::Any)
         .await;
     assert!(matches!(outcome, Err(AwsError::Refused(_))), "{outcome:?}");
-    assert_eq!(store.snapshot(&stream).await.expect("no snapshot is no error"), None);
+    assert_eq!(store.snapshot(&stream, 1).await.expect("no snapshot is no error"), None);
 }

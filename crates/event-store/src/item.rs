@@ -101,8 +101,8 @@ pub fn stored_from_stream_image(image: &HashMap<String, StreamValue>) -> Result<
 }
 
 /// The attributes of which an [`Entry`] is read.
-pub(crate) const ENTRY: [&str; 7] =
-    [VERSION, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, EVENT_DATA, COMMAND_ID, COMMAND_DIGEST];
+pub(crate) const ENTRY: [&str; 8] =
+    [VERSION, EVENT_ID, EVENT_TYPE, SCHEMA_VERSION, EVENT_DATA, COMMAND_ID, COMMAND_DIGEST, TIMESTAMP];
 
 /// As much of an event as a fold needs.
 pub(crate) fn entry_from_item(item: &Item) -> Result<Entry, ItemError> {
@@ -123,6 +123,7 @@ fn entry<A: Attribute>(item: &HashMap<String, A>) -> Result<Entry, ItemError> {
         command_id: parsed(item, COMMAND_ID)?,
         command_digest: CommandDigest::try_from(string(item, COMMAND_DIGEST)?)
             .map_err(|reason| ItemError::Bad { attribute: COMMAND_DIGEST, reason })?,
+        at: parsed(item, TIMESTAMP)?,
     })
 }
 
@@ -135,7 +136,7 @@ fn decode<A: Attribute>(item: &HashMap<String, A>) -> Result<StoredEvent, ItemEr
     if parsed::<_, AggregateType>(item, AGGREGATE_TYPE)? != stream.aggregate_type {
         return Err(ItemError::ContradictsKey(AGGREGATE_TYPE));
     }
-    let Entry { version, event_id, event_type, schema_version, data, command_id, command_digest } =
+    let Entry { version, event_id, event_type, schema_version, data, command_id, command_digest, at } =
         entry(item)?;
     let envelope = Envelope {
         event_id,
@@ -145,7 +146,7 @@ fn decode<A: Attribute>(item: &HashMap<String, A>) -> Result<StoredEvent, ItemEr
         version,
         event_type,
         schema_version,
-        timestamp: parsed(item, TIMESTAMP)?,
+        timestamp: at,
         event_data: Some(data),
         command_id,
         correlation_id: parsed(item, CORRELATION_ID)?,

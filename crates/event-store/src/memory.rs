@@ -31,7 +31,7 @@ struct Contents {
     streams: HashMap<StreamId, BTreeMap<u64, usize>>,
     /// The holder of each key.
     holders: HashMap<String, StreamId>,
-    snapshots: HashMap<StreamId, Snapshot>,
+    snapshots: HashMap<(StreamId, u32), Snapshot>,
     /// The events that the index by type and time shows.
     index: Index,
     requests: u64,
@@ -232,21 +232,22 @@ impl AppendEvents for MemoryStore {
 }
 
 impl Snapshots for MemoryStore {
-    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
-        Ok(self.request().snapshots.get(stream).cloned())
+    async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+        Ok(self.request().snapshots.get(&(stream.clone(), schema)).cloned())
     }
 
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         // Called for its refusal of a snapshot that is too large.
         snapshot_item(snapshot)?;
         let mut contents = self.request();
-        let kept = contents.snapshots.get(&snapshot.stream);
+        let key = (snapshot.stream.clone(), snapshot.schema);
+        let kept = contents.snapshots.get(&key);
         let put = match replaces {
             Replaces::Older => kept.is_none_or(|kept| kept.version < snapshot.version),
             Replaces::Any => true,
         };
         if put {
-            contents.snapshots.insert(snapshot.stream.clone(), snapshot.clone());
+            contents.snapshots.insert(key, snapshot.clone());
         }
         Ok(put)
     }

@@ -13,7 +13,7 @@ pub struct Snapshot {
     pub stream: StreamId,
     /// The version of the last event in it.
     pub version: u64,
-    /// The schema by which `state` was written. A reader ignores a snapshot of an unknown one.
+    /// The schema by which `state` was written.
     pub schema: u32,
     /// The state.
     pub state: Value,
@@ -28,12 +28,16 @@ pub enum Replaces {
     Any,
 }
 
-/// Keeping the newest snapshot of each stream.
+/// Keeping the newest snapshot of each stream and schema: two releases side by side each have their own.
 pub trait Snapshots: Clone + Send + Sync + 'static {
-    /// The snapshot of a stream. One that cannot be read counts as none.
-    fn snapshot(&self, stream: &StreamId) -> impl Future<Output = Result<Option<Snapshot>, AwsError>> + Send;
+    /// The snapshot of a stream by a schema. One that cannot be read counts as none.
+    fn snapshot(
+        &self,
+        stream: &StreamId,
+        schema: u32,
+    ) -> impl Future<Output = Result<Option<Snapshot>, AwsError>> + Send;
 
-    /// Keeps a snapshot, unless one exists that it does not replace. Returns whether it was kept.
+    /// Keeps a snapshot, unless one of its schema exists that it does not replace. Returns whether it was kept.
     fn put_snapshot(
         &self,
         snapshot: &Snapshot,

@@ -1,6 +1,6 @@
 //! Events as the store keeps them.
 
-use millrace_core::{CommandDigest, CommandId, CommittedEvent, EventId};
+use millrace_core::{CommandDigest, CommandId, CommittedEvent, EventId, Timestamp};
 use millrace_core::{Envelope, codec::DecodeError, codec::EventCodec};
 use serde_json::{Map, Value};
 
@@ -30,6 +30,8 @@ pub struct Entry {
     pub command_id: CommandId,
     /// The digest of that command's body.
     pub command_digest: CommandDigest,
+    /// When it happened.
+    pub at: Timestamp,
 }
 
 impl Entry {
@@ -39,7 +41,7 @@ impl Entry {
             version: self.version,
             event_id: self.event_id,
             command_id: self.command_id.clone(),
-            command_digest: self.command_digest,
+            at: self.at,
             event: E::decode(&self.event_type, self.schema_version, &self.data)?,
         })
     }
@@ -56,6 +58,7 @@ impl From<StoredEvent> for Entry {
             data: envelope.event_data.unwrap_or_default(),
             command_id: envelope.command_id,
             command_digest: event.command_digest,
+            at: envelope.timestamp,
         }
     }
 }

@@ -1,10 +1,37 @@
 //! The commands that an aggregate remembers.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, fmt::Write as _, sync::Arc};
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use uuid::Uuid;
 
-use super::{Answered, REMEMBERED_COMMANDS};
+use super::REMEMBERED_COMMANDS;
+use crate::{CommandId, Timestamp};
+
+/// An answered command: the place of its last event. The event itself has the id, the digest and the receipt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Answered {
+    pub(super) fingerprint: u64,
+    /// The version of the command's last event.
+    pub(super) version: u64,
+    /// The time of that event, in seconds since 1970.
+    pub(super) second: i64,
+}
+
+impl Answered {
+    pub(super) fn new(command_id: &CommandId, version: u64, at: Timestamp) -> Self {
+        Self { fingerprint: fingerprint(command_id), version, second: at.unix_micros() / 1_000_000 }
+    }
+}
+
+/// 64 bits of SHA-1 (a UUID of version 5, its halves combined): the same in every release, since snapshots hold it.
+///
+/// Equal ids have equal fingerprints. A pair of different ids has equal ones with a probability of 2^-64, which costs a
+/// read: the answer comes from the event's own command id.
+pub(super) fn fingerprint(command_id: &CommandId) -> u64 {
+    let (high, low) = Uuid::new_v5(&Uuid::nil(), command_id.as_str().as_bytes()).as_u64_pair();
+    high ^ low
+}
 
 /// How many commands one piece holds.
 const PIECE: usize = 16;
@@ -89,46 +116,123 @@ impl FromIterator<Answered> for Remembered {
     }
 }
 
-/// In a snapshot it is a list, the oldest first.
+/// In a snapshot it is one text of hexadecimal digits, the oldest first: the fingerprint of each, then the differences of
+/// its version and its second from those of the one before, in groups of seven bits. Compression halves the digits.
 impl Serialize for Remembered {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.oldest_first())
+        let (mut bytes, mut before) = (Vec::new(), FIRST);
+        for answered in self.oldest_first() {
+            bytes.extend(answered.fingerprint.to_be_bytes());
+            put_number(&mut bytes, answered.version.wrapping_sub(before.version));
+            let later = answered.second.wrapping_sub(before.second);
+            // The sign is the last bit, so that a small difference is a small number either way: clocks differ.
+            put_number(&mut bytes, (later.wrapping_shl(1) ^ (later >> 63)).cast_unsigned());
+            before = *answered;
+        }
+        let mut text = String::with_capacity(2 * bytes.len());
+        for byte in bytes {
+            write!(text, "{byte:02x}").map_err(serde::ser::Error::custom)?;
+        }
+        serializer.serialize_str(&text)
     }
 }
 
 impl<'de> Deserialize<'de> for Remembered {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Vec::deserialize(deserializer)?.into_iter().collect())
+        let text = String::deserialize(deserializer)?;
+        read(&text).ok_or_else(|| D::Error::custom("not a text of remembered commands"))
     }
+}
+
+/// The first command is written as a difference from this one.
+const FIRST: Answered = Answered { fingerprint: 0, version: 0, second: 0 };
+
+fn read(text: &str) -> Option<Remembered> {
+    let digits = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+    let bytes = text.as_bytes().chunks(2).map(digits).collect::<Option<Vec<u8>>>()?;
+    let (mut bytes, mut before, mut remembered) = (bytes.as_slice(), FIRST, Remembered::default());
+    while let Some((fingerprint, rest)) = bytes.split_first_chunk() {
+        bytes = rest;
+        let version = before.version.wrapping_add(take_number(&mut bytes)?);
+        let later = take_number(&mut bytes)?;
+        let later = (later >> 1).cast_signed() ^ (later & 1).cast_signed().wrapping_neg();
+        let second = before.second.wrapping_add(later);
+        before = Answered { fingerprint: u64::from_be_bytes(*fingerprint), version, second };
+        remembered.push(before);
+    }
+    bytes.is_empty().then_some(remembered)
+}
+
+/// Seven bits a byte, the lowest first; the eighth bit is set where more follow.
+fn put_number(bytes: &mut Vec<u8>, mut number: u64) {
+    while let low @ 0x80.. = number {
+        bytes.push(0x80 | u8::try_from(low & 0x7f).unwrap_or_default());
+        number >>= 7;
+    }
+    bytes.push(u8::try_from(number).unwrap_or_default());
+}
+
+fn take_number(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0;
+    for place in (0..u64::BITS).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        number |= u64::from(byte & 0x7f) << place;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use uuid::Uuid;
 
     use super::*;
-    use crate::{CommandDigest, CommitReceipt, EventId};
 
     fn answered(number: usize) -> Answered {
         let version = u64::try_from(number).unwrap();
-        let event_id = EventId(Uuid::from_u128(u128::from(version)));
-        let command_id = number.to_string().parse().unwrap();
-        Answered::new(command_id, CommandDigest(7), CommitReceipt { version, event_id })
+        // Clocks differ: it is not always later.
+        let at = Timestamp::from_unix_micros(i64::try_from(number ^ 5).unwrap() * 70_000_000);
+        Answered::new(&number.to_string().parse().unwrap(), version, at)
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_same_in_every_release() {
+        assert_eq!(fingerprint(&"rename-7".parse().unwrap()), 0xb75b_ff67_7c96_a932);
+    }
+
+    #[test]
+    fn a_remembered_command_takes_eleven_bytes() {
+        let all: Remembered = (10_000..10_200).map(answered).collect();
+        let text = serde_json::to_string(&all).unwrap();
+        assert!(text.len() / 2 <= REMEMBERED_COMMANDS * 11 + 16, "{}", text.len());
+    }
+
+    #[test]
+    fn a_damaged_text_of_remembered_commands_is_refused() {
+        let all: Remembered = (1..4).map(answered).collect();
+        let text = serde_json::to_value(&all).unwrap().as_str().unwrap().to_owned();
+        assert_eq!(read(&text), Some(all));
+        let broken = [&text[1..], &text[2..], &text[..text.len() - 2], "zz", "ä", "00", &"ff".repeat(30)];
+        for broken in broken {
+            assert_eq!(read(broken), None, "{broken}");
+        }
     }
 
     proptest! {
         #[test]
         fn what_is_remembered_is_the_end_of_what_was_told(first in 0..300_usize, then in 0..300_usize) {
             let all: Vec<_> = (0..first + then).map(answered).collect();
-            let remembered: Remembered = all[..first].iter().cloned().collect();
+            let remembered: Remembered = all[..first].iter().copied().collect();
             // A restored snapshot, and a copy that shares pieces, hold the same commands.
             let kept = serde_json::to_value(&remembered).unwrap();
             let mut restored: Remembered = serde_json::from_value(kept).unwrap();
             let mut copy = remembered.clone();
             for answered in &all[first..] {
-                copy.push(answered.clone());
-                restored.push(answered.clone());
+                copy.push(*answered);
+                restored.push(*answered);
             }
             let end = &all[all.len().saturating_sub(REMEMBERED_COMMANDS)..];
             for remembered in [&copy, &restored] {

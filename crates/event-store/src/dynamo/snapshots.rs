@@ -27,16 +27,21 @@ const LEVEL: i32 = 1;
 /// The longest text of a state, in bytes: ten times the size of an item.
 const STATE_BYTES: usize = 10 * ITEM_BYTES;
 
+/// The form of all that an aggregate's own schema says nothing of. It is part of the key: releases with another form have
+/// other snapshots.
+const FORM: u32 = 2;
+
 /// Holds while there is no snapshot, or one without a version, or an older one.
 const IS_NEWER: &str = "attribute_not_exists(#version) OR #version < :version";
 
 impl Snapshots for DynamoStore {
     /// Reads without strong consistency, for half the price: with a snapshot that is older than it might be, or none,
     /// the caller reads more events.
-    async fn snapshot(&self, stream: &StreamId) -> Result<Option<Snapshot>, AwsError> {
-        let get = self.reader.client.get_item().table_name(&*self.snapshots).key(AGGREGATE_ID, text(stream));
+    async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+        let key = text(key(stream, schema));
+        let get = self.reader.client.get_item().table_name(&*self.snapshots).key(AGGREGATE_ID, key);
         let Some(item) = get.send().await?.item else { return Ok(None) };
-        let snapshot = from_item(stream, &item);
+        let snapshot = from_item(stream, &item).filter(|snapshot| snapshot.schema == schema);
         if snapshot.is_none() {
             tracing::warn!(%stream, "the snapshot cannot be read and is passed over");
         }
@@ -61,6 +66,11 @@ impl Snapshots for DynamoStore {
     }
 }
 
+/// The key of a snapshot. It begins with the tenant, as every key does.
+fn key(stream: &StreamId, schema: u32) -> String {
+    format!("{stream}#{FORM}.{schema}")
+}
+
 /// The item of a snapshot. One that does not fit into an item is refused.
 pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
     let text_of_state = snapshot.state.to_string();
@@ -71,7 +81,7 @@ pub(crate) fn to_item(snapshot: &Snapshot) -> Result<Item, AwsError> {
     let state = zstd::bulk::compress(text_of_state.as_bytes(), LEVEL)
         .map_err(|error| AwsError::Refused(format!("a snapshot cannot be compressed: {error}")))?;
     let item: Item = [
-        (AGGREGATE_ID, text(&snapshot.stream)),
+        (AGGREGATE_ID, text(key(&snapshot.stream, snapshot.schema))),
         (VERSION, number(snapshot.version)),
         (STATE_SCHEMA, number(snapshot.schema)),
         (CHECKSUM, text(checksum(&snapshot.stream, snapshot.version, snapshot.schema, &state))),

@@ -8,8 +8,8 @@ use std::{
 
 use millrace_aws::AwsError;
 use millrace_core::{
-    Aggregate as _, AggregateState, CommandDigest, CommandId, CommittedEvent, Decision, Envelope, EventCodec,
-    EventId, Row, StreamId, TenantId, Timestamp,
+    Aggregate as _, AggregateState, CommandDigest, CommandId, CommittedEvent, Envelope, EventCodec, EventId,
+    Row, StreamId, TenantId, Timestamp,
     projection::{ProjectionKind, ProjectionSpec, RowUpdate},
     row::{Attributes, Provenance, RowKey},
 };
@@ -161,21 +161,12 @@ pub(super) async fn history(
             noon().unix_micros() - 60_000_000 + i64::try_from(n).unwrap() * 1_000_000,
         );
         let command_id: CommandId = format!("command-{n}").parse().unwrap();
-        let digest = CommandDigest(1);
-        let Ok(Decision::Append(events)) = state.decide(&command_id, digest, None, command, at) else {
-            continue;
-        };
+        let Ok(events) = state.decide(None, command, at) else { continue };
         for event in events {
             let encoded = event.encode();
             let version = state.version() + 1;
             let event_id = EventId(Uuid::from_u128(stream.id.as_u128() << 64 | u128::from(version)));
-            let committed = CommittedEvent {
-                version,
-                event_id,
-                command_id: command_id.clone(),
-                command_digest: digest,
-                event,
-            };
+            let committed = CommittedEvent { version, event_id, command_id: command_id.clone(), at, event };
             let envelope = Envelope {
                 event_id,
                 tenant_id: stream.tenant.clone(),
@@ -191,7 +182,7 @@ pub(super) async fn history(
                 causation_id: format!("causation-{n}").parse().unwrap(),
                 trace_parent: n.is_multiple_of(2).then(|| TRACE_PARENT.to_owned()),
             };
-            let event = StoredEvent { envelope, command_digest: digest };
+            let event = StoredEvent { envelope, command_digest: CommandDigest(1) };
             append(store, &event).await;
             stored.push(event);
             state = state.apply(&committed).unwrap();
