@@ -99,9 +99,9 @@ where
     ) -> Result<Arc<AggregateState<A>>, Failure> {
         let mut state = known;
         let mut bridged = true;
-        let mut replaces = Replaces::Any;
         let newer = |kept: &AggregateState<A>| state.version() < kept.version();
-        if let Some(kept) = self.snapshots.newest::<A>(stream).await?.filter(newer) {
+        let (kept, mut replaces) = self.snapshots.newest::<A>(stream).await?;
+        if let Some(kept) = kept.filter(newer) {
             let from_kept;
             let entries = if kept.version() >= first {
                 end
@@ -118,6 +118,12 @@ where
             }
         }
         while state.version() + 1 < first {
+            if !bridged {
+                // A long load may outlast its caller's patience. The next one begins where this one ended.
+                let progress = Arc::new(state);
+                self.snapshots.keep(stream, &progress, replaces);
+                state = Arc::unwrap_or_clone(progress);
+            }
             bridged = false;
             let between = self.store.between(stream, state.version(), first).await?;
             if between.is_empty() {
@@ -147,4 +153,115 @@ pub(crate) fn fold<A: Aggregate<Event: EventCodec>>(
         let recorded: CommittedEvent<A::Event> = entry.recorded().map_err(|error| broken(&error))?;
         state.apply(&recorded).map_err(|error| broken(&error))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
+
+    use millrace_aws::AwsError;
+    use millrace_core::{CommandDigest, EventId, TenantId, Timestamp};
+    use millrace_event_store::{MemoryStore, Snapshot};
+    use serde_json::{Map, json};
+    use tokio::time::{sleep, timeout};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{snapshots, testing::Other};
+
+    const LENGTH: u64 = 1_000_000;
+
+    fn stream() -> StreamId {
+        StreamId { tenant: TenantId::default(), aggregate_type: Other::TYPE, id: Uuid::from_u128(1) }
+    }
+
+    /// A stream whose events are made on request: 2,000 a request, after 20 ms.
+    #[derive(Clone, Default)]
+    struct Long {
+        snapshots: MemoryStore,
+        loaded: Arc<AtomicU64>,
+        /// Whether snapshots can be read; they can be written either way.
+        unreadable: bool,
+    }
+
+    impl Long {
+        /// Loads with a cold cache, for a second at most.
+        async fn load(&self) -> Option<Arc<AggregateState<Other>>> {
+            let snapshots = Snapshotter::new(self.clone(), snapshots::EVERY);
+            let loader = Loader::<Other, _>::new(self.clone(), StateCache::new(0), snapshots);
+            let loaded = timeout(Duration::from_secs(1), loader.refresh(&stream(), Arc::default())).await;
+            loaded.ok().map(|loaded| loaded.unwrap().state)
+        }
+
+        async fn entries(&self, versions: impl Iterator<Item = u64> + Send) -> Result<Vec<Entry>, AwsError> {
+            sleep(Duration::from_millis(20)).await;
+            let entry = |version: u64| Entry {
+                version,
+                event_id: EventId(Uuid::from_u128(version.into())),
+                event_type: "Written".to_owned(),
+                schema_version: 1,
+                data: Map::from_iter([("text".to_owned(), "".into())]),
+                command_id: version.to_string().parse().unwrap(),
+                command_digest: CommandDigest(1),
+                at: Timestamp::from_unix_micros(0),
+            };
+            let entries: Vec<_> = versions.map(entry).collect();
+            self.loaded.fetch_add(entries.len().try_into().unwrap(), Ordering::SeqCst);
+            Ok(entries)
+        }
+    }
+
+    impl LoadEvents for Long {
+        async fn newest(&self, _: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+            self.entries((after + 1).max(LENGTH + 1 - u64::from(limit))..=LENGTH).await
+        }
+
+        async fn between(&self, _: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+            self.entries((after + 1..before).take(2_000)).await
+        }
+    }
+
+    impl Snapshots for Long {
+        async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+            if self.unreadable {
+                return Err(AwsError::Unreachable("no answer".into()));
+            }
+            self.snapshots.snapshot(stream, schema).await
+        }
+
+        async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
+            self.snapshots.put_snapshot(snapshot, replaces).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_load_of_a_million_events_finishes_over_several_tries() {
+        let store = Long::default();
+        let mut tries = 1;
+        let state = loop {
+            if let Some(state) = store.load().await {
+                break state;
+            }
+            tries += 1;
+            assert!(tries < 20, "no progress");
+        };
+        assert_eq!(state.version(), LENGTH);
+        assert!(tries > 5, "{tries}");
+        // Each try reads at most one page again.
+        let loaded = store.loaded.load(Ordering::SeqCst);
+        assert!(loaded < LENGTH + tries * 2_100, "{loaded}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_progress_of_a_load_replaces_no_newer_snapshot_that_was_out_of_reach() {
+        let store = Long { unreadable: true, ..Long::default() };
+        let better =
+            Snapshot { stream: stream(), version: LENGTH, schema: Other::STATE_SCHEMA, state: json!({}) };
+        assert!(store.put_snapshot(&better, Replaces::Older).await.unwrap());
+        assert!(store.load().await.is_none());
+        assert_eq!(store.snapshots.snapshot(&stream(), Other::STATE_SCHEMA).await.unwrap(), Some(better));
+    }
 }

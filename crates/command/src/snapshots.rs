@@ -37,28 +37,30 @@ impl<S: Snapshots> Snapshotter<S> {
         Self { store, every, writes: Arc::new(Semaphore::new(MAX_WRITES)) }
     }
 
-    /// The state in the newest snapshot, if this release can read it. The caller checks whether it belongs to the stream.
+    /// The state in the newest snapshot, if this release can read it, and what a snapshot of the same load may replace: an
+    /// unreadable snapshot, but none that merely could not be fetched. The caller checks whether the state belongs to the
+    /// stream.
     ///
     /// # Errors
     /// Throttling alone: reading the whole stream in place of its snapshot would make that worse.
     pub async fn newest<A: Aggregate>(
         &self,
         stream: &StreamId,
-    ) -> Result<Option<AggregateState<A>>, Failure> {
-        let (state, outcome) = match self.store.snapshot(stream, A::STATE_SCHEMA).await {
+    ) -> Result<(Option<AggregateState<A>>, Replaces), Failure> {
+        let (state, replaces, outcome) = match self.store.snapshot(stream, A::STATE_SCHEMA).await {
             Ok(Some(snapshot)) => match read(snapshot) {
-                Some(state) => (Some(state), "read"),
-                None => (None, "passed_over"),
+                Some(state) => (Some(state), Replaces::Any, "read"),
+                None => (None, Replaces::Any, "passed_over"),
             },
-            Ok(None) => (None, "missing"),
+            Ok(None) => (None, Replaces::Any, "missing"),
             Err(error @ AwsError::Throttled(_)) => return Err(error.into()),
             Err(error) => {
                 tracing::warn!(%stream, %error, "a snapshot cannot be read; the events are read in its place");
-                (None, "failed")
+                (None, Replaces::Older, "failed")
             }
         };
         meters::snapshot_read(outcome);
-        Ok(state)
+        Ok((state, replaces))
     }
 
     /// Whether a snapshot follows a commit that leads from one version to another. A stream that fits into a load's first
