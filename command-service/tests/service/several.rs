@@ -2,12 +2,15 @@
 
 use std::sync::atomic::Ordering;
 
+use millrace_aws::AwsError;
 use millrace_command::{CommandEnvelope, CommandHandler, StateCache};
 use millrace_core::{
     Aggregate, AggregateType, CommandDigest, CommitReceipt, EvolveError, Rejection, StreamId, TenantId,
     Timestamp, UniqueKey,
 };
-use millrace_event_store::{AppendError, AppendEvents, MemoryStore, Snapshots};
+use millrace_event_store::{
+    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
+};
 use millrace_server::TraceParent;
 use serde::{Deserialize, Serialize};
 use tonic::{Code, Status};
@@ -116,6 +119,48 @@ async fn a_retry_is_answered_with_the_last_event_of_its_command_however_old_the_
     }
     let versions = store.all().iter().map(|event| event.envelope.version).collect::<Vec<_>>();
     assert_eq!(versions, (1..=9).collect::<Vec<_>>());
+}
+
+/// A store whose newest events end at version 3, as where a Query sees a part of a commit.
+#[derive(Clone)]
+struct Torn(MemoryStore);
+
+impl LoadEvents for Torn {
+    async fn newest(&self, stream: &StreamId, after: u64, limit: u16) -> Result<Vec<Entry>, AwsError> {
+        let mut entries = self.0.newest(stream, after, limit).await?;
+        entries.retain(|entry| entry.version <= 3);
+        Ok(entries)
+    }
+
+    async fn between(&self, stream: &StreamId, after: u64, before: u64) -> Result<Vec<Entry>, AwsError> {
+        self.0.between(stream, after, before).await
+    }
+}
+
+impl AppendEvents for Torn {
+    async fn append(&self, commit: &Commit) -> Result<(), AppendError> {
+        self.0.append(commit).await
+    }
+}
+
+impl Snapshots for Torn {
+    async fn snapshot(&self, stream: &StreamId, schema: u32) -> Result<Option<Snapshot>, AwsError> {
+        self.0.snapshot(stream, schema).await
+    }
+
+    async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
+        self.0.put_snapshot(snapshot, replaces).await
+    }
+}
+
+#[tokio::test]
+async fn a_retry_on_a_part_of_its_commit_is_answered_with_the_last_event() {
+    let store = MemoryStore::default();
+    let books = replica(&store);
+    add(&books, "create", &["a"]).await;
+    let (receipt, _) = add(&books, "three", &["b", "c", "d"]).await;
+    add(&books, "later", &["e"]).await;
+    assert_eq!(add(&replica(&Torn(store)), "three", &["b", "c", "d"]).await, (receipt, true));
 }
 
 #[tokio::test]

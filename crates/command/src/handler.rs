@@ -34,6 +34,9 @@ const LONGEST_WAIT: Duration = Duration::from_millis(40);
 /// without the lock would conflict, fail, and make AWS slower.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The most events of a commit, by DynamoDB's limit of a transaction.
+const MAX_COMMIT: u64 = 100;
+
 /// The configuration of a [`CommandHandler`].
 #[derive(Debug, Clone, Copy)]
 pub struct CommandHandlerConfig {
@@ -231,13 +234,16 @@ where
         own: &mut CommitAttempt,
     ) -> Result<Option<CommandOutcome>, Failure> {
         for version in state.seen(&envelope.command_id) {
-            let event = self.store.between(&envelope.stream, version.saturating_sub(1), version + 1).await;
-            let event = event.map_err(|error| match own.receipt {
+            // A Query may see a part of a commit, so the state may end within the command's events.
+            let further = if version == state.version() { MAX_COMMIT } else { 1 };
+            let (after, before) = (version.saturating_sub(1), version.saturating_add(further));
+            let events = self.store.between(&envelope.stream, after, before).await;
+            let events = events.map_err(|error| match own.receipt {
                 // It may be our own.
                 Some(_) => outcome_unknown(error.into()),
                 None => error.into(),
             })?;
-            for event in &event {
+            for event in events.iter().rev() {
                 if let Some(receipt) = envelope.answered_by(event)? {
                     return Ok(Some(envelope.outcome(receipt, own.is_replay(receipt))));
                 }
