@@ -30,7 +30,7 @@ enum Command {
 enum New {
     /// An application: a package with one aggregate, one projection, three deployables, contracts, manifests and tests.
     App {
-        /// Its name, such as `gift-shop`: 2 to 24 of a-z, 0-9 and -. A folder of that name is made here.
+        /// Its name, such as `gift-shop`: 2 to 24 of a-z and -. A folder of that name is made here.
         name: String,
         /// The name of its aggregate.
         #[arg(long, default_value = "task")]

@@ -9,9 +9,7 @@ pub(crate) struct Name(String);
 /// Why a name is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NameError {
-    #[error(
-        "`{0}` has to be 2 to 24 of a-z, 0-9 and -, each word beginning with a letter, such as `gift-card`"
-    )]
+    #[error("`{0}` has to be 2 to 24 of a-z and -, each word of at least two letters, such as `gift-card`")]
     Malformed(String),
     #[error("`{0}` is a word that Rust keeps for itself: choose another name")]
     Keyword(String),
@@ -28,28 +26,35 @@ const KEYWORDS: [&str; 52] = [
     "virtual", "where", "while", "yield",
 ];
 
-/// Names that generated code, its packages and cargo have for something else, in snake case.
+/// Names that generated code, its packages, cargo and file systems have for something else, in snake case.
 #[rustfmt::skip]
-const TAKEN: [&str; 71] = [
-    // Crates, and names that cargo refuses.
-    "alloc", "anyhow", "build", "core", "deps", "doc", "examples", "incremental", "pbjson", "proc_macro", "prost",
-    "prost_types", "serde", "serde_json", "std", "test", "thiserror", "tonic", "tonic_prost",
+const TAKEN: &[&str] = &[
+    // Crates, folders and names that cargo refuses or reads, and names that are no files on Windows.
+    "alloc", "anyhow", "aux", "bin", "build", "con", "core", "deps", "doc", "examples", "incremental", "nul", "pbjson",
+    "prn", "proc_macro", "prost", "prost_types", "serde", "serde_json", "std", "test", "thiserror", "tonic", "tonic_prost",
     // Modules, programs, and packages of contracts.
     "buf", "command", "command_service", "commands", "contract", "contracts", "event", "generated", "google", "lib",
     "main", "millrace", "projector", "queries", "query", "query_service", "summary", "tests",
-    // Types.
-    "aggregate", "aggregate_type", "application", "batch", "change", "clone", "copy", "debug", "decode_error",
-    "err", "evolve_error", "index_value", "invalid", "messages", "none", "ok", "option", "page", "patch", "projection", "projection_name",
-    "recorded", "rejection", "reply", "request", "result", "row", "rows", "some", "status", "string", "timestamp", "title", "vec",
+    // Rust's own types, and those of its prelude with all of their variants.
+    "as_mut", "as_ref", "bool", "char", "clone", "copy", "debug", "default", "double_ended_iterator", "drop", "eq", "err",
+    "exact_size_iterator", "extend", "fn_mut", "fn_once", "from", "from_iterator", "future", "hash", "into",
+    "into_future", "into_iterator", "isize", "iterator", "none", "ok", "option", "ord", "partial_eq", "partial_ord",
+    "result", "send", "sized", "some", "str", "string", "sync", "to_owned", "to_string", "try_from", "try_into", "unpin",
+    "usize", "vec",
+    // Types of the templates, and names that make one of these with an ending: `EvolveError`, `correlation_id`.
+    "aggregate", "aggregate_type", "append_events", "application", "batch", "call", "change", "command_handler", "context",
+    "correlation", "decode_error", "deployable", "deserialize", "events", "evolve", "evolve_error", "exit_code",
+    "index_value", "invalid", "messages", "not_registered", "os_string", "page", "patch", "program", "projection",
+    "projection_name", "recorded", "registration_error", "rejection", "reply", "request", "row", "rows", "running",
+    "screen", "serialize", "snapshots", "status", "timestamp", "title", "versioned",
 ];
 
 impl Name {
     /// Parses a name as typed.
     pub(crate) fn parse(text: &str) -> Result<Self, NameError> {
-        let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let is_word = |word: &str| word.starts_with(|first: char| first.is_ascii_lowercase());
-        let is_well_formed =
-            (2..=24).contains(&text.len()) && text.bytes().all(is_allowed) && text.split('-').all(is_word);
+        // A word of one letter would merge with the next: `AB` is `ab` in snake case. Types of aggregates have no digits.
+        let is_word = |word: &str| word.len() >= 2 && word.bytes().all(|b| b.is_ascii_lowercase());
+        let is_well_formed = text.len() <= 24 && text.split('-').all(is_word);
         let name = Self(text.to_owned());
         match name.snake().as_str() {
             _ if !is_well_formed => Err(NameError::Malformed(text.to_owned())),
@@ -79,13 +84,6 @@ impl Name {
         });
         words.collect()
     }
-
-    /// `giftCard`: fields in JSON.
-    pub(crate) fn camel(&self) -> String {
-        let pascal = self.pascal();
-        let mut letters = pascal.chars();
-        letters.next().map(|first| first.to_ascii_lowercase()).into_iter().chain(letters).collect()
-    }
 }
 
 /// `gift-card`: packages, tables, aggregate types.
@@ -101,9 +99,9 @@ mod tests {
 
     #[test]
     fn a_name_has_its_forms() {
-        let name = Name::parse("gift-card2").unwrap();
-        let forms = [name.to_string(), name.snake(), name.pascal(), name.camel()];
-        assert_eq!(forms, ["gift-card2", "gift_card2", "GiftCard2", "giftCard2"]);
+        let name = Name::parse("gift-card").unwrap();
+        let forms = [name.to_string(), name.snake(), name.pascal()];
+        assert_eq!(forms, ["gift-card", "gift_card", "GiftCard"]);
     }
 
     #[test]
@@ -115,6 +113,9 @@ mod tests {
             "gift_card",
             "1st",
             "loan-2",
+            "gift2",
+            "a-b",
+            "gift-x",
             "-a",
             "a-",
             "a--b",
@@ -127,7 +128,7 @@ mod tests {
         for text in KEYWORDS.iter().filter(|word| word.len() > 1) {
             assert_eq!(Name::parse(text), Err(NameError::Keyword((*text).to_owned())));
         }
-        for text in TAKEN.map(|word| word.replace('_', "-")) {
+        for text in TAKEN.iter().map(|word| word.replace('_', "-")) {
             assert_eq!(Name::parse(&text), Err(NameError::Taken(text.clone())));
         }
     }

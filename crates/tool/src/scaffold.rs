@@ -68,7 +68,6 @@ impl Values {
         self.0.extend([
             ("{{agg}}".to_owned(), aggregate.to_string()),
             ("{{agg_snake}}".to_owned(), aggregate.snake()),
-            ("{{agg_camel}}".to_owned(), aggregate.camel()),
             ("{{Agg}}".to_owned(), aggregate.pascal()),
             ("{{AGG}}".to_owned(), aggregate.snake().to_ascii_uppercase()),
         ]);
@@ -232,7 +231,7 @@ fn dependencies(millrace: Option<&Path>) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::*;
 
@@ -270,6 +269,43 @@ mod tests {
         assert_eq!(left, None, "every placeholder has a value");
     }
 
+    /// The CamelCase names of `use` statements.
+    fn imported(text: &str) -> impl Iterator<Item = &str> {
+        let used = text.split(';').filter_map(|statement| {
+            let (before, used) = statement.rsplit_once("use ")?;
+            before.lines().next_back().is_none_or(|line| matches!(line.trim(), "" | "pub")).then_some(used)
+        });
+        let words = used.flat_map(|used| used.split(|c: char| !c.is_alphanumeric() && !"_#".contains(c)));
+        words.filter(|word| word.starts_with(char::is_uppercase) && word.contains(char::is_lowercase))
+    }
+
+    #[test]
+    fn no_name_makes_one_that_its_template_has_already() {
+        let mut count = 0;
+        for (path, template) in [APP, AGGREGATE, PROJECTION].concat() {
+            let text = template.replace("{{Agg}}", "#").replace("{{Projection}}", "#");
+            let endings =
+                text.split('#').map(|rest| rest.split(|c: char| !c.is_alphanumeric()).next().unwrap());
+            let endings: BTreeSet<_> = endings.skip(1).chain([""]).collect();
+            let types = imported(&text)
+                .flat_map(|name| endings.iter().filter_map(|ending| name.strip_suffix(ending)));
+            let fields =
+                text.lines().filter_map(|line| Some(line.split_once("_id = ")?.0.rsplit_once(' ')?.1));
+            for name in types.chain(fields).filter(|name| !matches!(*name, "" | "{{agg_snake}}")) {
+                let kebab = name.chars().map(|c| match c {
+                    '_' => "-".to_owned(),
+                    c if c.is_uppercase() => format!("-{}", c.to_lowercase()),
+                    c => c.to_string(),
+                });
+                let kebab = kebab.collect::<String>();
+                let refused = Name::parse(kebab.trim_start_matches('-'));
+                assert!(refused.is_err(), "{refused:?} makes a name that {path} has already, of {name}");
+                count += 1;
+            }
+        }
+        assert!(count > 60, "{count} names were found");
+    }
+
     #[test]
     fn bad_input_is_refused_and_nothing_written() {
         let folder = tempfile::tempdir().unwrap();
@@ -282,6 +318,8 @@ mod tests {
             (app(here, "Gift", "task", None), "has to be"),
             (app(here, "match", "task", None), "Rust keeps for itself"),
             (app(here, "other", "1st", None), "has to be"),
+            (app(here, "other", "card2", None), "has to be"),
+            (app(here, "other", "bin", None), "something else"),
             (app(here, "other", "self", None), "Rust keeps for itself"),
             (app(here, "other", "string", None), "something else"),
             (app(here, "other", "other", None), "another name"),
