@@ -113,7 +113,7 @@ impl Contracts {
     fn packages(&self, descriptors: &FileDescriptorSet) -> Vec<String> {
         let is_others = |package: &str| {
             let others = self.externs.iter().map(|(package, _)| package.trim_start_matches('.'));
-            others.chain(["google.protobuf", "google.rpc", "buf"]).any(|other| package.starts_with(other))
+            others.chain(["google.protobuf", "google.rpc", "buf"]).any(|other| is_within(package, other))
         };
         let mut packages: Vec<_> = descriptors.file.iter().map(|file| file.package().to_owned()).collect();
         packages.retain(|package| !is_others(package));
@@ -136,9 +136,18 @@ fn collect(root: &Path, folder: &Path, files: &mut Vec<String>) -> Result<(), Bo
     Ok(())
 }
 
+fn is_within(package: &str, outer: &str) -> bool {
+    package.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
 /// Whether messages of a package are stored, as JSON: events, and the types of their fields.
 fn has_json(package: &str) -> bool {
-    package.starts_with("google.type") || package.split('.').any(|part| part == "event" || part == "type")
+    is_within(package, "google.type") || package.split('.').any(|part| part == "event" || part == "type")
+}
+
+/// A part of a package's name, as the generated code has it.
+fn identifier(part: &str) -> &str {
+    if part == "type" { "r#type" } else { part }
 }
 
 /// A tree of modules, nested as the packages are.
@@ -165,16 +174,49 @@ impl Module<'_> {
         let include = |file: String| format!("include!(concat!(env!(\"OUT_DIR\"), \"/{file}\"));\n");
         let mut code = String::new();
         if let Some(package) = self.package {
-            let file = package.replace(".type", ".r#type");
+            let file = package.split('.').map(identifier).collect::<Vec<_>>().join(".");
             code += &include(format!("{file}.rs"));
             if has_json(package) {
                 code += &include(format!("{file}.serde.rs"));
             }
         }
         for (name, module) in &self.inner {
-            let name = if *name == "type" { "r#type" } else { name };
-            code += &format!("pub mod {name} {{\n{}}}\n", module.code());
+            code += &format!("pub mod {} {{\n{}}}\n", identifier(name), module.code());
         }
         code
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost_types::FileDescriptorProto;
+
+    use super::*;
+
+    #[test]
+    fn code_is_made_for_packages_whose_names_begin_as_those_of_others() {
+        let all = [
+            "buf.validate",
+            "buffet.event.v1",
+            "google.protobuf",
+            "google.rpc",
+            "google.type",
+            "millrace.query.v1",
+            "millraces.query.v1",
+        ];
+        let file =
+            |package: &str| FileDescriptorProto { package: Some(package.to_owned()), ..Default::default() };
+        let packages = Contracts::new("proto").packages(&FileDescriptorSet { file: all.map(file).to_vec() });
+        assert_eq!(packages, ["buffet.event.v1", "google.type", "millraces.query.v1"]);
+    }
+
+    #[test]
+    fn only_a_whole_word_of_a_package_is_escaped() {
+        let code = modules(&["gift.type".to_owned(), "gift.typed.event".to_owned()]);
+        for line in
+            ["pub mod r#type {", "/gift.r#type.serde.rs", "pub mod typed {", "/gift.typed.event.serde.rs"]
+        {
+            assert!(code.contains(line), "{line} is not in {code}");
+        }
     }
 }
