@@ -35,7 +35,8 @@ enum New {
         /// The name of its aggregate.
         #[arg(long, default_value = "task")]
         aggregate: String,
-        /// The folder of a checkout of Millrace that it depends on; without it, on the published version.
+        /// The folder of a checkout of Millrace that it depends on. Without it, that is the checkout that `millrace` was
+        /// built from, or, where that is gone, the version that is published.
         #[arg(long, value_name = "FOLDER")]
         millrace: Option<PathBuf>,
     },

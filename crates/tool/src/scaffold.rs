@@ -103,8 +103,11 @@ pub(crate) fn app(
     if root.exists() {
         bail!("{} exists already: nothing was written", root.display());
     }
-    let values =
-        Values::of_app(&app).with_aggregate(&aggregate).with("dependencies", dependencies(millrace)?);
+    let dependencies = match millrace {
+        Some(checkout) => dependencies(Some(checkout))?,
+        None => dependencies(Some(own_checkout())).or_else(|_| dependencies(None))?,
+    };
+    let values = Values::of_app(&app).with_aggregate(&aggregate).with("dependencies", dependencies);
     let mut changes = Changes::default();
     values.add(&mut changes, APP);
     values.add(&mut changes, AGGREGATE);
@@ -202,10 +205,16 @@ fn application_in(root: &Path) -> anyhow::Result<Name> {
     Ok(Name::parse(name)?)
 }
 
-/// The lines of `Cargo.toml` for the source of Millrace.
-fn dependencies(millrace: Option<&Path>) -> anyhow::Result<String> {
+/// The checkout that this program was built from. The packages are not published: without it, an application cannot be built.
+fn own_checkout() -> &'static Path {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.ancestors().nth(2).unwrap_or(package)
+}
+
+/// The lines of `Cargo.toml` for Millrace: of a checkout, or of the version of this program.
+fn dependencies(checkout: Option<&Path>) -> anyhow::Result<String> {
     let source = |folder: &str| -> anyhow::Result<String> {
-        match millrace {
+        match checkout {
             None => Ok(format!("version = \"{}\"", env!("CARGO_PKG_VERSION"))),
             Some(checkout) => {
                 let folder = checkout.join(folder);
@@ -304,6 +313,22 @@ mod tests {
             }
         }
         assert!(count > 60, "{count} names were found");
+    }
+
+    #[test]
+    fn an_application_depends_on_the_checkout_that_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkout = own_checkout().canonicalize().unwrap();
+        for (name, millrace) in [("gift-shop", None), ("card-shop", Some(checkout.as_path()))] {
+            app(folder.path(), name, "task", millrace).unwrap();
+            let manifest = fs::read_to_string(folder.path().join(name).join("Cargo.toml")).unwrap();
+            assert!(manifest.contains(&format!("path = {:?}", checkout.join("crates/core"))), "{manifest}");
+        }
+        let published = dependencies(None).unwrap();
+        assert!(
+            published.contains("millrace-es-core\", version = ") && !published.contains("path"),
+            "{published}"
+        );
     }
 
     #[test]
