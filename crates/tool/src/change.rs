@@ -62,22 +62,67 @@ impl Changes {
 
     /// Writes everything below `root`, and returns a report, a line for each file.
     ///
-    /// Nothing is written where a new file is there already. A file is written beside its place and then moved there, so
-    /// that none is left half written.
+    /// Nothing is written where a new file or a file in the place of a folder is there already. Where a file cannot be
+    /// written, those before it are as they were.
     pub(crate) fn write(&self, root: &Path) -> anyhow::Result<Vec<String>> {
-        for path in self.new.keys() {
-            if root.join(path).exists() {
-                bail!("{} exists already: nothing was written", root.join(path).display());
+        for path in self.new.keys().map(|path| root.join(path)) {
+            if path.symlink_metadata().is_ok() {
+                bail!("{} exists already: nothing was written", path.display());
+            }
+            let file = path.ancestors().skip(1).find(|folder| folder.exists() && !folder.is_dir());
+            if let Some(file) = file {
+                bail!("{} is a file, and has to be a folder: nothing was written", file.display());
             }
         }
-        let mut told = Vec::new();
+        let (mut told, mut written) = (Vec::new(), Written::default());
         for (verb, files) in [("new", &self.new), ("changed", &self.changed)] {
             for (path, text) in files {
-                put(&root.join(path), text)?;
-                told.push(format!("{verb:>8}  {}", root.join(path).display()));
+                let path = root.join(path);
+                if let Err(error) = written.put(&path, text) {
+                    written.take_back();
+                    return Err(error)
+                        .with_context(|| format!("{} cannot be written: nothing was", path.display()));
+                }
+                told.push(format!("{verb:>8}  {}", path.display()));
             }
         }
         Ok(told)
+    }
+}
+
+/// The files and folders that were written, and the texts that the files had before.
+#[derive(Default)]
+struct Written {
+    files: Vec<(PathBuf, Option<Vec<u8>>)>,
+    folders: Vec<PathBuf>,
+}
+
+impl Written {
+    /// Writes a file beside its place and then moves it there, so that none is left half written.
+    fn put(&mut self, path: &Path, text: &str) -> io::Result<()> {
+        let above: Vec<_> =
+            path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty()).collect();
+        for folder in above.into_iter().rev().filter(|folder| !folder.is_dir()) {
+            fs::create_dir(folder)?;
+            self.folders.push(folder.to_owned());
+        }
+        let before = path.exists().then(|| fs::read(path)).transpose()?;
+        let beside = path.with_extension("millrace-new");
+        fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).inspect_err(|_| {
+            let _ = fs::remove_file(&beside);
+        })?;
+        self.files.push((path.to_owned(), before));
+        Ok(())
+    }
+
+    /// As far as the file system lets it: the reader learns of the failure that led here.
+    fn take_back(self) {
+        for (path, before) in self.files {
+            let _ = before.map_or_else(|| fs::remove_file(&path), |text| fs::write(&path, text));
+        }
+        for folder in self.folders.iter().rev() {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }
 
@@ -100,15 +145,6 @@ fn formatted(text: &str) -> Option<String> {
     String::from_utf8(output.stdout).ok()
 }
 
-fn put(path: &Path, text: &str) -> anyhow::Result<()> {
-    let failed = || format!("{} cannot be written", path.display());
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).with_context(failed)?;
-    }
-    let beside = path.with_extension("millrace-new");
-    fs::write(&beside, text).and_then(|()| fs::rename(&beside, path)).with_context(failed)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,6 +159,35 @@ mod tests {
         assert!(changes.write(folder.path()).unwrap_err().to_string().contains("exists already"));
         assert!(!folder.path().join("a").exists());
         assert_eq!(fs::read_to_string(folder.path().join("b")).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_failure_leaves_everything_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for path in ["a.txt", "b.txt", "file"] {
+            fs::write(at(path), "old\n.\n").unwrap();
+        }
+        let mut changes = Changes::default();
+        changes.add("folder/deep/new", "new".to_owned());
+        for path in ["a.txt", "b.txt"] {
+            changes.insert(folder.path(), path, ".", "more").unwrap();
+        }
+        let refused = |changes: &Changes, reason: &str| {
+            let error = format!("{:#}", changes.write(folder.path()).unwrap_err());
+            assert!(error.contains(reason), "{error}");
+            assert_eq!(fs::read_to_string(at("a.txt")).unwrap(), "old\n.\n");
+            assert!(!at("folder").exists());
+        };
+        // In the place of the file that is written beside b.txt, after everything else.
+        fs::create_dir(at("b.millrace-new")).unwrap();
+        refused(&changes, "b.txt cannot be written");
+        fs::remove_dir(at("b.millrace-new")).unwrap();
+        changes.add("file/new", "new".to_owned());
+        refused(&changes, "file is a file");
+        fs::remove_file(at("file")).unwrap();
+        changes.write(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(at("a.txt")).unwrap(), "old\nmore\n.\n");
     }
 
     #[test]
