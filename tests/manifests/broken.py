@@ -205,6 +205,7 @@ BROKEN = [
         lambda all: find(all, "PodDisruptionBudget", "projector")["spec"].update(selector={"matchLabels": {"a": "b"}}),
         "PodDisruptionBudget projector: selects no pod",
     ),
+    Broken("no service", lambda all: without(all, "Service", "projector"), "has no Service"),
     Broken("no budget", lambda all: without(all, "PodDisruptionBudget", "projector"), "no PodDisruptionBudget"),
     Broken(
         "an autoscaler of nothing",

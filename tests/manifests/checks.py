@@ -334,7 +334,7 @@ def names_exist(resources: list[dict]) -> Iterator[str]:
 
 
 def is_scaled_and_guarded(resources: list[dict]) -> Iterator[str]:
-    """Each deployable has its service, budget, account, policy, and a scaler where it can be scaled at all."""
+    """Each deployable has its budget, account, policy, and a scaler where it can be scaled at all."""
     scalers: dict[str, list[str]] = {}
     for scaler in of_kind(resources, "HorizontalPodAutoscaler", "ScaledObject"):
         target = scaler["spec"]["scaleTargetRef"]
@@ -354,14 +354,10 @@ def is_scaled_and_guarded(resources: list[dict]) -> Iterator[str]:
         for kind, selector in (
             ("PodDisruptionBudget", lambda each: each["spec"]["selector"]),
             ("NetworkPolicy", lambda each: {"matchLabels": {}} | each["spec"]["podSelector"]),
-            ("Service", lambda each: {"matchLabels": each["spec"]["selector"]}),
         ):
             its_own = [each for each in of_kind(resources, kind) if each["metadata"]["name"] == name]
             if not its_own or not selects(selector(its_own[0]), own):
                 yield f"Deployment {name}: has no {kind} of its own"
-        headless = [each for each in of_kind(resources, "Service") if each["metadata"]["name"] == name]
-        if any(each["spec"].get("clusterIP") != "None" for each in headless):
-            yield f"Service {name}: is not headless, so gRPC would not be balanced"
     denies = [
         policy
         for policy in of_kind(resources, "NetworkPolicy")
@@ -372,6 +368,29 @@ def is_scaled_and_guarded(resources: list[dict]) -> Iterator[str]:
     ]
     if not denies:
         yield "no NetworkPolicy denies what no other allows"
+
+
+def is_reached(resources: list[dict]) -> Iterator[str]:
+    """Each deployable has a service of its name that leads to all of its replicas."""
+    services = {each["metadata"]["name"]: each["spec"] for each in of_kind(resources, "Service")}
+    for deployment in of_kind(resources, "Deployment"):
+        name, pod = deployment["metadata"]["name"], template(deployment)
+        if not any(deployable(container) for container in containers(pod)):
+            continue
+        if name not in services or not selects({"matchLabels": services[name]["selector"]}, labels(pod)):
+            yield f"Deployment {name}: has no Service of its own"
+        elif services[name].get("clusterIP") != "None":
+            yield f"Service {name}: is not headless, so gRPC would not be balanced"
+
+
+def is_configured(resources: list[dict]) -> Iterator[str]:
+    """Each deployable is told a region and a prefix, by a ConfigMap as a whole."""
+    maps = {each["metadata"]["name"]: set(each.get("data") or {}) for each in of_kind(resources, "ConfigMap")}
+    for workload, pod in workloads(resources):
+        for container in containers(pod):
+            given = set().union(*(maps.get(each["configMapRef"]["name"], ()) for each in container.get("envFrom", [])))
+            for name in sorted({"AWS_REGION", "MILLRACE_PREFIX"} - given):
+                yield f"{named(workload)}, container {container['name']}: {name} is missing"
 
 
 def is_understood(resources: list[dict], facts: Facts) -> Iterator[str]:
@@ -523,10 +542,22 @@ def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
         *is_probed(resources),
         *points_at_something(resources),
         *is_scaled_and_guarded(resources),
+        *is_reached(resources),
         *is_understood(resources, facts),
         *is_guarded(overlay, resources),
         *is_what_was_deployed(overlay, resources, facts),
         *scales_by_every_queue(resources, facts),
         *asks_for_metrics_that_exist(resources, facts),
         *reaches_its_collector(resources),
+    ]
+
+
+def complaints_of_an_application(resources: list[dict]) -> list[str]:
+    """All complaints about the manifests that `millrace new app` makes: they do not scale, and have no policies."""
+    return list(fits_its_schema(resources)) or [
+        *is_restricted(resources),
+        *is_bounded(resources),
+        *points_at_something(resources),
+        *is_reached(resources),
+        *is_configured(resources),
     ]

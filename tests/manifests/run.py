@@ -2,11 +2,13 @@
 """The Kubernetes manifests, as an operator would apply them, held against the checks and their programs.
 
     python tests/manifests/run.py --programs target/release
+    python tests/manifests/run.py --application ../todo/k8s
 
 Every overlay is rendered by `kubectl kustomize` (of the kubectl beside this Python, else of that on the PATH), the one
 for EKS also with every component, and checked: `checks.py` says for what. Then each check is shown a manifest that is
 broken in its way, and has to find it (`broken.py`). `--programs` is the directory of the deployables, which are asked
-for the variables and flags that they know. Needs what .ci/requirements.txt names, and no cluster.
+for the variables and flags that they know. `--application` is the folder of manifests that `millrace new app` has made:
+these alone are checked. Needs what .ci/requirements.txt names, and no cluster.
 """
 
 import argparse
@@ -57,10 +59,16 @@ def overlays(kubectl: str) -> dict[str, list[dict]]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--programs", required=True, type=pathlib.Path, help="where the deployables' programs are")
+    asked = parser.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--programs", type=pathlib.Path, help="where the deployables' programs are")
+    asked.add_argument("--application", type=pathlib.Path, help="where the manifests of a new application are")
     given = parser.parse_args()
     beside = pathlib.Path(sys.executable).with_name("kubectl")
     kubectl = str(beside) if beside.is_file() else "kubectl"
+    if given.application:
+        found = checks.complaints_of_an_application(render(kubectl, given.application))
+        print("\n".join([*found, f"{given.application}: {len(found)} complaints"]))
+        return int(bool(found))
     programs = Programs(given.programs)
     templates = checks.templates(ROOT / "infra")
     facts = checks.Facts(

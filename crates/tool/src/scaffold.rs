@@ -24,6 +24,7 @@ const APP: &[(&str, &str)] = templates! { "app":
     "README.md" <- "README.md",
     ".gitignore" <- "gitignore",
     "rustfmt.toml" <- "rustfmt.toml",
+    "Dockerfile" <- "Dockerfile",
     "build.rs" <- "build.rs",
     "src/lib.rs" <- "lib.rs",
     "src/contracts.rs" <- "contracts.rs",
@@ -103,11 +104,13 @@ pub(crate) fn app(
     if root.exists() {
         bail!("{} exists already: nothing was written", root.display());
     }
-    let dependencies = match millrace {
-        Some(checkout) => dependencies(Some(checkout))?,
-        None => dependencies(Some(own_checkout())).or_else(|_| dependencies(None))?,
-    };
-    let values = Values::of_app(&app).with_aggregate(&aggregate).with("dependencies", dependencies);
+    let own = own_checkout();
+    let checkout = millrace.or_else(|| dependencies(Some(own)).is_ok().then_some(own));
+    let values = Values::of_app(&app)
+        .with_aggregate(&aggregate)
+        .with("dependencies", dependencies(checkout)?)
+        .with("context", checkout.map(|_| " --build-context millrace=FOLDER".to_owned()).unwrap_or_default())
+        .with("copy", checkout.map(copy).transpose()?.unwrap_or_default());
     let mut changes = Changes::default();
     values.add(&mut changes, APP);
     values.add(&mut changes, AGGREGATE);
@@ -238,6 +241,16 @@ fn dependencies(checkout: Option<&Path>) -> anyhow::Result<String> {
     Ok(lines)
 }
 
+/// The lines of `Dockerfile` that bring a checkout to the place where `Cargo.toml` looks for it.
+fn copy(checkout: &Path) -> anyhow::Result<String> {
+    let place = checkout.canonicalize()?;
+    Ok(format!(
+        "# The checkout of Millrace that Cargo.toml names: FOLDER above. A dependency on a version needs none.\n\
+         COPY --from=millrace [\".\", {:?}]\n",
+        place.to_string_lossy()
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
@@ -321,14 +334,30 @@ mod tests {
         let checkout = own_checkout().canonicalize().unwrap();
         for (name, millrace) in [("gift-shop", None), ("card-shop", Some(checkout.as_path()))] {
             app(folder.path(), name, "task", millrace).unwrap();
-            let manifest = fs::read_to_string(folder.path().join(name).join("Cargo.toml")).unwrap();
-            assert!(manifest.contains(&format!("path = {:?}", checkout.join("crates/core"))), "{manifest}");
+            for (file, line) in [
+                ("Cargo.toml", format!("path = {:?}", checkout.join("crates/core"))),
+                ("Dockerfile", format!("COPY --from=millrace [\".\", {checkout:?}]\n")),
+            ] {
+                let text = fs::read_to_string(folder.path().join(name).join(file)).unwrap();
+                assert!(text.contains(&line), "{line} is not in {text}");
+            }
         }
         let published = dependencies(None).unwrap();
         assert!(
             published.contains("millrace-es-core\", version = ") && !published.contains("path"),
             "{published}"
         );
+    }
+
+    #[test]
+    fn each_image_of_the_manifests_can_be_built() {
+        let text = |path| APP.iter().find(|(at, _)| *at == path).unwrap().1;
+        let images = text("k8s/deployables.yaml")
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("image: {{app}}/"));
+        let targets = text("Dockerfile").lines().filter_map(|line| line.strip_prefix("FROM base AS "));
+        assert_eq!(images.clone().count(), 3);
+        assert!(images.eq(targets));
     }
 
     #[test]
