@@ -22,12 +22,11 @@ macro_rules! event_codec {
             use $module as messages;
             use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, are_distinct, from_json, to_json};
 
+            // By itself: an associated constant would be checked only where it is used.
+            const _: () = assert!(are_distinct(&[$(stringify!($variant)),+]), "an event is listed twice");
+
             impl EventCodec for $event {
-                const EVENT_TYPES: &'static [&'static str] = {
-                    let types = &[$(stringify!($variant)),+];
-                    assert!(are_distinct(types), "an event is listed twice");
-                    types
-                };
+                const EVENT_TYPES: &'static [&'static str] = &[$(stringify!($variant)),+];
 
                 fn encode(&self) -> Encoded {
                     match self {
@@ -115,12 +114,11 @@ macro_rules! json_event_codec {
         const _: () = {
             use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, are_distinct, from_json, to_json};
 
+            // By itself: an associated constant would be checked only where it is used.
+            const _: () = assert!(are_distinct(&[$(stringify!($variant)),+]), "an event is listed twice");
+
             impl EventCodec for $event {
-                const EVENT_TYPES: &'static [&'static str] = {
-                    let types = &[$(stringify!($variant)),+];
-                    assert!(are_distinct(types), "an event is listed twice");
-                    types
-                };
+                const EVENT_TYPES: &'static [&'static str] = &[$(stringify!($variant)),+];
 
                 fn encode(&self) -> Encoded {
                     match self {
