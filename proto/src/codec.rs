@@ -2,14 +2,14 @@
 
 /// Makes an event of an application storable as messages of its contracts.
 ///
-/// Each variant holds a struct of its own name, and has a message of that name in the module and package that are given;
-/// `= 1` is the schema that it is written by. The struct's `From` writes the message, the message's `TryFrom` reads it,
-/// and says by [`DecodeError`](millrace_core::DecodeError) which field breaks a rule. A variant that is left
-/// out, or listed twice, does not compile.
+/// Each variant holds a struct of its own name, and has a message of that name in the module that is given; `= 1` is the
+/// schema that it is written by. The struct's `From` writes the message, the message's `TryFrom` reads it, and says by
+/// [`DecodeError`](millrace_core::DecodeError) which field breaks a rule. A variant that is left out, or listed twice,
+/// does not compile.
 ///
 /// ```ignore
 /// millrace_proto::event_codec! {
-///     OrderEvent in crate::contracts::shop::event::v1 as "shop.event.v1" {
+///     OrderEvent in crate::contracts::shop::event::v1 {
 ///         OrderCreated = 1,
 ///         OrderStatusUpdated = 1,
 ///     }
@@ -17,7 +17,7 @@
 /// ```
 #[macro_export]
 macro_rules! event_codec {
-    ($event:ident in $module:path as $package:literal { $($variant:ident = $schema:literal),+ $(,)? }) => {
+    ($event:ident in $module:path { $($variant:ident = $schema:literal),+ $(,)? }) => {
         const _: () = {
             use $module as messages;
             use $crate::__private::core::codec::{DecodeError, Encoded, EventCodec, EventMessage, are_distinct, from_json, to_json};
@@ -59,7 +59,7 @@ macro_rules! event_codec {
                     $(if event_type == stringify!($variant) {
                         let message: messages::$variant = from_json(schema_version, $schema, data)?;
                         return Ok(EventMessage {
-                            name: concat!($package, ".", stringify!($variant)).to_owned(),
+                            name: <messages::$variant as $crate::__private::prost::Name>::full_name(),
                             bytes: $crate::__private::prost::Message::encode_to_vec(&message),
                         });
                     })+

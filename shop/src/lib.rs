@@ -43,7 +43,10 @@ pub fn shop() -> Result<Application, RegistrationError> {
 
 #[cfg(test)]
 mod tests {
+    use millrace_core::Envelope;
     use millrace_testing::{aggregate_id, convergence::assert_converges, history, stream_of};
+    use prost::Message as _;
+    use prost_types::FileDescriptorSet;
 
     use super::*;
     use crate::{
@@ -56,7 +59,7 @@ mod tests {
         UserEvent::UserProfileUpdated(UserProfileUpdated { email: None, name })
     }
 
-    fn order(number: u128, user: u128, statuses: &[OrderStatus]) -> Vec<millrace_core::Envelope> {
+    fn order(number: u128, user: u128, statuses: &[OrderStatus]) -> Vec<Envelope> {
         let item = OrderItem {
             product: "laptop".to_owned().try_into().unwrap(),
             quantity: 1.try_into().unwrap(),
@@ -70,19 +73,40 @@ mod tests {
         history(&stream_of::<Order>(number), &events)
     }
 
-    #[test]
-    fn rows_are_the_fold_of_all_events_whatever_is_delivered() {
+    /// Each event at least once.
+    fn events() -> Vec<Envelope> {
         use OrderStatus::{Cancelled, Delivered, Processing, Returned, Shipped};
         let (email, name) = ("john@example.com".to_owned(), "John".to_owned());
         let created = UserCreated { email: email.try_into().unwrap(), name: name.try_into().unwrap() };
         let user = [UserEvent::UserCreated(created), renamed("Jack"), renamed("Jane")];
-        let events = [
+        [
             history(&stream_of::<User>(1), &user),
             order(1, 1, &[Processing, Shipped, Delivered, Returned]),
             order(2, 1, &[Cancelled]),
             order(3, 2, &[Processing, Cancelled]),
             order(4, 2, &[]),
-        ];
-        assert_converges(&shop().unwrap(), &events.concat(), 0..100);
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn rows_are_the_fold_of_all_events_whatever_is_delivered() {
+        assert_converges(&shop().unwrap(), &events(), 0..100);
+    }
+
+    /// Clients decode history by the names of its messages.
+    #[test]
+    fn every_event_is_a_message_of_the_contracts() {
+        let contracts = FileDescriptorSet::decode(contracts::DESCRIPTORS).unwrap();
+        let messages = contracts.file.iter().flat_map(|file| {
+            file.message_type.iter().map(move |message| format!("{}.{}", file.package(), message.name()))
+        });
+        let messages: Vec<_> = messages.collect();
+        let shop = shop().unwrap();
+        for Envelope { event_type, schema_version, event_data, .. } in events() {
+            let aggregate = shop.aggregate_of_event(&event_type).unwrap();
+            let message = (aggregate.message)(&event_type, schema_version, &event_data.unwrap()).unwrap();
+            assert!(messages.contains(&message.name), "{} is none of {messages:?}", message.name);
+        }
     }
 }

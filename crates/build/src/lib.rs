@@ -103,7 +103,10 @@ impl Contracts {
         }
         let packages = self.packages(&descriptors);
         let with_json: Vec<_> = packages.iter().filter(|package| has_json(package)).collect();
-        code.compile_fds(descriptors)?;
+        // `event_codec!` has the full names of messages from the code.
+        let mut config = tonic_prost_build::Config::new();
+        config.enable_type_names();
+        code.compile_fds_with_config(descriptors, config)?;
         json.build(&with_json.iter().map(|package| format!(".{package}")).collect::<Vec<_>>())?;
         fs::write(out.join("contracts.rs"), modules(&packages))?;
         Ok(())

@@ -13,7 +13,7 @@ use crate::{
 };
 
 millrace_proto::event_codec! {
-    OrderEvent in crate::contracts::event as "shop.event.v1" {
+    OrderEvent in crate::contracts::event {
         OrderCreated = 1,
         OrderStatusUpdated = 1,
     }

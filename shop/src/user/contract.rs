@@ -13,7 +13,7 @@ use crate::{
 };
 
 millrace_proto::event_codec! {
-    UserEvent in crate::contracts::event as "shop.event.v1" {
+    UserEvent in crate::contracts::event {
         UserCreated = 1,
         UserProfileUpdated = 1,
     }

@@ -10,7 +10,7 @@ use crate::contracts::{
 };
 
 millrace_proto::event_codec! {
-    {{Agg}}Event in crate::contracts::event as "{{app_snake}}.event.v1" {
+    {{Agg}}Event in crate::contracts::event {
         {{Agg}}Created = 1,
         {{Agg}}Closed = 1,
     }
