@@ -157,10 +157,9 @@ fn orders(u: &mut Unstructured<'_>) -> Result<()> {
     by_key::<OrderSummary>(&rows, spec, &item);
 
     wire.answer(&page(u, &item, &ORDER)?);
-    let status = OrderSummary::SCHEMA.list("by-status").expect("a list").by;
     let (name, value, filter) = if u.ratio(1, 2)? {
-        let filter = Filter { attribute: status, value: "CREATED".to_owned() };
-        ("by-user", ID.to_string(), u.ratio(1, 2)?.then_some(filter))
+        let filter = Filter::by(OrderSummary::STATUS, &OrderStatus::Created);
+        ("by-user", ID.to_string(), if u.ratio(1, 2)? { filter } else { None })
     } else {
         ("by-status", OrderStatus::Created.as_str().to_owned(), None)
     };

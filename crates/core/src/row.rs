@@ -310,7 +310,7 @@ pub struct Provenance {
     pub trace_parent: Option<String>,
 }
 
-/// One attribute of a row type, with the type of its value. `#[derive(Row)]` makes one for each field.
+/// One attribute of a row type, with the type of its value. `#[derive(Row)]` makes one for each field except the id.
 pub struct Field<R, T> {
     name: &'static str,
     types: PhantomData<fn() -> (R, T)>,

@@ -48,8 +48,9 @@ pub(crate) fn derive(input: &DeriveInput) -> Result<TokenStream> {
     let indexes = options.lists.iter().chain(&options.lookups);
     let times = indexes.filter_map(|index| index.order_by.as_ref());
     let (writes, reads) = (writes(&core, &others), reads(&core, &others));
-    let constants = constants(&core, &fields);
-    distinct_constants(&fields, &options)?;
+    // The id is the key of the stored row, and neither set nor filtered by.
+    let constants = constants(&core, &others);
+    distinct_constants(&others, &options)?;
     let lists_of = indexes_of(&core, &fields, &options.lists, "lists", "List")?;
     let lookups_of = indexes_of(&core, &fields, &options.lookups, "lookups", "Lookup")?;
     Ok(quote! {
@@ -338,6 +339,7 @@ mod tests {
         for part in ["\"Type\"", "pub const TYPE", "core :: row :: Row for Order", "pub const BY_STATUS"] {
             assert!(code.contains(part), "{part} in {code}");
         }
+        assert!(!code.contains("pub const ID"), "no row stores its id as an attribute: {code}");
     }
 
     #[test]

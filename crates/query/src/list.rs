@@ -35,9 +35,9 @@ impl Paged for Listed {
             time.map_or_else(Vec::new, |time| time.unix_micros().to_be_bytes().into())
         };
         let ListQuery { list, tenant: _, value, filter, times } = &self.query;
-        let filter = filter.as_ref().map(|filter| (filter.attribute.name, filter.value.as_str()));
+        let filter = filter.as_ref().map(|filter| (filter.attribute, filter.value.to_string()));
         let (attribute, wanted) = filter.unwrap_or_default();
-        let texts = ["rows of list", self.projection, list.name, value, attribute, wanted];
+        let texts = ["rows of list", self.projection, list.name, value, attribute, &wanted];
         let texts = texts.into_iter().map(|text| text.as_bytes().to_vec());
         texts.chain([time(times.since), time(times.before)]).collect()
     }

@@ -5,7 +5,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use millrace_core::{
     Application, Field, IndexValue, Invalid, Row, StreamId, Versioned,
     ids::parse_uuid,
-    row::{self, IndexedAttribute, ListSchema, Lookup, RowKey, StoredRow},
+    row::{self, ListSchema, Lookup, RowKey, StoredRow},
 };
 use millrace_proto::{
     Timestamp,
@@ -14,6 +14,7 @@ use millrace_proto::{
 use millrace_rows::{Filter, ListQuery, TimeRange};
 use millrace_server::{Call, Failure, Violations};
 use prost::Message;
+use serde::Serialize;
 use tonic::Response;
 
 use crate::{
@@ -238,14 +239,15 @@ pub struct List<'a, R> {
 }
 
 impl<R: Row> List<'_, R> {
-    /// Only rows with a value in another attribute, if the request's field of this name has one.
-    pub fn filter<V: IndexValue>(
+    /// Only rows with a value in another attribute, if the request's field of this name has one. Values are compared as
+    /// stored, unlike those of lists and look-ups: texts in their case.
+    pub fn filter<V: Serialize>(
         mut self,
         attribute: Field<R, V>,
         (field, value): (&str, Result<Option<V>, Invalid>),
     ) -> Self {
-        let filter = |value| Ok(Filter { attribute: IndexedAttribute::of::<V>(attribute.name()), value });
-        let value = value.and_then(|value| value.map(|value| indexed(&value).and_then(filter)).transpose());
+        let filter = |value| Filter::by(attribute, &value).ok_or(Invalid("must be a value that rows store"));
+        let value = value.and_then(|value| value.map(filter).transpose());
         self.filter = self.violations.field(field, value);
         self
     }
@@ -288,5 +290,42 @@ impl<R: Row> List<'_, R> {
         let (rows, next) = page(found, list, size.into())?;
         let next_page_token = next.map(|position| tokens.seal(&call.tenant, &listed, &position));
         Ok(Page { rows, next_page_token: next_page_token.unwrap_or_default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millrace_event_store::MemoryStore;
+    use millrace_rows::MemoryRows;
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::{
+        QueryService,
+        testing::{BookRow, application, at},
+        token::PageTokens,
+        watch::{Pace, Watching},
+    };
+
+    #[test]
+    fn a_filter_by_a_value_that_no_row_stores_is_refused() {
+        let pace = Pace { fastest: Duration::from_secs(1), slowest: Duration::from_secs(1) };
+        let service = QueryService::new(
+            &application(),
+            MemoryRows::new,
+            MemoryStore::default(),
+            PageTokens::of_table("events"),
+            Watching { pace, max: 1, max_per_tenant: 1 },
+            CancellationToken::new(),
+        );
+        let rows = service.rows::<BookRow, _>().unwrap();
+        let list = || rows.list(BookRow::BY_SHELF, ("shelf", Ok("a".to_owned())));
+        let refused = |list: List<'_, BookRow>| list.violations.finish(Some(())).is_err();
+        assert!(!refused(list().filter(BookRow::READER, ("reader", Ok(None)))));
+        assert!(!refused(list().filter(BookRow::READER, ("reader", Ok(Some(Some("Ann".to_owned())))))));
+        assert!(!refused(list().filter(BookRow::UPDATED_AT, ("updated_at", Ok(Some(at(1)))))));
+        assert!(refused(list().filter(BookRow::READER, ("reader", Ok(Some(None))))));
     }
 }

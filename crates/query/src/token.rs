@@ -94,7 +94,7 @@ impl PageTokens {
 mod tests {
     use millrace_core::{
         Row as _, Timestamp,
-        row::{IndexedAttribute, ListSchema, Position},
+        row::{ListSchema, Position},
     };
     use millrace_rows::{Filter, ListQuery, TimeRange};
     use proptest::prelude::*;
@@ -114,10 +114,7 @@ mod tests {
     }
 
     fn listed(list: &'static ListSchema, value: &str, filter: Option<(&'static str, &str)>) -> Listed {
-        let filter = filter.map(|(attribute, value)| Filter {
-            attribute: IndexedAttribute::of::<String>(attribute),
-            value: value.to_owned(),
-        });
+        let filter = filter.map(|(attribute, value)| Filter { attribute, value: value.into() });
         let (value, times) = (value.to_owned(), TimeRange::default());
         Listed {
             projection: "books",

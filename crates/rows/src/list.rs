@@ -2,10 +2,13 @@
 
 use std::cmp::Reverse;
 
+use millrace_aws::item::{attribute, json};
 use millrace_core::{
-    TenantId, Timestamp,
+    Field, TenantId, Timestamp,
     row::{Attributes, IndexedAttribute, ListSchema, Position, StoredRow},
 };
+use serde::Serialize;
+use serde_json::Value;
 
 /// The most index entries that one page looks at for those that pass a filter. AWS charges each of them, whether it
 /// passes or not.
@@ -29,10 +32,25 @@ pub struct ListQuery {
 /// Only rows with this value in an attribute. Other rows are read and charged all the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
-    /// The attribute. Rows have its value as a text, such as a status: other attributes pass no filter.
-    pub attribute: IndexedAttribute,
-    /// Its value, as rows have it.
-    pub value: String,
+    /// The attribute.
+    pub attribute: &'static str,
+    /// Its value as stored, which may differ from its text in an index.
+    pub value: Value,
+}
+
+impl Filter {
+    /// Only rows with this value in a field: a text in its case. `None` for a value that no row stores, such as an
+    /// absent one.
+    pub fn by<R, V: Serialize>(field: Field<R, V>, value: &V) -> Option<Self> {
+        let value = serde_json::to_value(value).ok().filter(|value| !value.is_null())?;
+        Some(Self { attribute: field.name(), value })
+    }
+
+    /// Whether an attribute has the value. DynamoDB makes no difference between 1 and 1.0.
+    fn passes(&self, found: &Value) -> bool {
+        let kept = |value| json(&attribute(value));
+        kept(found).is_some_and(|found| Some(found) == kept(&self.value))
+    }
 }
 
 /// A range of times, without bounds where none are given.
@@ -54,9 +72,8 @@ impl TimeRange {
 impl ListQuery {
     /// Whether a row is on the list.
     pub fn holds(&self, row: &StoredRow) -> bool {
-        let passes = |filter: &Filter| {
-            row.attributes.get(filter.attribute.name) == Some(&filter.value.as_str().into())
-        };
+        let passes =
+            |filter: &Filter| row.attributes.get(filter.attribute).is_some_and(|found| filter.passes(found));
         row.key.tenant == self.tenant
             && text(&row.attributes, &self.list.by).as_ref() == Some(&self.value)
             && self.filter.as_ref().is_none_or(passes)

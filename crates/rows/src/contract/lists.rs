@@ -6,14 +6,19 @@ use millrace_aws::AwsError;
 use millrace_core::{TenantId, Timestamp, row::Position};
 use uuid::Uuid;
 
-use super::{Course, Desk, at, eventually, ids, moved_to, opened_by, tenant};
-use crate::{AuditRows, Filter, ListQuery, MAX_EXAMINED, TimeRange, contract::app::Line};
+use super::{
+    Course, Desk,
+    app::{Line, Ticket, Title, lines},
+    at, eventually, ids, moved_to, opened_by, tenant,
+};
+use crate::{AuditRows, Filter, ListQuery, MAX_EXAMINED, TimeRange};
 
 pub(super) async fn all<S: AuditRows>(desk: &Desk<'_, S>) {
     lists_are_newest_first_and_total(desk).await;
     pages_show_every_row_once(desk).await;
     a_range_of_times_includes_its_start_and_excludes_its_end(desk).await;
     a_row_is_listed_under_its_value_alone(desk).await;
+    a_filter_compares_values_as_stored(desk).await;
     rows_that_pass_a_filter_are_shown_though_few_of_many_do(desk).await;
     rows_that_are_all_of_one_shard_are_shown(desk).await;
     rows_too_large_for_one_page_are_shown(desk).await;
@@ -158,15 +163,36 @@ async fn a_row_is_listed_under_its_value_alone<S: AuditRows>(desk: &Desk<'_, S>)
     desk.add(&mut owned.rows[0].1, &moved_to("DONE", 1)).await;
     for status in ["OPEN", "BUSY", "DONE"] {
         let expected = if status == "DONE" { owned.ids(|_| true) } else { vec![] };
-        let filtered = ListQuery { filter: Some(by_status(desk, status)), ..by_owner.clone() };
+        let filtered = ListQuery { filter: by_status(status), ..by_owner.clone() };
         for list in [desk.query("by-status", &owned.tenant, status), filtered] {
             listed(desk, &list, expected.clone()).await;
         }
     }
 }
 
-fn by_status<S: AuditRows>(desk: &Desk<'_, S>, status: &str) -> Filter {
-    Filter { attribute: desk.list("by-status").by, value: status.to_owned() }
+fn by_status(status: &str) -> Option<Filter> {
+    Filter::by(Ticket::STATUS, &status.to_owned())
+}
+
+async fn a_filter_compares_values_as_stored<S: AuditRows>(desk: &Desk<'_, S>) {
+    let owned = Owned::of(desk, [(Uuid::new_v4(), 7)], lines()).await;
+    let title = |title: &str| Filter::by(Ticket::TITLE, &Title(title.to_owned()));
+    let table = [
+        // An index has it in lower case.
+        (title("A"), true),
+        (title("a"), false),
+        (Filter::by(Ticket::OPENED_AT, &at(7)), true),
+        (Filter::by(Ticket::OPENED_AT, &at(8)), false),
+        (Filter::by(Ticket::LINES, &lines()), true),
+        (Filter::by(Ticket::LINES, &lines()[1..].to_vec()), false),
+        (Filter::by(Ticket::LABEL, &Some("A".to_owned())), false),
+    ];
+    for (filter, passes) in table {
+        assert!(filter.is_some(), "a value that rows store");
+        let list = ListQuery { filter, ..owned.by_owner(desk) };
+        listed(desk, &list, owned.ids(|_| passes)).await;
+    }
+    assert_eq!(Filter::by(Ticket::LABEL, &None), None, "no row stores an absent value");
 }
 
 async fn rows_that_pass_a_filter_are_shown_though_few_of_many_do<S: AuditRows>(desk: &Desk<'_, S>) {
@@ -176,7 +202,7 @@ async fn rows_that_pass_a_filter_are_shown_though_few_of_many_do<S: AuditRows>(d
         desk.add(&mut owned.rows[n].1, &moved_to("DONE", 1)).await;
     }
     let (newest, oldest) = (owned.rows[1].0.clone(), owned.rows[last].0.clone());
-    let list = |status| ListQuery { filter: Some(by_status(desk, status)), ..owned.by_owner(desk) };
+    let list = |status| ListQuery { filter: by_status(status), ..owned.by_owner(desk) };
     listed(desk, &list("DONE"), vec![newest.id.clone(), oldest.id.clone()]).await;
     let page = desk.store.page(&list("DONE"), None, 20).await.expect("the store can be reached");
     assert_eq!(ids(&page.rows), [newest.id.as_str()], "no more than so many are looked at");

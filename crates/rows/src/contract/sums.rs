@@ -13,7 +13,7 @@ use super::{
     app::{Line, Owner, Title, Workload, spec},
     at, changed, moved_to, tenant,
 };
-use crate::{AuditRows, ReadRows, WriteError, WriteOutcome, WriteRows};
+use crate::{AuditRows, Filter, ListQuery, ReadRows, WriteError, WriteOutcome, WriteRows};
 
 pub(super) async fn all<S: AuditRows>(desk: &Desk<'_, S>) {
     a_row_is_the_sum_of_its_parts(desk).await;
@@ -164,6 +164,10 @@ async fn sums_are_listed_by_their_values<S: AuditRows>(desk: &Desk<'_, S>) {
     desk.add(&mut courses[2], &given_to("ann")).await;
     desk.shows(&list("HEAVY"), names(&["ann"])).await;
     desk.shows(&list("LIGHT"), names(&[])).await;
+    for (tickets, shown) in [(3, names(&["ann"])), (2, names(&[]))] {
+        let filter = Filter::by(Workload::TICKETS, &tickets);
+        desk.shows(&ListQuery { filter, ..list("HEAVY") }, shown).await;
+    }
 }
 
 async fn sums_of_another_tenant_are_not_seen<S: AuditRows>(desk: &Desk<'_, S>) {

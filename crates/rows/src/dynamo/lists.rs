@@ -4,7 +4,7 @@ use aws_sdk_dynamodb::operation::query::builders::QueryFluentBuilder;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use millrace_aws::{
     AwsError,
-    item::{Item, text},
+    item::{Item, attribute, text},
 };
 use millrace_core::{
     TenantId,
@@ -115,8 +115,8 @@ impl DynamoRows {
         if let Some(filter) = &list.filter {
             query = query
                 .filter_expression("#filter = :filter")
-                .expression_attribute_names("#filter", filter.attribute.name)
-                .expression_attribute_values(":filter", text(&filter.value));
+                .expression_attribute_names("#filter", filter.attribute)
+                .expression_attribute_values(":filter", attribute(&filter.value));
         }
         let reply = query
             .key_condition_expression(condition)
