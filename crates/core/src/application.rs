@@ -156,6 +156,21 @@ pub enum RegistrationError {
         /// The second one.
         second: String,
     },
+    /// An index is by an attribute that its rows do not have, so it would always be empty.
+    #[error(
+        "the index `{index}` of the rows of `{projection}` is by `{attribute}`, and the rows have only {known}: make it by \
+         one of these, or add the field"
+    )]
+    UnknownAttribute {
+        /// The projection.
+        projection: ProjectionName,
+        /// The list or the look-up.
+        index: &'static str,
+        /// The attribute.
+        attribute: &'static str,
+        /// The attributes of the rows.
+        known: String,
+    },
     /// There is nothing to run.
     #[error("the application `{0}` has no aggregate: register one")]
     Empty(&'static str),
@@ -341,6 +356,10 @@ fn check_projections(
             schema.contested_attribute(matches!(kind, ProjectionKind::Aggregating(_)))
         {
             return Err(RegistrationError::AttributeTwice { projection: *name, attribute, first, second });
+        }
+        if let Some((index, attribute)) = schema.index_of_nothing() {
+            let known = schema.names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            return Err(RegistrationError::UnknownAttribute { projection: *name, index, attribute, known });
         }
     }
     Ok(())

@@ -81,10 +81,24 @@ impl RowSchema {
         self.lookups.iter().find(|lookup| lookup.name == name)
     }
 
+    /// The names of all attributes.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        [self.id].into_iter().chain(self.attributes.iter().copied())
+    }
+
+    /// An index by an attribute that rows do not have, and that attribute.
+    pub(crate) fn index_of_nothing(&self) -> Option<(&'static str, &'static str)> {
+        let lists = self.lists.iter().flat_map(|list| [(list.name, list.by), (list.name, list.order_by)]);
+        let lookups = self.lookups.iter().flat_map(|lookup| {
+            [Some(lookup.by), lookup.order_by].into_iter().flatten().map(|by| (lookup.name, by))
+        });
+        let mut used = lists.chain(lookups).map(|(index, by)| (index, by.name));
+        used.find(|(_, attribute)| self.names().all(|name| name != *attribute))
+    }
+
     /// An attribute that is two things at once, and which two: a field, part of an index, or the store's own.
     pub(crate) fn contested_attribute(&self, is_sum: bool) -> Option<(String, [String; 2])> {
-        let fields = [self.id].into_iter().chain(self.attributes.iter().copied());
-        let fields = fields.map(|name| (name.to_owned(), format!("the field `{name}`")));
+        let fields = self.names().map(|name| (name.to_owned(), format!("the field `{name}`")));
         let of_sums = if is_sum { OF_SUMS.as_slice() } else { &[] };
         let of_store = OF_STORE
             .iter()

@@ -5,7 +5,9 @@
 use millrace_core::{
     Aggregate, AggregateType, AggregatingProjection, Application, Change, DecodeError, Encoded, EventCodec,
     EventMessage, EvolveError, Patch, Projection, ProjectionName, Recorded, RegistrationError, Rejection,
-    Row, Timestamp, uuid_id,
+    Row, Timestamp,
+    row::{Attributes, IndexedAttribute, ListSchema, LookupSchema, RowSchema, UnusableAttribute},
+    uuid_id,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -154,6 +156,57 @@ rows_with!(
     row(list(name = "by-x", by = x, order_by = at)),
     row(list(name = "by-target-x", by = target, order_by = at))
 );
+/// Rows with an index by an attribute that they do not have. Derived rows cannot have one.
+#[derive(Debug, Clone, PartialEq)]
+struct Astray<const INDEX: usize>(CounterId);
+
+impl<const INDEX: usize> Astray<INDEX> {
+    const LIST: &'static [ListSchema] = &[ListSchema {
+        name: "by-x",
+        by: IndexedAttribute::of::<String>(if INDEX == 0 { "Y" } else { "X" }),
+        order_by: IndexedAttribute::of::<Timestamp>(if INDEX == 1 { "Y" } else { "At" }),
+        sharded: false,
+    }];
+    const LOOKUP: &'static [LookupSchema] = &[LookupSchema {
+        name: "of-x",
+        by: IndexedAttribute::of::<String>(if INDEX == 2 { "Y" } else { "CounterId" }),
+        order_by: Some(IndexedAttribute::of::<Timestamp>(if INDEX == 3 { "Y" } else { "At" })),
+    }];
+}
+
+impl<const INDEX: usize> Row for Astray<INDEX> {
+    type Id = CounterId;
+    const SCHEMA: &'static RowSchema = &RowSchema {
+        resource: "counter",
+        id: "CounterId",
+        attributes: &["X", "At"],
+        lists: Self::LIST,
+        lookups: Self::LOOKUP,
+    };
+
+    fn id(&self) -> &CounterId {
+        &self.0
+    }
+
+    fn to_attributes(&self) -> Result<Attributes, UnusableAttribute> {
+        Ok(Attributes::new())
+    }
+
+    fn from_attributes(_: &Attributes) -> Result<Self, UnusableAttribute> {
+        Err(UnusableAttribute("CounterId"))
+    }
+}
+
+impl<const INDEX: usize> Projection for Astray<INDEX> {
+    const NAME: ProjectionName = ProjectionName::new("astray", 1);
+    type Aggregate = counter::Counter;
+    type Row = Self;
+
+    fn apply(_: &Recorded<counter::Counted>) -> Change<Self> {
+        Change::Keep
+    }
+}
+
 declare!(namesake: "counter", "Increased", "others" @ 1);
 declare!(rival: "rival", "Counted", "counters" @ 1);
 declare!(second: "second", "Added", "counters" @ 2);
@@ -316,4 +369,23 @@ fn an_attribute_that_is_two_things_is_refused() {
         assert!(said.contains(&both), "{said}");
     }
     one().projection::<Sound>().build().unwrap();
+}
+
+#[test]
+fn an_index_by_an_attribute_that_rows_do_not_have_is_refused() {
+    let one = || Application::new("tally").aggregate::<counter::Counter>();
+    let table = [
+        (one().projection::<Astray<0>>(), "by-x"),
+        (one().projection::<Astray<1>>(), "by-x"),
+        (one().projection::<Astray<2>>(), "of-x"),
+        (one().projection::<Astray<3>>(), "of-x"),
+    ];
+    for (builder, index) in table {
+        let said = builder.build().unwrap_err().to_string();
+        let both = format!(
+            "the index `{index}` of the rows of `astray@1` is by `Y`, and the rows have only `CounterId`, `X`, `At`:"
+        );
+        assert!(said.contains(&both), "{said}");
+    }
+    one().projection::<Astray<4>>().build().unwrap();
 }
