@@ -1,6 +1,6 @@
 //! `CustomerQueryService`.
 
-use millrace_query::{Batch, Reply, Rows, accept, reply};
+use millrace_query::{Batch, OfMany, Reply, Rows, accept, reply};
 use shop::{
     CustomerTotals,
     contracts::query::{
@@ -12,7 +12,7 @@ use tonic::Request;
 
 /// Answers queries about customers.
 #[derive(Debug, Clone)]
-pub struct Customers(pub Rows<CustomerTotals>);
+pub struct Customers(pub Rows<CustomerTotals, OfMany>);
 
 #[tonic::async_trait]
 impl CustomerQueryService for Customers {

@@ -13,10 +13,23 @@ pub trait AnyProjection<K> {
     /// Its rows.
     type Row: Row;
 
-    /// The check that refuses events that do not fit their stream; `None` where a row belongs to no single stream.
+    /// Whose its rows are: [`OfOne`] or [`OfMany`].
+    type Of: Copy + Send + Sync + 'static;
+
     #[doc(hidden)]
-    const VALIDITY: Option<fn() -> Validity>;
+    const OF: Self::Of;
 }
+
+/// Rows that are one aggregate's each, which has past states.
+#[derive(Debug, Clone, Copy)]
+pub struct OfOne {
+    /// Makes the check that refuses events that do not fit their stream.
+    pub(crate) validity: fn() -> Validity,
+}
+
+/// Rows that sum up many aggregates.
+#[derive(Debug, Clone, Copy)]
+pub struct OfMany(());
 
 /// The kind of a [`Projection`].
 #[derive(Debug)]
@@ -33,17 +46,20 @@ pub enum Aggregating {}
 impl<P: Projection> AnyProjection<Blind> for P {
     const NAME: ProjectionName = <P as Projection>::NAME;
     type Row = P::Row;
-    const VALIDITY: Option<fn() -> Validity> = Some(validity::<P::Aggregate>);
+    type Of = OfOne;
+    const OF: OfOne = OfOne { validity: validity::<P::Aggregate> };
 }
 
 impl<P: FoldProjection> AnyProjection<Fold> for P {
     const NAME: ProjectionName = <P as FoldProjection>::NAME;
     type Row = P::Row;
-    const VALIDITY: Option<fn() -> Validity> = Some(validity::<P::Aggregate>);
+    type Of = OfOne;
+    const OF: OfOne = OfOne { validity: validity::<P::Aggregate> };
 }
 
 impl<P: AggregatingProjection> AnyProjection<Aggregating> for P {
     const NAME: ProjectionName = <P as AggregatingProjection>::NAME;
     type Row = P::Row;
-    const VALIDITY: Option<fn() -> Validity> = None;
+    type Of = OfMany;
+    const OF: OfMany = OfMany(());
 }

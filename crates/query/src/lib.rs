@@ -76,7 +76,7 @@ use millrace_server::{
 
 pub use batch::Batch;
 pub use config::Config;
-pub use kinds::{Aggregating, AnyProjection, Blind, Fold};
+pub use kinds::{Aggregating, AnyProjection, Blind, Fold, OfMany, OfOne};
 pub use list::Page;
 pub use millrace_server::Services;
 pub use reply::{Messages, Reply, accept, reply};

@@ -19,7 +19,8 @@ use tonic::Response;
 
 use crate::{
     batch::{self, Batch},
-    history::past::{self, Past, Validity},
+    history::past::{self, Past},
+    kinds::OfOne,
     list::{Listed, Page, overlay, page},
     lookup,
     models::{After, ReadModel, typed},
@@ -34,35 +35,50 @@ use crate::{
 ///
 /// Each method answers one kind of query completely: it checks the request's fields and names all bad ones, waits for
 /// the read-after token, reads, and merges the awaited row into an index that lags behind it.
-pub struct Rows<R> {
+///
+/// Rows that sum up aggregates are `Rows<R, OfMany>`, and have no past states.
+///
+/// ```
+/// # use millrace_query::Rows;
+/// # use millrace_core::{Row, Versioned};
+/// # use millrace_server::{Call, Failure};
+/// async fn first<R: Row>(rows: Rows<R>, call: &Call) -> Result<Versioned<R>, Failure> {
+///     rows.as_of(call, ("id", ""), None).await
+/// }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use millrace_query::{OfMany, Rows};
+/// # use millrace_core::{Row, Versioned};
+/// # use millrace_server::{Call, Failure};
+/// async fn first<R: Row>(rows: Rows<R, OfMany>, call: &Call) -> Result<Versioned<R>, Failure> {
+///     rows.as_of(call, ("id", ""), None).await
+/// }
+/// ```
+pub struct Rows<R, Of = OfOne> {
     shared: Arc<Shared>,
     model: Arc<ReadModel>,
     hub: Hub,
-    validity: Option<fn() -> Validity>,
+    of: Of,
     row: PhantomData<fn() -> R>,
 }
 
-impl<R> Clone for Rows<R> {
+impl<R, Of: Copy> Clone for Rows<R, Of> {
     fn clone(&self) -> Self {
         let (shared, model, hub) = (Arc::clone(&self.shared), Arc::clone(&self.model), self.hub.clone());
-        Self { shared, model, hub, validity: self.validity, row: PhantomData }
+        Self { shared, model, hub, of: self.of, row: PhantomData }
     }
 }
 
-impl<R> fmt::Debug for Rows<R> {
+impl<R, Of> fmt::Debug for Rows<R, Of> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Rows({})", self.model.spec.name)
     }
 }
 
-impl<R: Row> Rows<R> {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        model: Arc<ReadModel>,
-        hub: Hub,
-        validity: Option<fn() -> Validity>,
-    ) -> Self {
-        Self { shared, model, hub, validity, row: PhantomData }
+impl<R: Row, Of> Rows<R, Of> {
+    pub(crate) fn new(shared: Arc<Shared>, model: Arc<ReadModel>, hub: Hub, of: Of) -> Self {
+        Self { shared, model, hub, of, row: PhantomData }
     }
 
     /// The row of the id in the request's field of this name.
@@ -123,7 +139,7 @@ impl<R: Row> Rows<R> {
         &self,
         list: row::List<R, V>,
         (field, value): (&str, Result<V, Invalid>),
-    ) -> List<'_, R> {
+    ) -> List<'_, R, Of> {
         let mut violations = Violations::default();
         let value = violations.field(field, value.and_then(|value| indexed(&value)));
         let times = Some(TimeRange::default());
@@ -148,30 +164,6 @@ impl<R: Row> Rows<R> {
         let watch = self.hub.watch(permit, row);
         let message = move |row| message(S::from(row));
         Ok(Response::new(watch.messages(seen, call.end_of_stream, message)))
-    }
-
-    /// The row of an aggregate in a past state, folded from the aggregate's events. The id is in the request's field of
-    /// this name.
-    ///
-    /// # Errors
-    /// [`Failure::NotFound`] if there was none, [`Failure::UnreadableEvent`] if an event cannot be folded.
-    pub async fn as_of(
-        &self,
-        call: &Call,
-        (field, id): (&str, &str),
-        as_of: Option<AsOf>,
-    ) -> Result<Versioned<R>, Failure> {
-        let name = self.model.spec.name;
-        let validity =
-            self.validity.ok_or_else(|| Failure::Internal(format!("{name} sums up aggregates")))?;
-        let mut violations = Violations::default();
-        let id = violations.field(field, parse_uuid(id));
-        let as_of = past::AsOf::parse(&mut violations, as_of);
-        let (id, as_of) = violations.finish(id.zip(as_of))?;
-        let aggregate_type = self.model.spec.source.clone();
-        let stream = StreamId { tenant: call.tenant.clone(), aggregate_type, id };
-        let row = Past::new(&self.model.spec, validity(), as_of).read(&*self.shared.events, &stream).await?;
-        typed(row)?.ok_or_else(|| not_found::<R>(stream.id.to_string()))
     }
 
     /// The row of an id, as stored and typed.
@@ -218,6 +210,31 @@ impl<R: Row> Rows<R> {
     }
 }
 
+impl<R: Row> Rows<R> {
+    /// The row of an aggregate in a past state, folded from the aggregate's events. The id is in the request's field of
+    /// this name.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] if there was none, [`Failure::UnreadableEvent`] if an event cannot be folded.
+    pub async fn as_of(
+        &self,
+        call: &Call,
+        (field, id): (&str, &str),
+        as_of: Option<AsOf>,
+    ) -> Result<Versioned<R>, Failure> {
+        let mut violations = Violations::default();
+        let id = violations.field(field, parse_uuid(id));
+        let as_of = past::AsOf::parse(&mut violations, as_of);
+        let (id, as_of) = violations.finish(id.zip(as_of))?;
+        let aggregate_type = self.model.spec.source.clone();
+        let stream = StreamId { tenant: call.tenant.clone(), aggregate_type, id };
+        let row = Past::new(&self.model.spec, (self.of.validity)(), as_of)
+            .read(&*self.shared.events, &stream)
+            .await?;
+        typed(row)?.ok_or_else(|| not_found::<R>(stream.id.to_string()))
+    }
+}
+
 fn not_found<R: Row>(name: String) -> Failure {
     Failure::NotFound { resource_type: R::SCHEMA.resource.into(), name }
 }
@@ -229,8 +246,8 @@ fn indexed(value: &impl IndexValue) -> Result<String, Invalid> {
 
 /// A list query, page by page.
 #[must_use]
-pub struct List<'a, R> {
-    rows: &'a Rows<R>,
+pub struct List<'a, R, Of = OfOne> {
+    rows: &'a Rows<R, Of>,
     list: &'static ListSchema,
     violations: Violations,
     value: Option<String>,
@@ -238,7 +255,7 @@ pub struct List<'a, R> {
     times: Option<TimeRange>,
 }
 
-impl<R: Row> List<'_, R> {
+impl<R: Row, Of> List<'_, R, Of> {
     /// Only rows with a value in another attribute, if the request's field of this name has one. Values are compared as
     /// stored, unlike those of lists and look-ups: texts in their case.
     pub fn filter<V: Serialize>(

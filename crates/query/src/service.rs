@@ -81,12 +81,12 @@ impl QueryService {
     ///
     /// # Errors
     /// If the projection is not registered.
-    pub fn rows<P: AnyProjection<K>, K>(&self) -> Result<Rows<P::Row>, NotRegistered> {
+    pub fn rows<P: AnyProjection<K>, K>(&self) -> Result<Rows<P::Row, P::Of>, NotRegistered> {
         let is_it = |model: &ReadModel| model.spec.name == P::NAME;
         let found = self.shared.models.iter().zip(&*self.hubs).find(|(model, _)| is_it(model));
         let (model, hub) = found.ok_or(NotRegistered(P::NAME))?;
         model.is_asked_for.store(true, Relaxed);
-        Ok(Rows::new(Arc::clone(&self.shared), Arc::clone(model), hub.clone(), P::VALIDITY))
+        Ok(Rows::new(Arc::clone(&self.shared), Arc::clone(model), hub.clone(), P::OF))
     }
 
     /// Fails if no adapter reads the rows of a registered projection: callers could not query it. Of several versions
