@@ -100,7 +100,7 @@ fn cold(results: &Results) -> String {
     let span = |units: Vec<f64>| {
         let least = units.iter().copied().fold(f64::INFINITY, f64::min);
         let most = units.iter().copied().fold(0.0, f64::max);
-        format!("{least} to {most}")
+        if least < most { format!("{least} to {most}") } else { most.to_string() }
     };
     let ours = span(units(Kind::Millrace).collect());
     let snapshots = [Kind::CqrsSnapshots, Kind::CqrsAggregate, Kind::AdapterSnapshots, Kind::AdapterEvery];
