@@ -163,6 +163,15 @@ async fn a_retry_on_a_part_of_its_commit_is_answered_with_the_last_event() {
     assert_eq!(add(&replica(&Torn(store)), "three", &["b", "c", "d"]).await, (receipt, true));
 }
 
+/// A retry looks for the answer of a creation in the first event alone.
+#[tokio::test]
+async fn a_creation_with_several_events_is_refused_and_nothing_is_stored() {
+    let store = MemoryStore::default();
+    let refused: Status =
+        replica(&store).execute(&envelope(1, "create", &["a", "b"])).await.unwrap_err().into();
+    assert_eq!((refused.code(), store.all().len()), (Code::Internal, 0));
+}
+
 #[tokio::test]
 async fn several_events_are_stored_together_with_their_key_or_not_at_all() {
     let store = MemoryStore::default();

@@ -215,6 +215,24 @@ mod tests {
     use super::*;
     use crate::{COMMANDS_WRITE, QUERIES_READ};
 
+    #[tokio::test]
+    async fn a_deployable_that_leaves_a_service_out_does_not_start() {
+        let listeners = Listeners::open(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let served = Served {
+            services: Services::default(),
+            scope: QUERIES_READ,
+            contracts: millrace_proto::DESCRIPTORS,
+            package_part: "query",
+            probe: Box::new(|| async { Ok(()) }.boxed()),
+            max_concurrent_calls: 1,
+            metrics: None,
+        };
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let refused = serve(listeners, served, shutdown).await.unwrap_err().to_string();
+        assert!(refused.contains("`millrace.query.v1.HistoryService`, and it is not served"), "{refused}");
+    }
+
     #[test]
     fn connections_end_within_a_tenth_of_their_age() {
         for (seconds, jitter, expected) in

@@ -74,3 +74,58 @@ impl<A: Aggregate<Event: Debug + PartialEq, Error: Debug + PartialEq>> Outcome<A
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use millrace_core::{AggregateType, EvolveError, Rejection};
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+
+    /// A number of events.
+    #[derive(Clone, Serialize, Deserialize)]
+    struct Counted(usize);
+
+    #[derive(Debug, PartialEq)]
+    struct Never;
+
+    impl From<Never> for Rejection {
+        fn from(Never: Never) -> Self {
+            Self::NotFound
+        }
+    }
+
+    impl Aggregate for Counted {
+        const TYPE: AggregateType = AggregateType::new("counted");
+        const STATE_SCHEMA: u32 = 1;
+        /// How many events to add.
+        type Command = usize;
+        type Event = ();
+        type Error = Never;
+
+        fn decide(_: Option<&Self>, count: &usize, _: Timestamp) -> Result<Vec<()>, Never> {
+            Ok(vec![(); *count])
+        }
+
+        fn evolve(state: Option<Self>, (): &()) -> Result<Self, EvolveError> {
+            Ok(Self(state.map_or(0, |counted| counted.0) + 1))
+        }
+    }
+
+    #[test]
+    fn a_later_command_may_add_several_events() {
+        given::<Counted>(&[()]).when(2).then(&[(), ()]);
+    }
+
+    #[test]
+    #[should_panic(expected = "a command that creates its aggregate adds one event")]
+    fn a_creation_with_several_events_is_found() {
+        given::<Counted>(&[]).when(2).then(&[(), ()]);
+    }
+
+    #[test]
+    #[should_panic(expected = "an accepted command leaves an event behind")]
+    fn a_command_without_events_is_found() {
+        given::<Counted>(&[()]).when(0).then(&[]);
+    }
+}

@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "multi_thread")]
-    async fn it_does_on_the_local_aws_too() {
+    async fn a_counter_counts_on_the_local_aws_too() {
         let stack = AwsStack::new(&counters().unwrap(), &Default::default()).await.unwrap();
         let total = count(&OneProcess::on_aws(&stack).await.unwrap()).await.unwrap();
         assert_eq!((total.row.sum, total.version), (7, 2));
