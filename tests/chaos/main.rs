@@ -15,6 +15,7 @@
 mod forward;
 mod loss;
 mod outage;
+mod shards;
 mod stage;
 mod trimmed;
 mod verdict;

@@ -18,28 +18,30 @@ const CONVERGENCE: Duration = PATIENCE.saturating_mul(2);
 /// Fails unless the event store is as clients were told, and the read models come to be the fold of it. Returns the
 /// event store's content.
 pub(crate) async fn judge(stack: &AwsStack, commands: &[TrackedCommand]) -> Oracle {
-    let oracle = at_rest(stack).await;
-    check_commands(&oracle, commands).unwrap();
-    assert_known(oracle.events());
-    assert_eq!(oracle.holders().unwrap(), read_holders(stack).await.unwrap(), "I6: who holds which address");
+    let oracle = at_rest(stack, commands).await;
     converge(stack, &oracle).await;
     assert_eq!(read_oracle(stack).await.unwrap(), oracle, "nothing was added meanwhile");
     oracle
 }
 
-/// The event store's content once nothing more is added: a command may be on its way when its client gives it up.
-async fn at_rest(stack: &AwsStack) -> Oracle {
+/// The event store's content once nothing more is added: a command may be on its way when its client gives it up. Fails
+/// unless it is as clients were told.
+pub(crate) async fn at_rest(stack: &AwsStack, commands: &[TrackedCommand]) -> Oracle {
     let mut before = read_oracle(stack).await.unwrap();
     let end = Instant::now() + PATIENCE;
-    loop {
+    let oracle = loop {
         sleep(Duration::from_millis(500)).await;
         let now = read_oracle(stack).await.unwrap();
         if now == before {
-            return now;
+            break now;
         }
         assert!(Instant::now() < end, "there are more and more events");
         before = now;
-    }
+    };
+    check_commands(&oracle, commands).unwrap();
+    assert_known(oracle.events());
+    assert_eq!(oracle.holders().unwrap(), read_holders(stack).await.unwrap(), "I6: who holds which address");
+    oracle
 }
 
 /// Waits until the rows of every projection are as expected, attribute by attribute, and the queues are empty. No

@@ -329,7 +329,10 @@ async fn live_traffic_beside_audits_is_no_finding_and_needs_no_repair() {
         while !done.load(Ordering::Relaxed) || audits < 2 {
             let repair: &[&str] = if audits % 2 == 0 { &[] } else { &["--repair"] };
             let ended = audit(&app.stack, repair).await;
-            assert_eq!((ended.code, ended.lines.len()), (Some(0), 0), "audit {audits}: {ended:?}");
+            // On a slow machine the row that all orders feed is never at rest: then an audit says so, and no more.
+            let only_busy = ended.lines.iter().all(|line| line.starts_with("BUSY projection=customer-totals "));
+            assert!(only_busy, "audit {audits}: {ended:?}");
+            assert_eq!(ended.code, Some(i32::from(!ended.lines.is_empty())), "audit {audits}: {ended:?}");
             audits += 1;
         }
         audits

@@ -46,12 +46,13 @@ pub struct Member {
     pub proxy: FaultProxy,
     stack: Arc<AwsStack>,
     folder: PathBuf,
-    env: Vec<(&'static str, &'static str)>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// The variables of its next process.
+    env: BTreeMap<&'static str, &'static str>,
     process: Option<Process>,
     /// How many processes there were so far.
     starts: usize,
@@ -76,8 +77,7 @@ impl Fleet {
                 proxy: FaultProxy::before(stack.endpoint()).await?,
                 stack: stack.clone(),
                 folder: folder.clone(),
-                env: crew.env.clone(),
-                state: Mutex::default(),
+                state: Mutex::new(State { env: crew.env.iter().copied().collect(), ..State::default() }),
             })
         });
         Ok(Self { members: try_join_all(members).await?, folder })
@@ -135,17 +135,26 @@ impl Fleet {
 impl Member {
     /// Starts its process, and returns when that serves.
     pub async fn start(&self) -> anyhow::Result<()> {
+        let mut command = self.deployable.command(&self.stack);
         let number = {
             let mut state = self.state();
             ensure!(state.process.is_none(), "{} runs already", self.name);
             state.starts += 1;
+            command.envs(&state.env).env("AWS_ENDPOINT_URL", self.proxy.url());
             state.starts
         };
-        let mut command = self.deployable.command(&self.stack);
-        command.envs(self.env.iter().copied()).env("AWS_ENDPOINT_URL", self.proxy.url());
         let log = self.folder.join(format!("{}.{number}.log", self.name));
         let process = Process::start(command, &log).await.with_context(|| self.name.clone())?;
         self.state().process = Some(process);
+        Ok(())
+    }
+
+    /// Puts a new process with another setting into its place, as a rollout does, and waits until that is ready.
+    pub async fn replace_with(&self, variable: &'static str, value: &'static str) -> anyhow::Result<()> {
+        self.state().env.insert(variable, value);
+        self.terminate().await?;
+        self.start().await?;
+        self.until_ready().await;
         Ok(())
     }
 

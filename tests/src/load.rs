@@ -396,7 +396,7 @@ impl Client {
         let asked = async {
             match &tracked.body {
                 Body::CreateUser(_) | Body::UpdateUser(_) => {
-                    let request = request(tracked, GetUserProfileRequest { user_id: id, after })?;
+                    let request = request(&tracked.tenant, GetUserProfileRequest { user_id: id, after })?;
                     let reply = UserQueryServiceClient::new(replica).get_user_profile(request).await?;
                     Ok(reply.into_inner().user_profile.map(|user| user.version))
                 }
@@ -404,12 +404,13 @@ impl Client {
                 Body::CreateOrder(body) if self.rng.random_ratio(1, 2) => {
                     let message = GetCustomerTotalsRequest { user_id: body.user_id.clone(), after };
                     let totals = CustomerQueryServiceClient::new(replica);
-                    let totals = totals.clone().get_customer_totals(request(tracked, message)?).await?;
+                    let totals =
+                        totals.clone().get_customer_totals(request(&tracked.tenant, message)?).await?;
                     let has_order = totals.into_inner().totals.is_some_and(|t| t.orders + t.cancelled > 0);
                     Ok(has_order.then_some(reply.version))
                 }
                 Body::CreateOrder(_) | Body::SetStatus(_) => {
-                    let request = request(tracked, GetOrderRequest { order_id: id, after })?;
+                    let request = request(&tracked.tenant, GetOrderRequest { order_id: id, after })?;
                     let reply = OrderQueryServiceClient::new(replica).get_order(request).await?;
                     Ok(reply.into_inner().order.map(|order| order.version))
                 }
@@ -489,32 +490,33 @@ fn sorted(status: &Status, expects_version: bool) -> anyhow::Result<Attempt> {
 }
 
 /// Sends a command once.
-async fn send(replica: Channel, tracked: &TrackedCommand) -> Result<Reply, Status> {
+pub async fn send(replica: Channel, tracked: &TrackedCommand) -> Result<Reply, Status> {
     let command_id = Some(tracked.command_id.clone());
     match tracked.body.clone() {
         Body::CreateUser(body) => {
-            let request = request(tracked, CreateUserRequest { command_id, ..body })?;
+            let request = request(&tracked.tenant, CreateUserRequest { command_id, ..body })?;
             Ok(UserCommandServiceClient::new(replica).create_user(request).await?.reply())
         }
         Body::UpdateUser(body) => {
-            let request = request(tracked, UpdateUserProfileRequest { command_id, ..body })?;
+            let request = request(&tracked.tenant, UpdateUserProfileRequest { command_id, ..body })?;
             Ok(UserCommandServiceClient::new(replica).update_user_profile(request).await?.reply())
         }
         Body::CreateOrder(body) => {
-            let request = request(tracked, CreateOrderRequest { command_id, ..body })?;
+            let request = request(&tracked.tenant, CreateOrderRequest { command_id, ..body })?;
             Ok(OrderCommandServiceClient::new(replica).create_order(request).await?.reply())
         }
         Body::SetStatus(body) => {
-            let request = request(tracked, UpdateOrderStatusRequest { command_id, ..body })?;
+            let request = request(&tracked.tenant, UpdateOrderStatusRequest { command_id, ..body })?;
             Ok(OrderCommandServiceClient::new(replica).update_order_status(request).await?.reply())
         }
     }
 }
 
-fn request<T>(tracked: &TrackedCommand, message: T) -> Result<Request<T>, Status> {
+/// A client's request, with its tenant and its deadline.
+pub fn request<T>(tenant: &TenantId, message: T) -> Result<Request<T>, Status> {
     let mut request = Request::new(message);
     request.set_timeout(DEADLINE);
-    let tenant = tracked.tenant.as_str().parse().map_err(|_| Status::internal("no metadata"))?;
+    let tenant = tenant.as_str().parse().map_err(|_| Status::internal("no metadata"))?;
     request.metadata_mut().insert(TENANT_KEY, tenant);
     Ok(request)
 }
