@@ -330,7 +330,8 @@ async fn live_traffic_beside_audits_is_no_finding_and_needs_no_repair() {
             let repair: &[&str] = if audits % 2 == 0 { &[] } else { &["--repair"] };
             let ended = audit(&app.stack, repair).await;
             // On a slow machine the row that all orders feed is never at rest: then an audit says so, and no more.
-            let only_busy = ended.lines.iter().all(|line| line.starts_with("BUSY projection=customer-totals "));
+            let only_busy =
+                ended.lines.iter().all(|line| line.starts_with("BUSY projection=customer-totals "));
             assert!(only_busy, "audit {audits}: {ended:?}");
             assert_eq!(ended.code, Some(i32::from(!ended.lines.is_empty())), "audit {audits}: {ended:?}");
             audits += 1;
