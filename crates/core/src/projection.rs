@@ -90,6 +90,9 @@ pub enum Change<R> {
 pub trait Projection: 'static {
     /// Its name and version.
     const NAME: ProjectionName;
+    /// Whether an adapter of the query service reads its rows. The query service does not start without that adapter; a
+    /// new projection may be without it, to fill its rows first.
+    const HAS_QUERIES: bool = true;
     /// The aggregate whose events it takes.
     type Aggregate: Aggregate<Event: EventCodec>;
     /// Its rows. A row's id is the aggregate's.
@@ -103,6 +106,9 @@ pub trait Projection: 'static {
 pub trait FoldProjection: 'static {
     /// Its name and version.
     const NAME: ProjectionName;
+    /// Whether an adapter of the query service reads its rows. The query service does not start without that adapter; a
+    /// new projection may be without it, to fill its rows first.
+    const HAS_QUERIES: bool = true;
     /// The aggregate whose events it takes.
     type Aggregate: Aggregate<Event: EventCodec>;
     /// Its rows. A row's id is the aggregate's.
@@ -122,6 +128,9 @@ pub trait FoldProjection: 'static {
 pub trait AggregatingProjection: 'static {
     /// Its name and version.
     const NAME: ProjectionName;
+    /// Whether an adapter of the query service reads its rows. The query service does not start without that adapter; a
+    /// new projection may be without it, to fill its rows first.
+    const HAS_QUERIES: bool = true;
     /// The aggregate whose events it takes.
     type Aggregate: Aggregate<Event: EventCodec>;
     /// Its rows.
@@ -300,6 +309,8 @@ pub struct ProjectionSpec {
     pub name: ProjectionName,
     /// The Rust type that declares it.
     pub declared_by: &'static str,
+    /// Whether the query service reads its rows.
+    pub has_queries: bool,
     /// The aggregate type whose events it takes.
     pub source: AggregateType,
     /// The schema of its rows.
@@ -316,6 +327,7 @@ impl ProjectionSpec {
         Self {
             name: P::NAME,
             declared_by: type_name::<P>(),
+            has_queries: P::HAS_QUERIES,
             source: <P::Aggregate as Aggregate>::TYPE,
             schema: P::Row::SCHEMA,
             kind: ProjectionKind::Blind,
@@ -327,6 +339,7 @@ impl ProjectionSpec {
         Self {
             name: P::NAME,
             declared_by: type_name::<P>(),
+            has_queries: P::HAS_QUERIES,
             source: <P::Aggregate as Aggregate>::TYPE,
             schema: P::Row::SCHEMA,
             kind: ProjectionKind::Fold,
@@ -338,6 +351,7 @@ impl ProjectionSpec {
         Self {
             name: P::NAME,
             declared_by: type_name::<P>(),
+            has_queries: P::HAS_QUERIES,
             source: <P::Aggregate as Aggregate>::TYPE,
             schema: P::Row::SCHEMA,
             kind: ProjectionKind::Aggregating(Aggregation { row_of: row_of::<P>, fold: fold_part::<P> }),

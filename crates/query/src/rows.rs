@@ -312,32 +312,12 @@ impl<R: Row, Of> List<'_, R, Of> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use millrace_event_store::MemoryStore;
-    use millrace_rows::MemoryRows;
-    use tokio_util::sync::CancellationToken;
-
     use super::*;
-    use crate::{
-        QueryService,
-        testing::{BookRow, application, at},
-        token::PageTokens,
-        watch::{Pace, Watching},
-    };
+    use crate::testing::{BookRow, application, at, service};
 
     #[test]
     fn a_filter_by_a_value_that_no_row_stores_is_refused() {
-        let pace = Pace { fastest: Duration::from_secs(1), slowest: Duration::from_secs(1) };
-        let service = QueryService::new(
-            &application(),
-            MemoryRows::new,
-            MemoryStore::default(),
-            PageTokens::of_table("events"),
-            Watching { pace, max: 1, max_per_tenant: 1 },
-            CancellationToken::new(),
-        );
-        let rows = service.rows::<BookRow, _>().unwrap();
+        let rows = service(&application()).rows::<BookRow, _>().unwrap();
         let list = || rows.list(BookRow::BY_SHELF, ("shelf", Ok("a".to_owned())));
         let refused = |list: List<'_, BookRow>| list.violations.finish(Some(())).is_err();
         assert!(!refused(list().filter(BookRow::READER, ("reader", Ok(None)))));

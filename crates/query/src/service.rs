@@ -50,8 +50,8 @@ pub struct NotRegistered(ProjectionName);
 /// No adapter reads a registered projection, at any version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no adapter of the query service reads the registered projection `{0}`: add its gRPC service to those that the \
-     service's `main` returns"
+    "no adapter of the query service reads the registered projection `{0}`: read it with `rows` in one of the gRPC \
+     services, or declare it without queries with `const HAS_QUERIES: bool = false;`"
 )]
 pub struct NotServed(ProjectionName);
 
@@ -89,16 +89,17 @@ impl QueryService {
         Ok(Rows::new(Arc::clone(&self.shared), Arc::clone(model), hub.clone(), P::OF))
     }
 
-    /// Fails if no adapter reads the rows of a registered projection: callers could not query it. Of several versions
-    /// of a projection, one is enough.
+    /// Fails if no adapter reads the rows of a registered projection, unless that is declared by `HAS_QUERIES`. Of
+    /// several versions of a projection, one is enough.
     ///
     /// # Errors
     /// The first such projection.
     pub fn all_served(&self) -> Result<(), NotServed> {
         let asked_for = self.shared.models.iter().filter(|model| model.is_asked_for.load(Relaxed));
         let asked_for: BTreeSet<_> = asked_for.map(|model| model.spec.name.name).collect();
-        let mut names = self.shared.models.iter().map(|model| model.spec.name);
-        names.find(|name| !asked_for.contains(name.name)).map_or(Ok(()), |name| Err(NotServed(name)))
+        let mut specs = self.shared.models.iter().map(|model| &model.spec).filter(|spec| spec.has_queries);
+        let unread = specs.find(|spec| !asked_for.contains(spec.name.name));
+        unread.map_or(Ok(()), |spec| Err(NotServed(spec.name)))
     }
 
     /// Past events and states.
@@ -130,35 +131,40 @@ impl QueryService {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use millrace_event_store::MemoryStore;
-    use millrace_rows::MemoryRows;
+    use millrace_server::{Services, process::Process, serve::Listeners};
+    use tokio::net::TcpListener;
 
     use super::*;
-    use crate::{
-        testing::{BookRow, ShelfRow, application},
-        watch::Pace,
-    };
+    use crate::testing::{Book, BookRow, ShelfRow, application, service};
 
     #[test]
     fn a_projection_that_is_not_registered_is_named() {
-        let pace = Pace { fastest: Duration::from_secs(1), slowest: Duration::from_secs(1) };
-        let service = QueryService::new(
-            &application(),
-            MemoryRows::new,
-            MemoryStore::default(),
-            PageTokens::of_table("events"),
-            Watching { pace, max: 1, max_per_tenant: 1 },
-            CancellationToken::new(),
-        );
-        let unread = service.all_served().unwrap_err().to_string();
-        assert!(
-            unread.contains("no adapter of the query service reads the registered projection `books@1`"),
-            "{unread}"
-        );
-        assert!(service.rows::<BookRow, _>().is_ok());
-        let said = service.rows::<ShelfRow, _>().unwrap_err().to_string();
+        let said = service(&application()).rows::<ShelfRow, _>().unwrap_err().to_string();
         assert!(said.contains("shelves@1") && said.contains("register it"), "{said}");
+    }
+
+    /// Serves without any adapter, until all ports are open.
+    async fn serve(service: QueryService) -> anyhow::Result<()> {
+        let listeners = Listeners::open(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let process = Process { shutdown: CancellationToken::new(), metrics: None };
+        process.shutdown.cancel();
+        service.ending.cancel();
+        let contracts = millrace_proto::DESCRIPTORS;
+        crate::serve(service, Services::default(), contracts, listeners, 1, process).await
+    }
+
+    #[tokio::test]
+    async fn a_projection_that_no_adapter_reads_is_refused_at_start_unless_it_says_so() {
+        let service = || {
+            let books = Application::new("library").aggregate::<Book>().projection::<BookRow>();
+            service(&books.aggregating_projection::<ShelfRow>().build().unwrap())
+        };
+        let refused = serve(service()).await.unwrap_err().to_string();
+        assert!(refused.contains("reads the registered projection `books@1`"), "{refused}");
+        assert!(refused.contains("`const HAS_QUERIES: bool = false;`"), "{refused}");
+
+        let reading = service();
+        reading.rows::<BookRow, _>().unwrap();
+        serve(reading).await.unwrap();
     }
 }

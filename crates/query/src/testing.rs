@@ -1,5 +1,7 @@
 //! A small application for tests: the books of a library, and their readers.
 
+use std::time::Duration;
+
 use millrace_core::{
     Aggregate, AggregateType, AggregatingProjection, Application, Change, DecodeError, Encoded, EventCodec,
     EventMessage, EvolveError, Patch, Projection, ProjectionName, Recorded, Rejection, Row, TenantId,
@@ -8,9 +10,18 @@ use millrace_core::{
     row::{RowKey, StoredRow},
     uuid_id,
 };
+use millrace_event_store::MemoryStore;
+use millrace_rows::MemoryRows;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::{
+    QueryService,
+    token::PageTokens,
+    watch::{Pace, Watching},
+};
 
 uuid_id! {
     pub struct BookId;
@@ -113,7 +124,7 @@ impl Projection for BookRow {
     }
 }
 
-/// How many books there are on a shelf. Not registered.
+/// How many books there are on a shelf. Not registered in [`application`].
 #[derive(Debug, Clone, PartialEq, Row)]
 #[row(resource = "shelf", key = shelf)]
 pub(crate) struct ShelfRow {
@@ -140,6 +151,7 @@ impl std::str::FromStr for Shelf {
 
 impl AggregatingProjection for ShelfRow {
     const NAME: ProjectionName = ProjectionName::new("shelves", 1);
+    const HAS_QUERIES: bool = false;
     type Aggregate = Book;
     type Row = Self;
     type Part = String;
@@ -165,6 +177,19 @@ impl AggregatingProjection for ShelfRow {
 /// The application, with one projection.
 pub(crate) fn application() -> Application {
     Application::new("library").aggregate::<Book>().projection::<BookRow>().build().unwrap()
+}
+
+/// A query service over empty stores.
+pub(crate) fn service(application: &Application) -> QueryService {
+    let pace = Pace { fastest: Duration::from_secs(1), slowest: Duration::from_secs(1) };
+    QueryService::new(
+        application,
+        MemoryRows::new,
+        MemoryStore::default(),
+        PageTokens::of_table("events"),
+        Watching { pace, max: 1, max_per_tenant: 1 },
+        CancellationToken::new(),
+    )
 }
 
 pub(crate) fn books() -> ProjectionSpec {

@@ -1,5 +1,4 @@
-//! {{Projection}}: rows about {{agg}} aggregates. No query reads them until a service does, by
-//! `queries.rows::<{{Projection}}, _>()`: see `queries.rs`.
+//! {{Projection}}: rows about {{agg}} aggregates.
 
 use millrace_core::{Change, Projection, ProjectionName, Recorded, Row, Timestamp};
 
@@ -17,6 +16,8 @@ pub struct {{Projection}} {
 
 impl Projection for {{Projection}} {
     const NAME: ProjectionName = ProjectionName::new("{{projection}}", 1);
+    // To be removed when a service reads them by `queries.rows::<{{Projection}}, _>()`: see `queries.rs`.
+    const HAS_QUERIES: bool = false;
     type Aggregate = {{Agg}};
     type Row = Self;
 
