@@ -35,6 +35,7 @@ pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
         ),
     );
     draft.resource("UndecodableRule", relay::undecodable());
+    relay::count_unconsumed(stack, &mut draft);
     draft.resources(relay_alarms);
 
     draft.output("AwsRegion", reference("AWS::Region"));

@@ -56,6 +56,7 @@ pub(crate) fn description(stack: &Stack) -> Result<(), InfraError> {
     for projection in &stack.projections {
         self::projection(stack, projection)?;
     }
+    pattern("aggregates without a projection", stack.unconsumed(), "Register projections of some of them")?;
     let ids: Vec<String> = stack.projections.iter().map(ProjectionResources::id).collect();
     unique(
         "projection",
@@ -85,6 +86,7 @@ pub(crate) fn physical_names(stack: &Stack, prefix: &str) -> Vec<(NameKind, Stri
         (NameKind::Table, names::snapshots(prefix)),
         (NameKind::Table, names::relay_leases(prefix)),
         (NameKind::Queue, names::undelivered_queue(prefix)),
+        (NameKind::Queue, names::unconsumed(prefix)),
         (NameKind::Bus, names::bus(prefix)),
         (NameKind::Archive, names::archive(prefix)),
     ];
@@ -119,24 +121,24 @@ fn sources(stack: &Stack, projection: &ProjectionResources) -> Result<(), InfraE
         });
     }
     unique("source", projection.sources.iter().map(String::as_str), "Name each source of a projection once")?;
-    let length = pattern_length(projection);
-    if length > MAX_PATTERN_LENGTH {
-        return Err(InfraError::Limit {
-            subject: format!("the event pattern of the projection \"{id}\""),
-            found: length,
-            unit: "characters",
-            limit: MAX_PATTERN_LENGTH,
-            way_out: "Split the projection by its sources",
-        });
-    }
-    Ok(())
+    let subject = format!("the projection \"{id}\"");
+    pattern(&subject, &projection.sources, "Split the projection by its sources")
 }
 
-/// The length of `{"source":["…"],"detail":{"AggregateType":["…","…"]}}`.
-fn pattern_length(projection: &ProjectionResources) -> usize {
+/// Checks the length of `{"source":["…"],"detail":{"AggregateType":["…","…"]}}`.
+fn pattern<'a>(
+    subject: &str,
+    sources: impl IntoIterator<Item = &'a String>,
+    way_out: &'static str,
+) -> Result<(), InfraError> {
     let frame = r#"{"source":[""],"detail":{"AggregateType":[]}}"#.len();
-    let sources: usize = projection.sources.iter().map(|source| source.len() + r#""","#.len()).sum();
-    frame + MAX_SOURCE_LENGTH + sources
+    let sources: usize = sources.into_iter().map(|source| source.len() + r#""","#.len()).sum();
+    let (found, limit) = (frame + MAX_SOURCE_LENGTH + sources, MAX_PATTERN_LENGTH);
+    if found > limit {
+        let subject = format!("the event pattern of {subject}");
+        return Err(InfraError::Limit { subject, found, unit: "characters", limit, way_out });
+    }
+    Ok(())
 }
 
 fn indexes(projection: &ProjectionResources) -> Result<(), InfraError> {

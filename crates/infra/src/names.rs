@@ -48,6 +48,12 @@ pub fn undecodable_rule(prefix: &str) -> String {
     format!("{prefix}-undecodable")
 }
 
+/// The queue of events that no projection takes, and the rule that leads there.
+#[must_use]
+pub fn unconsumed(prefix: &str) -> String {
+    format!("{prefix}-unconsumed")
+}
+
 /// The archive of the event bus.
 #[must_use]
 pub fn archive(prefix: &str) -> String {

@@ -9,6 +9,9 @@ use crate::{
 /// messages that long.
 const RETENTION_SECONDS: u32 = 1_209_600;
 
+/// The least that SQS allows.
+const SHORTEST_RETENTION_SECONDS: u32 = 60;
+
 /// A queue that services consume. Messages that are received too often move to `dead_letters`.
 pub(crate) fn consumed(name: &str, dead_letters: &str) -> Yaml {
     let redrive = map([
@@ -17,6 +20,7 @@ pub(crate) fn consumed(name: &str, dead_letters: &str) -> Yaml {
     ]);
     queue(
         name,
+        RETENTION_SECONDS,
         [
             ("ReceiveMessageWaitTimeSeconds", number(20)),
             ("VisibilityTimeout", reference("QueueVisibilitySeconds")),
@@ -27,15 +31,20 @@ pub(crate) fn consumed(name: &str, dead_letters: &str) -> Yaml {
 
 /// A queue where messages wait for an operator.
 pub(crate) fn letters(name: &str) -> Yaml {
-    queue(name, [])
+    queue(name, RETENTION_SECONDS, [])
+}
+
+/// A queue whose messages are only counted.
+pub(crate) fn counted(name: &str) -> Yaml {
+    queue(name, SHORTEST_RETENTION_SECONDS, [])
 }
 
 /// Deleting the queue deletes its messages: the event store has the events.
-fn queue<const N: usize>(name: &str, others: [(&str, Yaml); N]) -> Yaml {
+fn queue<const N: usize>(name: &str, retention_seconds: u32, others: [(&str, Yaml); N]) -> Yaml {
     let properties = [
         ("QueueName", sub(name)),
         ("SqsManagedSseEnabled", flag(true)),
-        ("MessageRetentionPeriod", number(RETENTION_SECONDS)),
+        ("MessageRetentionPeriod", number(retention_seconds)),
     ];
     map([
         ("Type", text("AWS::SQS::Queue")),

@@ -76,6 +76,12 @@ impl Stack {
         self.projections.push(projection);
         self
     }
+
+    /// The aggregate types whose events no projection receives.
+    pub(crate) fn unconsumed(&self) -> Vec<&String> {
+        let is_consumed = |kind: &String| self.projections.iter().any(|each| each.sources.contains(kind));
+        self.aggregates.iter().filter(|kind| !is_consumed(kind)).collect()
+    }
 }
 
 impl ProjectionResources {

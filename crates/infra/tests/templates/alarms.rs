@@ -7,7 +7,7 @@ use yaml_rust2::Yaml;
 
 use crate::{
     applications::{shop, sized},
-    reader::{of_type, properties, referred, section, text},
+    reader::{of_type, properties, referred, section, text, texts},
 };
 
 const ALARM: &str = "AWS::CloudWatch::Alarm";
@@ -74,6 +74,23 @@ fn the_relay_alarm_watches_every_queue() {
         for place in 0..projections {
             assert!(expression(&alarm).contains(&format!("FILL(sent{place}, 0)")));
         }
+    }
+}
+
+#[test]
+fn events_that_no_projection_takes_are_counted_for_the_relay_alarm() {
+    assert!(!shop().render().unwrap().application.body().contains("Unconsumed"));
+    let stack = shop().aggregate("invoice").aggregate("cart");
+    for (stack, queues) in
+        [(stack.clone(), queues(&stack)), (Stack::new("shop").aggregate("invoice").aggregate("cart"), vec![])]
+    {
+        let application = stack.render().unwrap().application;
+        let watched = watched(&properties(&application, "RelayStoppedAlarm"));
+        assert_eq!(watched, [queues, vec!["${Prefix}-unconsumed".to_owned()]].concat());
+        let (rule, queue) =
+            (properties(&application, "UnconsumedRule"), properties(&application, "UnconsumedQueue"));
+        assert_eq!(texts(&rule["EventPattern"]["detail"]["AggregateType"]), ["invoice", "cart"]);
+        assert_eq!(text(&queue["QueueName"]), "${Prefix}-unconsumed");
     }
 }
 

@@ -55,6 +55,21 @@ fn more_indexes_than_a_table_may_have_are_refused() {
 }
 
 #[test]
+fn an_event_pattern_that_would_be_too_long_is_refused() {
+    let types = || (0..200).map(|number| format!("aggregate-{number}"));
+    let many = types().fold(Stack::new("shop"), Stack::aggregate);
+    let projection = types().fold(ProjectionResources::new("orders", 1), ProjectionResources::source);
+    for (stack, expected) in [
+        (many.clone().projection(projection), "the projection \"orders-v1\""),
+        (many, "aggregates without a projection"),
+    ] {
+        let error = stack.render().unwrap_err();
+        let InfraError::Limit { subject, limit: 2048, .. } = &error else { panic!("{error}") };
+        assert_eq!(subject, &format!("the event pattern of {expected}"));
+    }
+}
+
+#[test]
 fn a_policy_that_would_be_too_long_gets_further_parts() {
     let templates = sized(6, 40).render().unwrap();
     let names: Vec<&str> = templates.service_access.iter().map(Template::name).collect();

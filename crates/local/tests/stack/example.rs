@@ -1,4 +1,4 @@
-//! A small application: accounts, and the letters that they get.
+//! A small application: accounts, the letters that they get, and notes that no projection takes.
 
 use millrace_core::{
     Aggregate, AggregateType, Application, Change, DecodeError, Encoded, EventCodec, EventMessage,
@@ -16,6 +16,7 @@ pub(crate) fn application() -> Application {
     Application::new("bank")
         .aggregate::<Thing<0>>()
         .aggregate::<Thing<1>>()
+        .aggregate::<Thing<2>>()
         .projection::<AccountRow>()
         .projection::<LetterRow>()
         .build()
@@ -30,7 +31,7 @@ pub(crate) struct Thing<const N: usize>;
 pub(crate) struct Happened<const N: usize>;
 
 impl<const N: usize> Aggregate for Thing<N> {
-    const TYPE: AggregateType = AggregateType::new(["account", "letter"][N]);
+    const TYPE: AggregateType = AggregateType::new(["account", "letter", "note"][N]);
     const STATE_SCHEMA: u32 = 1;
     type Command = ();
     type Event = Happened<N>;
@@ -46,7 +47,7 @@ impl<const N: usize> Aggregate for Thing<N> {
 }
 
 impl<const N: usize> EventCodec for Happened<N> {
-    const EVENT_TYPES: &'static [&'static str] = [&["AccountOpened"], &["LetterSent"]][N];
+    const EVENT_TYPES: &'static [&'static str] = [&["AccountOpened"], &["LetterSent"], &["NoteTaken"]][N];
 
     fn encode(&self) -> Encoded {
         Encoded { event_type: Self::EVENT_TYPES[0], schema_version: 1, data: Map::new() }

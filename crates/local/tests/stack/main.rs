@@ -76,13 +76,11 @@ impl Deployed {
 
     /// Receives one message, without waiting where `wait` is zero.
     async fn receive(&self, output: &str, wait: i32) -> Option<Message> {
-        let received = self
-            .sqs()
-            .receive_message()
-            .queue_url(self.stack.output(output).unwrap())
-            .wait_time_seconds(wait)
-            .send()
-            .await;
+        self.receive_from(self.stack.output(output).unwrap(), wait).await
+    }
+
+    async fn receive_from(&self, url: &str, wait: i32) -> Option<Message> {
+        let received = self.sqs().receive_message().queue_url(url).wait_time_seconds(wait).send().await;
         received.unwrap().messages.unwrap_or_default().into_iter().next()
     }
 }
@@ -248,6 +246,15 @@ async fn the_rules_lead_each_event_to_its_queue_by_its_aggregate() {
         assert_eq!((&body["source"], &body["detail-type"]), (&json!("branch"), &json!(detail_type)));
         assert!(deployed.receive(queue, 0).await.is_none());
     }
+}
+
+#[tokio::test]
+async fn an_event_that_no_projection_takes_is_counted_in_a_queue_of_its_own() {
+    let deployed = deploy(&StackOptions::default()).await;
+    deployed.publish("bank", "NoteTaken", &json!({ "AggregateType": "note" })).await;
+    let queue = deployed.sqs().get_queue_url().queue_name("bank-unconsumed").send().await.unwrap();
+    let message = deployed.receive_from(queue.queue_url().unwrap(), 20).await.unwrap();
+    assert!(message.body().unwrap().contains("NoteTaken"), "{message:?}");
 }
 
 #[tokio::test]
