@@ -489,10 +489,10 @@ def is_what_was_deployed(overlay: str, resources: list[dict], facts: Facts) -> I
                 yield f"{named(account)}: takes on no role of its name"
 
 
-def scales_by_every_queue(resources: list[dict], facts: Facts) -> Iterator[str]:
+def scales_by_every_queue(resources: list[dict], registered: set[str]) -> Iterator[str]:
     """Where KEDA scales the projector, it looks at the queue of every registered projection, and at no other."""
     prefix = stack(resources).get("MILLRACE_PREFIX")
-    queues = {f"{prefix}-{queue}" for queue in facts.queues}
+    queues = {f"{prefix}-{queue}" for queue in registered}
     for scaler in of_kind(resources, "ScaledObject"):
         asked = [trigger["metadata"].get("queueURL") for trigger in scaler["spec"]["triggers"]]
         for queue in sorted(queues - set(asked)):
@@ -546,18 +546,21 @@ def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
         *is_understood(resources, facts),
         *is_guarded(overlay, resources),
         *is_what_was_deployed(overlay, resources, facts),
-        *scales_by_every_queue(resources, facts),
+        *scales_by_every_queue(resources, facts.queues),
         *asks_for_metrics_that_exist(resources, facts),
         *reaches_its_collector(resources),
     ]
 
 
-def complaints_of_an_application(resources: list[dict]) -> list[str]:
-    """All complaints about the manifests that `millrace new app` makes: they do not scale, and have no policies."""
+def complaints_of_an_application(resources: list[dict], queues: set[str]) -> list[str]:
+    """All complaints about the manifests that `millrace new app` makes."""
     return list(fits_its_schema(resources)) or [
         *is_restricted(resources),
         *is_bounded(resources),
+        *is_probed(resources),
         *points_at_something(resources),
+        *is_scaled_and_guarded(resources),
         *is_reached(resources),
         *is_configured(resources),
+        *scales_by_every_queue(resources, queues),
     ]

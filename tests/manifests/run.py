@@ -8,7 +8,7 @@ Every overlay is rendered by `kubectl kustomize` (of the kubectl beside this Pyt
 for EKS also with every component, and checked: `checks.py` says for what. Then each check is shown a manifest that is
 broken in its way, and has to find it (`broken.py`). `--programs` is the directory of the deployables, which are asked
 for the variables and flags that they know. `--application` is the folder of manifests that `millrace new app` has made:
-these alone are checked. Needs what .ci/requirements.txt names, and no cluster.
+these alone are checked, against the templates that are rendered beside it, if there are any. Needs what .ci/requirements.txt names, and no cluster.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def main() -> int:
     beside = pathlib.Path(sys.executable).with_name("kubectl")
     kubectl = str(beside) if beside.is_file() else "kubectl"
     if given.application:
-        found = checks.complaints_of_an_application(render(kubectl, given.application))
+        queues = checks.queues(checks.templates(given.application / "../infra"))
+        found = checks.complaints_of_an_application(render(kubectl, given.application), queues)
         print("\n".join([*found, f"{given.application}: {len(found)} complaints"]))
         return int(bool(found))
     programs = Programs(given.programs)

@@ -40,7 +40,7 @@ pub(crate) enum Command {
     #[command(long_about = AWS)]
     Aws(AwsArgs),
 
-    /// Renders the CloudFormation templates that the application is deployed with.
+    /// Renders the CloudFormation templates that the application is deployed with, and the triggers of KEDA.
     ///
     /// Into the folder, where templates of projections that are gone are removed, else to standard output.
     Infra(InfraArgs),
@@ -67,7 +67,7 @@ pub(crate) struct Passed {
 
 #[derive(Debug, Args)]
 pub(crate) struct InfraArgs {
-    /// The folder of the templates
+    /// The folder of the templates; `keda` in it is a component of kustomize
     pub(crate) folder: Option<PathBuf>,
 
     /// Changes nothing, but fails and says which where a template in the folder is not as it is rendered

@@ -1,4 +1,4 @@
-//! `infra`: the application's CloudFormation templates.
+//! `infra`: the application's CloudFormation templates, and the triggers of KEDA.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context as _;
 use millrace_core::Application;
-use millrace_infra::Template;
 use millrace_local::{description, say};
 
 use crate::{cli::InfraArgs, stdout::print};
@@ -18,14 +17,17 @@ use crate::{cli::InfraArgs, stdout::print};
 const RENDERED: &str = "# Rendered from the application's registration";
 
 pub(crate) fn run(application: &Application, args: &InfraArgs) -> anyhow::Result<ExitCode> {
-    let templates = description(application).render()?;
+    let stack = description(application);
+    let templates = stack.render()?;
+    let templates = templates.in_order().map(|each| (each.file_name(), each.body().to_owned()));
+    let keda = stack.keda().into_iter().map(|(path, text)| (path.to_owned(), text));
+    let rendered: Vec<_> = templates.chain(keda).collect();
     let Some(folder) = &args.folder else {
-        let documents =
-            templates.in_order().map(|each| format!("---\n# {}\n{}", each.file_name(), each.body()));
+        let documents = rendered.iter().map(|(path, text)| format!("---\n# {path}\n{text}"));
         print(&documents.collect::<String>())?;
         return Ok(ExitCode::SUCCESS);
     };
-    let differences = Differences::of(templates.in_order(), folder)?;
+    let differences = Differences::of(&rendered, folder)?;
     if args.check {
         for line in differences.lines() {
             say(&line);
@@ -33,8 +35,9 @@ pub(crate) fn run(application: &Application, args: &InfraArgs) -> anyhow::Result
         let equal = differences.lines().next().is_none();
         return Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE });
     }
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for (path, body) in &differences.outdated {
+        let folder = path.parent().unwrap_or(folder);
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
         fs::write(path, body).with_context(|| format!("cannot write {}", path.display()))?;
     }
     for path in &differences.left_over {
@@ -46,23 +49,23 @@ pub(crate) fn run(application: &Application, args: &InfraArgs) -> anyhow::Result
 /// The differences between a folder and the registration.
 #[derive(Debug, Default)]
 struct Differences<'a> {
-    /// Templates that are missing, or have another text.
+    /// Files that are missing, or have another text.
     outdated: BTreeMap<PathBuf, &'a str>,
-    /// Rendered templates that nothing is registered for any more.
+    /// Rendered files that nothing is registered for any more.
     left_over: Vec<PathBuf>,
 }
 
 impl<'a> Differences<'a> {
-    fn of(templates: impl Iterator<Item = &'a Template>, folder: &Path) -> anyhow::Result<Self> {
+    fn of(rendered: &'a [(String, String)], folder: &Path) -> anyhow::Result<Self> {
         let mut differences = Self::default();
         let wanted: BTreeMap<_, _> =
-            templates.map(|template| (folder.join(template.file_name()), template.body())).collect();
+            rendered.iter().map(|(path, text)| (folder.join(path), text.as_str())).collect();
         for (path, body) in &wanted {
             if found(path)?.as_deref() != Some(*body) {
                 differences.outdated.insert(path.clone(), body);
             }
         }
-        for path in files(folder)? {
+        for path in [files(folder)?, files(&folder.join("keda"))?].concat() {
             let is_template = path.extension().is_some_and(|extension| extension == "yaml");
             if is_template
                 && !wanted.contains_key(&path)
@@ -120,13 +123,16 @@ mod tests {
         assert_eq!(run(&rendered, true), ExitCode::SUCCESS);
         assert!(rendered.join("data.yaml").exists() && rendered.join("application.yaml").exists());
 
-        let old = rendered.join("retired-v1.yaml");
-        fs::copy(rendered.join("data.yaml"), &old).unwrap();
+        let old = [rendered.join("retired-v1.yaml"), rendered.join("keda/scaled-object.yaml")];
+        fs::create_dir(rendered.join("keda")).unwrap();
+        for path in &old {
+            fs::copy(rendered.join("data.yaml"), path).unwrap();
+        }
         fs::write(rendered.join("kustomization.yaml"), "# By hand.\n").unwrap();
         assert_eq!(run(&rendered, true), ExitCode::FAILURE);
         run(&rendered, false);
         assert_eq!(run(&rendered, true), ExitCode::SUCCESS);
-        assert!(!old.exists() && rendered.join("kustomization.yaml").exists());
+        assert!(!old.iter().any(|path| path.exists()) && rendered.join("kustomization.yaml").exists());
 
         fs::write(rendered.join("data.yaml"), "changed").unwrap();
         assert_eq!(run(&rendered, true), ExitCode::FAILURE);

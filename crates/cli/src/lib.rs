@@ -27,7 +27,7 @@
 //! | (none) | the local AWS and the deployables, until Ctrl-C |
 //! | `demo` | the same, and a walk through it that the application brings with it (see [`demo`]) |
 //! | `aws` | the local AWS alone, for deployables that are started by hand |
-//! | `infra` | the CloudFormation templates |
+//! | `infra` | the CloudFormation templates, and the triggers of KEDA |
 //! | `audit`, `redrive` | the projector's commands for operators |
 
 mod aws;

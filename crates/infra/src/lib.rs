@@ -8,6 +8,7 @@ mod check;
 mod consumer;
 mod data;
 mod error;
+mod keda;
 pub mod names;
 mod parameters;
 mod policy;

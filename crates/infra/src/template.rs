@@ -11,6 +11,10 @@ const MAX_RESOURCES: usize = 500;
 const MAX_PARAMETERS: usize = 200;
 const MAX_OUTPUTS: usize = 200;
 
+/// The first line of everything that is rendered.
+pub(crate) const RENDERED: &str =
+    "# Rendered from the application's registration: change that, and render again.\n";
+
 /// The prefix as the templates know it: the value of their parameter.
 pub(crate) const PREFIX: &str = "${Prefix}";
 
@@ -145,8 +149,7 @@ impl Draft {
         }
         sections.push(("Resources", map(self.resources)));
         sections.push(("Outputs", map(self.outputs)));
-        let rendered = "# Rendered from the application's registration: change that, and render again.\n";
-        format!("{rendered}{}", written(&map(sections)))
+        format!("{RENDERED}{}", written(&map(sections)))
     }
 }
 

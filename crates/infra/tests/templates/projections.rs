@@ -1,7 +1,7 @@
 //! The stack of a projection.
 
 use millrace_infra::{Index, ProjectionResources, Stack, Template};
-use yaml_rust2::Yaml;
+use yaml_rust2::{Yaml, YamlLoader};
 
 use crate::{
     applications::shop,
@@ -189,9 +189,16 @@ fn versions_of_a_projection_stand_side_by_side() {
 }
 
 #[test]
-fn the_queue_of_each_projection_is_known() {
+fn the_queue_of_each_projection_is_known_and_keda_looks_at_it() {
     let queues = shop().queues("live").unwrap();
     assert_eq!(queues, PROJECTIONS.map(|(id, ..)| format!("live-{id}")));
+
+    let files = shop().keda();
+    let scaled_object = &YamlLoader::load_from_str(&files[1].1).unwrap()[1]["spec"];
+    let triggers = scaled_object["triggers"].as_vec().unwrap();
+    let asked: Vec<_> = triggers.iter().map(|each| text(&each["metadata"]["queueURL"])).collect();
+    assert_eq!(asked, PROJECTIONS.map(|(id, ..)| format!("prefix-{id}")));
+    assert!(Stack::new("shop").keda().is_empty(), "KEDA refuses a scaler without triggers");
 }
 
 fn keys(schema: &Yaml) -> String {
