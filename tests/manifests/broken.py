@@ -220,6 +220,16 @@ BROKEN = [
         "scales nothing",
     ),
     Broken(
+        "a KEDA that scales too little",
+        lambda all: find(all, "ScaledObject", "projector")["spec"].update(maxReplicaCount=5),
+        "messages wait for",
+    ),
+    Broken(
+        "a KEDA that scales to and fro",
+        lambda all: find(all, "ScaledObject", "projector")["spec"].pop("advanced"),
+        "the number of replicas turns",
+    ),
+    Broken(
         "two who scale",
         lambda all: find(all, "HorizontalPodAutoscaler", "query-service")["spec"]["scaleTargetRef"].update(
             name="projector"

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import kubernetes_validate
 
+import scaling
 from programs import DEPLOYABLES, Programs
 
 # The oldest Kubernetes that the manifests are for (it has `preStop.sleep`), and the newest that there is a schema of.
@@ -494,12 +495,19 @@ def scales_by_every_queue(resources: list[dict], registered: set[str]) -> Iterat
     prefix = stack(resources).get("MILLRACE_PREFIX")
     queues = {f"{prefix}-{queue}" for queue in registered}
     for scaler in of_kind(resources, "ScaledObject"):
-        asked = [trigger["metadata"].get("queueURL") for trigger in scaler["spec"]["triggers"]]
-        for queue in sorted(queues - set(asked)):
-            yield f"{named(scaler)}: does not look at the queue {queue}"
-        for queue in asked:
-            if queue not in queues:
+        for kind in ("aws-sqs-queue", "aws-cloudwatch"):
+            asked = {scaling.queue_of(each) for each in scaler["spec"]["triggers"] if each["type"] == kind}
+            for queue in sorted(queues - asked):
+                yield f"{named(scaler)}: does not look at the queue {queue} by {kind}"
+            for queue in sorted(asked - queues):
                 yield f"{named(scaler)}: there is no queue {queue}"
+
+
+def scales_in_time(resources: list[dict]) -> Iterator[str]:
+    """Where KEDA scales the projector, messages wait no longer than they should, and the number of replicas is calm."""
+    for scaler in of_kind(resources, "ScaledObject"):
+        for complaint in scaling.complaints(scaler["spec"]):
+            yield f"{named(scaler)}: {complaint}"
 
 
 def asks_for_metrics_that_exist(resources: list[dict], facts: Facts) -> Iterator[str]:
@@ -546,7 +554,8 @@ def complaints(overlay: str, resources: list[dict], facts: Facts) -> list[str]:
         *is_understood(resources, facts),
         *is_guarded(overlay, resources),
         *is_what_was_deployed(overlay, resources, facts),
-        *scales_by_every_queue(resources, facts.queues),
+        *(found := list(scales_by_every_queue(resources, facts.queues))),
+        *([] if found else scales_in_time(resources)),
         *asks_for_metrics_that_exist(resources, facts),
         *reaches_its_collector(resources),
     ]

@@ -296,7 +296,11 @@ fn queue_depth() -> Program {
         has_role: false,
         fixed: Vec::new(),
         each: |projection| {
-            vec![Statement::new("ReadDepth", &["sqs:GetQueueAttributes"], [queue_of(projection)])]
+            vec![
+                Statement::new("ReadDepth", &["sqs:GetQueueAttributes"], [queue_of(projection)]),
+                // CloudWatch knows no narrower resource.
+                Statement::new("ReadAge", &["cloudwatch:GetMetricData"], ["*".to_owned()]),
+            ]
         },
     }
 }

@@ -4,19 +4,16 @@ use crate::{Stack, names, template::RENDERED};
 
 /// The prefix is replaced by that of the ConfigMap `stack`.
 const KUSTOMIZATION: &str = "\
-# Scales the projector by the depth of its queues, in place of its autoscaler by processor time. Needs KEDA, whose
+# Scales the projector by the depth and the age of its queues, in place of a fixed number of replicas. Needs KEDA, whose
 # operator's role needs the policy `<prefix>-queue-depth`.
 apiVersion: kustomize.config.k8s.io/v1alpha1
 kind: Component
 resources:
   - scaled-object.yaml
 patches:
-  - patch: |-
-      $patch: delete
-      apiVersion: autoscaling/v2
-      kind: HorizontalPodAutoscaler
-      metadata:
-        name: projector
+  - target: { kind: Deployment, name: projector }
+    patch: |-
+      - { op: remove, path: /spec/replicas }
 replacements:
   - source: { kind: ConfigMap, name: stack, fieldPath: data.AWS_REGION }
     targets:
@@ -25,7 +22,9 @@ replacements:
   - source: { kind: ConfigMap, name: stack, fieldPath: data.MILLRACE_PREFIX }
     targets:
       - select: { kind: ScaledObject, name: projector }
-        fieldPaths: [\"spec.triggers.*.metadata.queueURL\"]
+        fieldPaths:
+          - spec.triggers.[type=aws-sqs-queue].metadata.queueURL
+          - spec.triggers.[type=aws-cloudwatch].metadata.dimensionValue
         options: { delimiter: \"-\", index: 0 }
 ";
 
@@ -47,12 +46,24 @@ spec:
   # Not to none: a caller with a read-after token would wait for the start of a projector.
   minReplicaCount: 2
   maxReplicaCount: 20
-  cooldownPeriod: 300
   # Where the queues cannot be asked, as many replicas as carry a usual day.
   fallback: { failureThreshold: 5, replicas: 4 }
-  # One for each projection, by the name of its queue. A replica works on 200 messages of a queue at a time
-  # (MESSAGES_AT_ONCE), and brings some 4,000 a second to their rows. Messages in flight do not count: those that wait for
-  # a newer release or a throttled row are hidden, and no further replica would help them.
+  advanced:
+    horizontalPodAutoscalerConfig:
+      behavior:
+        # Slowly: a queue is empty as long as there are replicas enough, so the right number shows only when they have
+        # become too few. With the default a load of two hours goes from few replicas to many 16 times.
+        scaleDown:
+          stabilizationWindowSeconds: 300
+          policies: [{ type: Pods, value: 1, periodSeconds: 120 }]
+  # Two for each projection, by the name of its queue.
+  #
+  # Depth: a replica works on 200 messages of a queue at a time (MESSAGES_AT_ONCE), and brings some 4,000 a second to their
+  # rows. Messages in flight do not count: those that wait for a newer release or a throttled row are hidden, and no
+  # further replica would help them.
+  #
+  # Age: a replica for each half minute that the oldest message has waited, for messages that are few and slow. SQS leaves
+  # out a message that was received three times, so those that wait do not count here either.
   triggers:
 ";
 
@@ -64,6 +75,18 @@ fn trigger(queue: &str) -> String {
         queueURL: {queue}
         queueLength: \"200\"
         scaleOnInFlight: \"false\"
+        awsRegion: us-east-1
+    - type: aws-cloudwatch
+      authenticationRef: {{ name: projector }}
+      metadata:
+        namespace: AWS/SQS
+        metricName: ApproximateAgeOfOldestMessage
+        dimensionName: QueueName
+        dimensionValue: {queue}
+        metricStat: Maximum
+        metricStatPeriod: \"60\"
+        minMetricValue: \"0\"
+        targetMetricValue: \"30\"
         awsRegion: us-east-1
 "
     )

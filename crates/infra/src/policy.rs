@@ -113,7 +113,12 @@ pub(crate) fn policies(
 fn merge(statements: &mut Vec<Statement>, added: Vec<Statement>) {
     for each in added {
         match statements.iter_mut().find(|statement| statement.sid == each.sid) {
-            Some(statement) => statement.resources.extend(each.resources),
+            Some(statement) => {
+                let present = statement.resources.clone();
+                statement
+                    .resources
+                    .extend(each.resources.into_iter().filter(|added| !present.contains(added)));
+            }
             None => statements.push(each),
         }
     }

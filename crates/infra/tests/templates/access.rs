@@ -77,7 +77,7 @@ const PERMISSIONS: [(&str, &[(&str, &str)]); 6] = [
             ("sqs:GetQueueAttributes sqs:GetQueueUrl sqs:SendMessage", "queues"),
         ],
     ),
-    ("QueueDepthPolicy", &[("sqs:GetQueueAttributes", "queues")]),
+    ("QueueDepthPolicy", &[("sqs:GetQueueAttributes", "queues"), ("cloudwatch:GetMetricData", "*")]),
 ];
 
 const PROJECTIONS: [&str; 3] = ["P-user-profiles-v1", "P-order-summaries-v1", "P-customer-totals-v1"];
@@ -146,8 +146,10 @@ fn allowed(template: &Template, policy: &str) -> BTreeSet<(String, String)> {
             let beginning =
                 format!("arn:${{AWS::Partition}}:{service}:${{AWS::Region}}:${{AWS::AccountId}}:");
             for resource in texts(&statement["Resource"]) {
-                let resource = resource.strip_prefix(&beginning).unwrap_or_else(|| panic!("{resource}"));
-                pairs.insert((action.clone(), resource.replace("${Prefix}", "P")));
+                // Actions that know no resource.
+                let known = if resource == "*" { Some("*") } else { resource.strip_prefix(&beginning) };
+                let known = known.unwrap_or_else(|| panic!("{resource}"));
+                pairs.insert((action.clone(), known.replace("${Prefix}", "P")));
             }
         }
     }

@@ -196,8 +196,11 @@ fn the_queue_of_each_projection_is_known_and_keda_looks_at_it() {
     let files = shop().keda();
     let scaled_object = &YamlLoader::load_from_str(&files[1].1).unwrap()[1]["spec"];
     let triggers = scaled_object["triggers"].as_vec().unwrap();
-    let asked: Vec<_> = triggers.iter().map(|each| text(&each["metadata"]["queueURL"])).collect();
-    assert_eq!(asked, PROJECTIONS.map(|(id, ..)| format!("prefix-{id}")));
+    for (kind, queue) in [("aws-sqs-queue", "queueURL"), ("aws-cloudwatch", "dimensionValue")] {
+        let of_kind = triggers.iter().filter(|each| text(&each["type"]) == kind);
+        let asked: Vec<_> = of_kind.map(|each| text(&each["metadata"][queue])).collect();
+        assert_eq!(asked, PROJECTIONS.map(|(id, ..)| format!("prefix-{id}")), "{kind}");
+    }
     assert!(Stack::new("shop").keda().is_empty(), "KEDA refuses a scaler without triggers");
 }
 
