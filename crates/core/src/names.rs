@@ -36,6 +36,9 @@ pub fn bus(prefix: &str) -> String {
     format!("{prefix}-events")
 }
 
+/// The `DetailType` of an item of the event store that the relay hands on because it cannot read it as an event.
+pub const UNDECODABLE: &str = "Undecodable";
+
 /// The table of the rows of a projection, given by its [id](ProjectionName::id).
 pub fn table(prefix: &str, id: &str) -> String {
     format!("{prefix}-{id}")

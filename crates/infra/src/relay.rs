@@ -51,9 +51,12 @@ fn combined(name: String, parts: &[&[String]]) -> Vec<(String, Yaml)> {
 }
 
 /// The rule that brings to the undelivered events what the relay hands on undecoded, be its aggregate known or not. So
-/// the alarm of that queue tells of it. The relay names it so: `millrace_relay::bus::UNDECODABLE`.
+/// the alarm of that queue tells of it.
 pub(crate) fn undecodable() -> Yaml {
-    let pattern = map([("source", list([value("EventSource")])), ("detail-type", texts(["Undecodable"]))]);
+    let pattern = map([
+        ("source", list([value("EventSource")])),
+        ("detail-type", texts([millrace_core::names::UNDECODABLE])),
+    ]);
     let target = map([("Id", text("queue")), ("Arn", arn_of("UndeliveredQueue"))]);
     resource(
         "AWS::Events::Rule",

@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use millrace_aws::AwsError;
+pub use millrace_core::names::UNDECODABLE;
 use millrace_core::{AggregateType, Envelope, TenantId, Timestamp};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -12,9 +13,6 @@ use crate::stream::Undecoded;
 
 /// The most entries that one call takes (EventBridge API Reference, `PutEvents`).
 pub const MAX_ENTRIES: usize = 10;
-
-/// The `DetailType` of an item that could not be read as an event.
-pub const UNDECODABLE: &str = "Undecodable";
 
 /// An upper bound for the bytes that the bus and its queues add to an entry: id, account, region and the like.
 const WRAPPING: usize = 1024;
