@@ -23,6 +23,7 @@ fn lease() -> Value {
         "ExpiresAt": n(1_800_000_000_000_u64),
         "Checkpoint": s("TRIM_HORIZON"),
         "CheckpointTime": s("2026-11-23T12:00:00.000000Z"),
+        "Parent": s("label/parent"),
         "CompleteAt": n(1_800_000_000_000_u64),
     })
 }

@@ -7,7 +7,7 @@ use millrace_core::Timestamp;
 use millrace_relay::{
     Leases, Refill as _,
     aws::{DynamoLeases, DynamoRefill},
-    leases::{Checkpoint, Lease, Progress, Replica},
+    leases::{Checkpoint, LOOKER, Lease, Parent, Progress, Replica},
     memory::MemoryLeases,
     stream::{Content, Position, Sequence, ShardId},
 };
@@ -25,6 +25,8 @@ fn lease(shard: &str, owner: &str) -> Lease {
         fence: 1,
         expires_at: at(8),
         progress: Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: at(0) },
+        parent: Parent::Shard(ShardId::from("s/0")),
+        is_unlisted: false,
     }
 }
 
@@ -77,6 +79,25 @@ async fn contract(leases: &impl Leases) {
     assert!(!leases.keep(&after(&taken, "11", 40)).await.unwrap(), "it was given up");
     let again = leases.take(&free, "b", at(50)).await.unwrap().unwrap();
     assert_eq!((again.fence, again.progress), (3, last.progress));
+
+    // Corrected by whoever looks at the stream, whoever has it; its owner's writes leave that as it is.
+    for (is_unlisted, parent) in [(true, Parent::None), (false, Parent::Unknown), (true, Parent::Unknown)] {
+        let seen = stored(leases, "s/1").await.unwrap();
+        let parent_before = if parent == Parent::Unknown { seen.parent.clone() } else { parent.clone() };
+        leases.correct(&Lease { is_unlisted, parent, owner: None, ..first.clone() }).await.unwrap();
+        let expected = Lease { is_unlisted, parent: parent_before, ..seen };
+        assert_eq!(stored(leases, "s/1").await.as_ref(), Some(&expected));
+        assert!(leases.keep(&Lease { is_unlisted: !is_unlisted, ..expected.clone() }).await.unwrap());
+        assert_eq!(stored(leases, "s/1").await, Some(expected));
+    }
+    leases.correct(&lease("s/none", "a")).await.unwrap();
+    assert_eq!(stored(leases, "s/none").await, None, "there is nothing to correct");
+
+    // The looker's lease is no shard's.
+    let looker = Lease { parent: Parent::Unknown, ..lease(LOOKER, "a") };
+    assert!(leases.create(&looker).await.unwrap());
+    assert!(leases.keep(&looker).await.unwrap());
+    assert_eq!((stored(leases, LOOKER).await, leases.list().await.unwrap().looker), (None, Some(looker)));
 
     // A finished one is forgotten as it was seen, and no other.
     assert!(leases.create(&lease("s/2", "a")).await.unwrap());

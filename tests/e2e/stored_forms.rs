@@ -23,7 +23,7 @@ use millrace_event_store::{
 use millrace_relay::{
     Leases as _,
     aws::DynamoLeases,
-    leases::{Checkpoint, Lease, Progress, RefillJob, Replica},
+    leases::{Checkpoint, LOOKER, Lease, Parent, Progress, RefillJob, Replica},
     stream::{Position, Sequence, ShardId},
 };
 use millrace_rows::{
@@ -44,7 +44,7 @@ use shop::{
 
 /// The stored forms that there have been, the newest last. Each is a folder of `tests/stored` with a file for each table
 /// whose items differ from those of the form before.
-const FORMS: [&str; 2] = ["1", "2"];
+const FORMS: [&str; 3] = ["1", "2", "3"];
 
 /// Advice printed with a difference.
 const ADVICE: &str = "Stored forms are frozen: tables hold items of every release, and replicas of the release before \
@@ -131,6 +131,8 @@ fn lease(shard: &str, owner: Option<&str>, fence: u64, checkpoint: Checkpoint) -
         fence,
         expires_at: time_of(9),
         progress: Progress { checkpoint, time: time_of(1) },
+        parent: Parent::Unknown,
+        is_unlisted: false,
     }
 }
 
@@ -144,6 +146,21 @@ fn leases() -> [Lease; 3] {
         lease("stream/shard-2", None, 7, after("4200000000000000000001")),
         lease("stream/shard-3", Some("replica-1"), 2, Checkpoint::ShardEnd),
     ]
+}
+
+/// With what is new in the third form: parents, and a shard that is no longer listed.
+fn leases_with_parents() -> [Lease; 3] {
+    let [child, second, parent] = leases();
+    [
+        Lease { parent: Parent::Shard(parent.shard.clone()), ..child },
+        Lease { parent: Parent::None, is_unlisted: true, ..second },
+        Lease { parent: Parent::None, ..parent },
+    ]
+}
+
+/// New in the third form.
+fn looker() -> Lease {
+    lease(LOOKER, Some("replica-1"), 4, Checkpoint::ShardEnd)
 }
 
 /// New in the second form.
@@ -212,7 +229,7 @@ impl Stores {
             assert!(self.events.put_snapshot(&snapshot, Replaces::Older).await.unwrap());
         }
         assert!(self.leases.begin_refill(&refill()).await.unwrap());
-        for lease in leases().into_iter().chain(segments()) {
+        for lease in leases_with_parents().into_iter().chain(segments()).chain([looker()]) {
             let owned = Lease { owner: Some("replica-1".to_owned()), ..lease.clone() };
             assert!(self.leases.create(&owned).await.unwrap());
             if lease.owner.is_none() {
@@ -278,13 +295,18 @@ impl Stores {
         for snapshot in snapshots() {
             let found = self.events.snapshot(&snapshot.stream, snapshot.schema).await.unwrap();
             // Snapshots of another form are passed over.
-            assert_eq!(found, (form == FORMS[FORMS.len() - 1]).then_some(snapshot));
+            assert_eq!(found, (form != "1").then_some(snapshot));
         }
         self.read_keys().await;
         let mut found = self.leases.list().await.unwrap();
         found.leases.sort_by_key(|lease| lease.shard.to_string());
         found.segments.sort_by_key(|lease| lease.shard.to_string());
-        assert_eq!((found.leases.as_slice(), found.replicas), (leases().as_slice(), vec![replica()]));
+        let (leases, looker) = match form {
+            "3" => (leases_with_parents(), Some(looker())),
+            _ => (leases(), None),
+        };
+        assert_eq!((found.leases.as_slice(), found.replicas), (leases.as_slice(), vec![replica()]));
+        assert_eq!(found.looker, looker);
         assert_eq!(found.complete_at, Some(time_of(5)));
         let refills = if form == "1" { (vec![], vec![]) } else { (vec![refill()], segments().to_vec()) };
         assert_eq!((found.refills, found.segments), refills);

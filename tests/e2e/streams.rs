@@ -101,20 +101,35 @@ async fn every_page_of_shards_is_read() {
         other => panic!("{other} is not asked for"),
     })
     .await;
-    let shards = stand.stream.shards().await.unwrap();
+    let (mut shards, mut from, mut pages) = (Vec::new(), None, 0);
+    while pages == 0 || from.is_some() {
+        let page = stand.stream.shards(from.as_ref()).await.unwrap();
+        shards.extend(page.shards);
+        (from, pages) = (page.next, pages + 1);
+    }
+    assert_eq!(pages, 3);
     let expected = |n: usize| Shard { id: id(n), parent: n.checked_sub(1).map(id) };
     assert_eq!(shards, (0..250).map(expected).collect::<Vec<_>>());
 }
 
+/// An emulator lists all shards, as if there were no filter.
 #[tokio::test]
-async fn pages_of_shards_that_go_in_a_circle_are_an_error() {
-    let stand = Stand::with(|operation, _| match operation {
-        "DescribeTable" => table(),
-        _ => page(&json!({})),
-    })
-    .await;
-    let error = stand.stream.shards().await.unwrap_err();
-    assert!(matches!(error, AwsError::InvalidResponse(_)), "{error}");
+async fn the_children_of_a_shard_are_found_in_one_call_whether_the_filter_is_known_or_not() {
+    for knows in [true, false] {
+        let stand = Stand::with(move |operation, body| match operation {
+            "DescribeTable" => table(),
+            "DescribeStream" if knows => {
+                assert_eq!(body["ShardFilter"], json!({"Type": "CHILD_SHARDS", "ShardId": "shard-041"}));
+                let child = json!({"ShardId": "shard-042", "ParentShardId": "shard-041"});
+                (200, json!({"StreamDescription": {"Shards": [child]}}))
+            }
+            "DescribeStream" => page(body),
+            other => panic!("{other} is not asked for"),
+        })
+        .await;
+        let children = stand.stream.children(&id(41)).await.unwrap();
+        assert_eq!(children, [Shard { id: id(42), parent: Some(id(41)) }]);
+    }
 }
 
 #[tokio::test]

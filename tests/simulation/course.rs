@@ -3,7 +3,7 @@
 use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
 use millrace_relay::{
-    Leases as _, ShardStream as _,
+    Leases as _,
     leases::{Checkpoint, Lease},
     stream::{Position, Shard},
 };
@@ -194,7 +194,7 @@ impl Course {
         let leases = self.world.leases.list().await.unwrap().leases;
         let unread = |lease: &Lease| lease.progress.checkpoint == Checkpoint::At(Position::TrimHorizon);
         let noted = |shard: &Shard| leases.iter().any(|lease| lease.shard == shard.id);
-        let listed = self.world.stream.shards().await.unwrap();
+        let listed = self.world.stream.listed();
         leases.iter().any(unread) || !listed.iter().all(noted)
     }
 

@@ -12,7 +12,7 @@ use millrace_relay::{
     leases::{Lease, LeaseTable, RefillJob, Replica},
     memory::MemoryCursor,
     refill::RefillPage,
-    stream::{Position, Records, Sequence, Shard, ShardId, StreamError},
+    stream::{Position, Records, Sequence, Shard, ShardId, Shards, StreamError},
 };
 use millrace_rows::{WriteError, WriteOutcome, WriteRows};
 
@@ -46,8 +46,14 @@ macro_rules! call {
 impl ShardStream for Ports {
     type Cursor = MemoryCursor;
 
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
-        call!(self, "DescribeStream", |world| world.stream.shards())
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        let from = from.cloned();
+        call!(self, "DescribeStream", |world, from| world.stream.shards(from.as_ref()))
+    }
+
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        let shard = shard.clone();
+        call!(self, "DescribeStream", |world, shard| world.stream.children(&shard))
     }
 
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
@@ -91,6 +97,11 @@ impl Leases for Ports {
         self.world.watch_lease(lease);
         let lease = lease.clone();
         call!(self, "release a lease", |world, lease| world.leases.release(&lease))
+    }
+
+    async fn correct(&self, lease: &Lease) -> Result<(), AwsError> {
+        let lease = lease.clone();
+        call!(self, "correct a lease", |world, lease| world.leases.correct(&lease))
     }
 
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {

@@ -20,9 +20,11 @@ pub struct RelayConfig {
     /// The longest interval between reads. The interval grows by an eighth with each empty read, and a read with
     /// records resets it. 1 s, reached after 6 s of silence.
     pub idle_poll_interval: Duration,
-    /// How often the shards of the stream are listed; also done when a shard ends. 10 s.
+    /// How often the looker lists the shards of the stream, four pages of 100 a second. 10 s.
     pub discovery_interval: Duration,
-    /// How often the lease table is read, to take free leases and give up surplus ones. 2.5 s.
+    /// How often the lease table is read, to take free leases and give up surplus ones. 2.5 s, and longer for a table of
+    /// more than 10,000 leases: 250 µs for each. A lease is about 300 bytes, so a replica's readings cost at most 300 RU a
+    /// second, however many shards there are.
     pub balance_interval: Duration,
     /// How long a lease lives without being renewed. 8 s. If the clocks of replicas differ by more than this minus
     /// [`renew_interval`](Self::renew_interval), live leases are stolen, which only repeats events.
@@ -79,6 +81,12 @@ impl RelayConfig {
     /// The interval between the reads of a shard that is behind: five a second, AWS's limit, each with 1,000 records.
     /// So a backlog shrinks by 5,000 events a second, five times as fast as a shard can take writes.
     const CATCH_UP: Duration = Duration::from_millis(200);
+
+    /// The shortest time between two readings of a lease table with this number of leases.
+    pub(super) fn read_time(leases: usize) -> Duration {
+        const EACH: Duration = Duration::from_micros(250);
+        EACH.saturating_mul(u32::try_from(leases).unwrap_or(u32::MAX))
+    }
 
     /// The next interval, after an `interval` whose read brought this number of records.
     pub(super) fn next_poll(&self, interval: Duration, brought: usize) -> Duration {

@@ -5,7 +5,7 @@ use std::{collections::HashSet, future::Future, num::NonZeroU32};
 use millrace_aws::{AwsError, Segment};
 use millrace_core::Timestamp;
 
-use super::stream::{Position, Sequence, ShardId};
+use super::stream::{Position, Sequence, Shard, ShardId};
 
 /// The progress of a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +50,56 @@ pub struct Progress {
     pub time: Timestamp,
 }
 
+/// The key of the lease of the replica that lists the stream's shards. No shard has it: a stream's label contains no `#`.
+pub const LOOKER: &str = "looker#";
+
+/// The shard that a lease's shard continues.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Parent {
+    /// A release has written the lease that did not write parents. The looker adds it. Also of leases that are no
+    /// shards'.
+    Unknown,
+    /// None.
+    None,
+    /// This one.
+    Shard(ShardId),
+}
+
+const NO_PARENT: &str = "NONE";
+
+impl Parent {
+    /// The parent of a shard that is listed.
+    pub fn of(shard: &Shard) -> Self {
+        shard.parent.clone().map_or(Self::None, Self::Shard)
+    }
+
+    /// The shard, if there is one and it is known.
+    pub fn shard(&self) -> Option<&ShardId> {
+        match self {
+            Self::Unknown | Self::None => None,
+            Self::Shard(shard) => Some(shard),
+        }
+    }
+
+    /// The text in the lease table: a shard or `NONE`; nothing if it is unknown.
+    pub fn to_text(&self) -> Option<&str> {
+        match self {
+            Self::Unknown => None,
+            Self::None => Some(NO_PARENT),
+            Self::Shard(shard) => Some(shard.as_str()),
+        }
+    }
+
+    /// The inverse of [`to_text`](Self::to_text).
+    pub fn from_text(text: Option<&str>) -> Self {
+        match text {
+            None => Self::Unknown,
+            Some(NO_PARENT) => Self::None,
+            Some(shard) => Self::Shard(ShardId::from(shard)),
+        }
+    }
+}
+
 /// A shard's lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -63,6 +113,10 @@ pub struct Lease {
     pub expires_at: Timestamp,
     /// The shard's progress.
     pub progress: Progress,
+    /// The shard that it continues.
+    pub parent: Parent,
+    /// Whether the stream lists the shard no more, though it is not finished: if it cannot be opened, it is gone.
+    pub is_unlisted: bool,
 }
 
 impl Lease {
@@ -132,6 +186,8 @@ pub struct LeaseTable {
     pub segments: Vec<Lease>,
     /// The replicas.
     pub replicas: Vec<Replica>,
+    /// The lease of the replica that lists the stream's shards.
+    pub looker: Option<Lease>,
     /// The latest known time at which every listed shard had its lease. A shard without a lease is younger.
     pub complete_at: Option<Timestamp>,
 }
@@ -174,6 +230,9 @@ pub trait Leases: Clone + Send + Sync + 'static {
 
     /// Like [`keep`](Self::keep), and leaves the lease without an owner.
     fn release(&self, lease: &Lease) -> impl Future<Output = Result<bool, AwsError>> + Send;
+
+    /// Writes the parent and whether the shard is unlisted, and nothing else, if there is the lease.
+    fn correct(&self, lease: &Lease) -> impl Future<Output = Result<(), AwsError>> + Send;
 
     /// Deletes a finished lease, unless its fence has changed.
     fn forget(&self, seen: &Lease) -> impl Future<Output = Result<(), AwsError>> + Send;

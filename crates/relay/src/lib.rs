@@ -2,7 +2,8 @@
 //!
 //! Every replica of the command service runs a relay. They share the stream's shards by leases in a table ([`Leases`]):
 //! a dead replica loses its leases by time, a replica wrongly taken for dead by their fence. A shard is read from the
-//! oldest record on, after its parents are finished. The checkpoint in the lease moves only past records that the bus
+//! oldest record on, after its parents are finished. One replica, the looker, lists the stream's shards for all, also by a
+//! lease; the others know only the lease table. The checkpoint in the lease moves only past records that the bus
 //! has accepted, so every event in the table is published **at least once**, and usually in the order of its
 //! aggregate's versions; a crash repeats about the last second.
 //!
@@ -27,7 +28,7 @@
 //!
 //! # Where things are
 //! [`ShardStream`], [`Leases`], [`EventBus`] and [`Refill`] are the relay's ports; [`aws`] and [`memory`] hold two
-//! implementations of each. `plan` decides which leases to take, `keeper` keeps one, `shard` reads under it,
+//! implementations of each. `look` brings the stream's shards into the lease table, `plan` decides which leases to take, `keeper` keeps one, `shard` reads under it,
 //! `publisher` sends the events, `traced` records them in traces.
 //!
 //! # Example
@@ -56,6 +57,7 @@ pub mod bus;
 mod config;
 mod keeper;
 pub mod leases;
+mod look;
 pub mod memory;
 mod meters;
 mod plan;
@@ -88,19 +90,20 @@ pub use time::Clock;
 use tokio::{
     sync::watch,
     task::{Id, JoinSet},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use self::{
-    leases::{Lease, Replica, segment_of},
+    leases::{LOOKER, Lease, Replica, segment_of},
+    look::{Children, News},
     meters::Called,
     plan::{Claim, Plan, Sightings, View},
     publisher::Publisher,
     refills::Refills,
     shard::relay_shard,
-    stream::{Shard, ShardId},
+    stream::ShardId,
     time::{after, since, whole_millis},
 };
 
@@ -113,20 +116,13 @@ pub struct Relay<S, L, B, R> {
     ports: Ports<S, L, B, R>,
     workers: Workers,
     sightings: Sightings,
-    listing: Option<Listing>,
+    children: Children,
+    /// The shortest time between two rounds: the table's readings must not cost more the more shards there are.
+    read_time: Duration,
     /// For failures of rounds.
     throttle: FailureLogThrottle,
     /// The longest time for which a shard had no owner, at the last round.
     unread: Duration,
-}
-
-/// A listing of the stream's shards.
-#[derive(Clone)]
-struct Listing {
-    began: Instant,
-    /// `began` by the clock.
-    at: Timestamp,
-    shards: Vec<Shard>,
 }
 
 /// The ports of a relay.
@@ -138,6 +134,7 @@ struct Ports<S, L, B, R> {
     publisher: Publisher<B>,
     clock: Clock,
     refills: Refills,
+    news: Arc<News>,
 }
 
 impl<S, L, B, R> Ports<S, L, B, R> {
@@ -149,15 +146,18 @@ impl<S, L, B, R> Ports<S, L, B, R> {
 /// The shards that are being read, each by a task.
 #[derive(Default)]
 struct Workers {
-    tasks: JoinSet<()>,
+    /// Each tells whether its shard has been read to the end.
+    tasks: JoinSet<bool>,
     shards: HashMap<Id, ShardId>,
     readers: HashMap<ShardId, Reading>,
 }
 
 /// How the reading of a shard ended.
 enum Ended {
-    /// The shard ended, its lease was lost, or the reader was stopped.
-    AsItShould(ShardId),
+    /// The shard ended.
+    Finished(ShardId),
+    /// The lease was lost, the reader was stopped, or it was no shard's.
+    AsItShould,
     /// A defect.
     Panicked,
 }
@@ -183,12 +183,21 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         meters::begin();
         let clock: Clock = Arc::new(clock);
         let publisher = Publisher { bus, config, clock: clock.clone() };
-        let ports = Ports { stream, leases, refill, publisher, clock, refills: Refills::default() };
+        let ports = Ports {
+            stream,
+            leases,
+            refill,
+            publisher,
+            clock,
+            refills: Refills::default(),
+            news: Arc::default(),
+        };
         Self {
             ports,
             workers: Workers::default(),
             sightings: Sightings::new(),
-            listing: None,
+            children: Children::new(),
+            read_time: Duration::ZERO,
             throttle: FailureLogThrottle::default(),
             unread: Duration::ZERO,
         }
@@ -197,34 +206,54 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
     /// Relays until `shutdown` is cancelled; then ends the work in flight and gives the leases up, within about
     /// twice [`RelayConfig::drain`]. Dropping the future stops everything at once, as a crash would.
     pub async fn run(mut self, shutdown: CancellationToken) {
+        let mut last = Instant::now();
+        let mut due = last;
         while !shutdown.is_cancelled() {
-            self.round(&shutdown).await;
-            let balance_interval = self.ports.config().balance_interval;
+            if self.children.find(&self.ports).await {
+                due = due.min(last + self.read_time);
+            }
+            if due <= Instant::now() {
+                self.round(&shutdown).await;
+                last = Instant::now();
+                due = last + self.interval();
+            }
+            let children_due = self.children.due();
             tokio::select! {
                 // A fixed order, here and elsewhere, makes simulations repeatable.
                 biased;
                 () = shutdown.cancelled() => {}
-                ended = self.workers.ended() => match ended {
-                    Ended::AsItShould(shard) => {
-                        sleep(BREATH).await;
-                        let mut ended = vec![shard];
-                        while let Some(Ended::AsItShould(another)) = self.workers.ended().now_or_never() {
-                            ended.push(another);
+                ended = self.workers.ended() => {
+                    let mut panicked = false;
+                    let mut ended = Some(ended);
+                    while let Some(another) = ended {
+                        match another {
+                            Ended::Finished(shard) => self.children.add(shard, (self.ports.clock)()),
+                            Ended::AsItShould => {}
+                            Ended::Panicked => panicked = true,
                         }
-                        // A new listing lets the children of a finished shard follow at once.
-                        if ended.iter().any(|shard| segment_of(shard).is_none()) {
-                            self.listing = None;
-                        }
+                        ended = self.workers.ended().now_or_never();
                     }
-                    // The shard is free to be taken, and would probably panic again at once.
-                    Ended::Panicked => shutdown.run_until_cancelled(sleep(balance_interval)).await.unwrap_or_default(),
-                },
+                    // A shard whose reader panicked is free to be taken, and would probably panic again at once.
+                    let pause = if panicked { self.interval() } else { BREATH };
+                    shutdown.run_until_cancelled(sleep(pause)).await;
+                    due = due.min(last + self.read_time);
+                }
                 // Other shards will ask as well, and can share the refill until a replica begins it.
-                () = self.ports.refills.asked.notified() => sleep(BREATH).await,
-                () = sleep(balance_interval) => {}
+                () = self.ports.refills.asked.notified() => {
+                    sleep(BREATH).await;
+                    due = due.min(last + self.read_time);
+                }
+                () = self.ports.news.changed.notified() => due = due.min(last + self.read_time),
+                () = sleep_until(children_due.unwrap_or(due)), if children_due.is_some() => {}
+                () = sleep_until(due) => {}
             }
         }
         self.shut_down().await;
+    }
+
+    /// The time between two rounds if nothing happens.
+    fn interval(&self) -> Duration {
+        self.ports.config().balance_interval.max(self.read_time)
     }
 
     /// Runs one round. At a shutdown, calls in flight get time to end: a lease taken by an abandoned call would have to
@@ -241,15 +270,16 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
                 Ok(()) => self.throttle.succeeded(),
                 Err(error) => {
                     meters::call_failed(Called::Leases);
-                    debug!(%error, "the relay cannot see its leases or shards");
+                    debug!(%error, "the relay cannot see its leases");
                     if let Some(lasted) = self.throttle.failed() {
-                        warn!(%error, ?lasted, "the relay cannot see its leases or shards");
+                        warn!(%error, ?lasted, "the relay cannot see its leases");
                     }
                 }
             },
             () = cut => {}
         }
-        let shards = self.workers.readers.keys().filter(|shard| segment_of(shard).is_none());
+        let is_shard = |shard: &&ShardId| segment_of(shard).is_none() && shard.as_str() != LOOKER;
+        let shards = self.workers.readers.keys().filter(is_shard);
         meters::leases_held(shards.count());
         // A replica that cannot see or take leases soon holds none, and would otherwise seem to have nothing left to
         // do.
@@ -260,18 +290,11 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
     async fn balance(&mut self, shutdown: &CancellationToken) -> Result<(), AwsError> {
         let plan = self.plan().await?;
         self.unread = plan.unread;
-        for claim in plan.claims {
+        for claim in plan.look.into_iter().chain(plan.claims) {
             if shutdown.is_cancelled() {
                 return Ok(());
             }
             self.claim(claim, shutdown).await;
-        }
-        for lease in plan.noted {
-            // A failed write is planned again.
-            if let Err(error) = self.ports.leases.create(&lease).await {
-                meters::call_failed(Called::Leases);
-                debug!(%error, shard = %lease.shard, "a shard could not be noted");
-            }
         }
         for shard in plan.surplus {
             self.workers.stop(&shard);
@@ -292,48 +315,17 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         let ports = self.ports.clone();
         let config = ports.config();
         let now = (ports.clock)();
-        let lifetime = config.lease_duration.max(3 * config.balance_interval);
+        let lifetime = config.lease_duration.max(3 * self.interval());
         let replica = Replica { owner: config.owner.clone(), expires_at: whole_millis(after(now, lifetime)) };
         ports.leases.announce(&replica).await?;
-        // The leases first: a lease is deleted only after its shard is no longer listed, so a shard listed later
-        // without a lease is new.
-        let mut table = ports.leases.list().await?;
-        let mut listing = self.listing().await?;
-        let is_listed = |lease: &Lease| listing.shards.iter().any(|shard| shard.id == lease.shard);
-        if !table.leases.iter().all(|lease| lease.is_finished() || is_listed(lease)) {
-            // A shard has vanished, or is newer than the listing. A newer shard may have to wait for its parents.
-            self.listing = None;
-            listing = self.listing().await?;
-        }
-        // `now` was read before the table: this machine may have slept since.
-        if let Some(at) = plan::complete_at(&listing.shards, listing.at, &table, now, config) {
-            ports.leases.note_complete(at).await?;
-            table.complete_at = Some(at);
-        }
-        self.sightings.look(&listing.shards, &table);
+        let table = ports.leases.list().await?;
+        self.read_time = RelayConfig::read_time(table.leases.len());
+        self.sightings.look(&table);
+        self.children.read(config, &table, now);
+        ports.news.read(&table);
         let held: HashSet<ShardId> = self.workers.readers.keys().cloned().collect();
         let now = (ports.clock)();
-        Ok(Plan::of(&View {
-            config,
-            now,
-            shards: &listing.shards,
-            listed_at: listing.at,
-            table: &table,
-            held: &held,
-            sightings: &self.sightings,
-        }))
-    }
-
-    /// The stream's shards, at most [`RelayConfig::discovery_interval`] old.
-    async fn listing(&mut self) -> Result<Listing, AwsError> {
-        if let Some(listing) = &self.listing
-            && listing.began.elapsed() < self.ports.config().discovery_interval
-        {
-            return Ok(listing.clone());
-        }
-        let (began, at) = (Instant::now(), (self.ports.clock)());
-        let shards = self.ports.stream.shards().await?;
-        Ok(self.listing.insert(Listing { began, at, shards }).clone())
+        Ok(Plan::of(&View { config, now, table: &table, held: &held, sightings: &self.sightings }))
     }
 
     async fn claim(&mut self, claim: Claim, shutdown: &CancellationToken) {
@@ -349,7 +341,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         };
         match result {
             // The former owner may have finished the shard in between.
-            Ok(Some(lease)) if lease.is_finished() => {}
+            Ok(Some(lease)) if lease.is_finished() && lease.shard.as_str() != LOOKER => {}
             Ok(Some(lease)) => self.read(lease, taken, shutdown),
             // Another replica was faster.
             Ok(None) => {}
@@ -392,21 +384,22 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
 impl Workers {
     /// Waits until a shard is no longer read; for ever if none is.
     async fn ended(&mut self) -> Ended {
-        let (id, panicked) = match self.tasks.join_next_with_id().await {
+        let (id, finished) = match self.tasks.join_next_with_id().await {
             None => return std::future::pending().await,
-            Some(Ok((id, ()))) => (id, false),
+            Some(Ok((id, finished))) => (id, Some(finished)),
             Some(Err(failure)) => {
                 error!(%failure, "the reading of a shard was cut off");
-                (failure.id(), true)
+                (failure.id(), None)
             }
         };
         let shard = self.shards.remove(&id);
         if let Some(shard) = &shard {
             self.readers.remove(shard);
         }
-        match shard {
-            Some(shard) if !panicked => Ended::AsItShould(shard),
-            Some(_) | None => Ended::Panicked,
+        match (shard, finished) {
+            (Some(shard), Some(true)) if segment_of(&shard).is_none() => Ended::Finished(shard),
+            (Some(_), Some(_)) => Ended::AsItShould,
+            (_, None) | (None, _) => Ended::Panicked,
         }
     }
 

@@ -9,14 +9,15 @@ use std::{
 };
 
 use millrace_aws::{AwsError, Segment};
-use millrace_core::{Envelope, Timestamp};
+use millrace_core::{Envelope, StreamId, Timestamp};
 
 use super::{
     bus::{Entry, EventBus, MAX_ENTRIES, Rejection},
-    leases::{Lease, LeaseTable, Leases, RefillJob, Replica, segment_of},
+    leases::{LOOKER, Lease, LeaseTable, Leases, Parent, RefillJob, Replica, segment_of},
     refill::{Refill, RefillPage},
     stream::{
-        Content, FULL_PAGE, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError,
+        Content, FULL_PAGE, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, Shards,
+        StreamError,
     },
     time::hash_of,
 };
@@ -29,9 +30,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Clone)]
 pub struct MemoryStream(Arc<Mutex<Stream>>);
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Stream {
-    shards: Vec<MemoryShard>,
+    /// By their numbers.
+    shards: BTreeMap<u64, MemoryShard>,
+    /// The numbers of the open ones, by the starts of their ranges.
+    open: BTreeMap<u64, u64>,
     sequence: u64,
     named: u64,
     /// Cursors with an older time have expired.
@@ -59,8 +63,7 @@ pub struct MemoryCursor {
 
 impl Default for MemoryStream {
     fn default() -> Self {
-        let stream =
-            Self(Arc::new(Mutex::new(Stream { shards: Vec::new(), sequence: 0, named: 0, time: 0 })));
+        let stream = Self(Arc::default());
         lock(&stream.0).open(None, (0, u64::MAX));
         stream
     }
@@ -78,9 +81,8 @@ impl MemoryStream {
         let mut stream = lock(&self.0);
         stream.sequence += 1;
         let sequence = Sequence(format!("{:021}", stream.sequence));
-        let takes =
-            |shard: &&mut MemoryShard| !shard.closed && shard.range.0 <= hash && hash <= shard.range.1;
-        if let Some(shard) = stream.shards.iter_mut().find(takes) {
+        let number = stream.open.range(..=hash).next_back().map(|(_, number)| *number);
+        if let Some(shard) = number.and_then(|number| stream.shards.get_mut(&number)) {
             shard.records.push(Record { sequence, content });
         }
     }
@@ -88,19 +90,27 @@ impl MemoryStream {
     /// Closes an open shard and opens two children, each with half of its range.
     pub fn split(&self, parent: &ShardId) {
         let mut stream = lock(&self.0);
-        let Some(shard) = stream.shards.iter_mut().find(|s| s.shard.id == *parent && !s.closed) else {
+        let place = number_of(parent);
+        let Some(shard) = place.and_then(|place| stream.shards.get_mut(&place)).filter(|shard| !shard.closed)
+        else {
             return;
         };
         shard.closed = true;
         let (low, high) = shard.range;
         let middle = low + (high - low) / 2;
+        stream.open.remove(&low);
         stream.open(Some(parent.clone()), (low, middle));
         stream.open(Some(parent.clone()), (middle + 1, high));
     }
 
     /// The open shards.
     pub fn open_shards(&self) -> Vec<ShardId> {
-        lock(&self.0).shards.iter().filter(|s| !s.closed).map(|s| s.shard.id.clone()).collect()
+        lock(&self.0).shards.values().filter(|s| !s.closed).map(|s| s.shard.id.clone()).collect()
+    }
+
+    /// All shards, closed ones too.
+    pub fn listed(&self) -> Vec<Shard> {
+        lock(&self.0).shards.values().map(|s| s.shard.clone()).collect()
     }
 
     /// The records that a shard still has.
@@ -110,7 +120,7 @@ impl MemoryStream {
 
     /// Drops all records of all shards, as their age or an emulator's restart does.
     pub fn drop_records(&self) {
-        for shard in &mut lock(&self.0).shards {
+        for shard in lock(&self.0).shards.values_mut() {
             shard.dropped += shard.records.len();
             shard.records.clear();
         }
@@ -118,13 +128,14 @@ impl MemoryStream {
 
     /// Drops the shards that are closed, with their records.
     pub fn drop_closed_shards(&self) {
-        lock(&self.0).shards.retain(|shard| !shard.closed);
+        lock(&self.0).shards.retain(|_, shard| !shard.closed);
     }
 
     /// Drops everything and begins again with one new shard.
     pub fn replace(&self) {
         let mut stream = lock(&self.0);
         stream.shards.clear();
+        stream.open.clear();
         stream.open(None, (0, u64::MAX));
     }
 
@@ -137,21 +148,43 @@ impl MemoryStream {
 impl Stream {
     fn open(&mut self, parent: Option<ShardId>, range: (u64, u64)) {
         let id = ShardId::from(format!("shard-{}", self.named));
-        self.named += 1;
         let shard = Shard { id, parent };
-        self.shards.push(MemoryShard { shard, range, closed: false, records: Vec::new(), dropped: 0 });
+        let shard = MemoryShard { shard, range, closed: false, records: Vec::new(), dropped: 0 };
+        self.open.insert(range.0, self.named);
+        self.shards.insert(self.named, shard);
+        self.named += 1;
     }
 
     fn shard(&self, id: &ShardId) -> Result<&MemoryShard, StreamError> {
-        self.shards.iter().find(|s| s.shard.id == *id).ok_or(StreamError::Gone)
+        number_of(id).and_then(|number| self.shards.get(&number)).ok_or(StreamError::Gone)
     }
+}
+
+fn number_of(shard: &ShardId) -> Option<u64> {
+    shard.as_str().strip_prefix("shard-")?.parse().ok()
 }
 
 impl ShardStream for MemoryStream {
     type Cursor = MemoryCursor;
 
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
-        Ok(lock(&self.0).shards.iter().map(|s| s.shard.clone()).collect())
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        const PAGE: usize = 100;
+        let stream = lock(&self.0);
+        let from = from.and_then(number_of).map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = stream.shards.range((from, Bound::Unbounded)).map(|(_, shard)| &shard.shard);
+        let shards: Vec<Shard> = rest.by_ref().take(PAGE).cloned().collect();
+        let next = shards.last().filter(|_| rest.next().is_some()).map(|last| last.id.clone());
+        Ok(Shards { shards, next })
+    }
+
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        let stream = lock(&self.0);
+        let Some(number) = number_of(shard) else { return Ok(Vec::new()) };
+        let younger = stream.shards.range((Bound::Excluded(number), Bound::Unbounded));
+        let is_child = |child: &&MemoryShard| child.shard.parent.as_ref() == Some(shard);
+        // A split opens two, one after the other.
+        let found = younger.map(|(_, child)| child).filter(is_child).take(2);
+        Ok(found.map(|child| child.shard.clone()).collect())
     }
 
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
@@ -210,18 +243,24 @@ impl MemoryLeases {
 
     fn write(&self, lease: &Lease, owner: Option<String>, check: impl FnOnce(&Lease) -> bool) -> bool {
         let ours = |there: &Lease| there.owner == lease.owner && there.fence == lease.fence && check(there);
-        self.change(&lease.shard, ours, |there| *there = Lease { owner, ..lease.clone() }).is_some()
+        let write = |there: &mut Lease| {
+            (there.owner, there.expires_at, there.progress) =
+                (owner, lease.expires_at, lease.progress.clone());
+        };
+        self.change(&lease.shard, ours, write).is_some()
     }
 }
 
 impl Leases for MemoryLeases {
     async fn list(&self) -> Result<LeaseTable, AwsError> {
         let maps = lock(&self.0);
-        let (segments, leases) =
-            maps.leases.values().cloned().partition(|lease| segment_of(&lease.shard).is_some());
+        let looker = ShardId::from(LOOKER);
+        let leases = maps.leases.values().filter(|lease| lease.shard != looker).cloned();
+        let (segments, leases) = leases.partition(|lease| segment_of(&lease.shard).is_some());
         Ok(LeaseTable {
             leases,
             segments,
+            looker: maps.leases.get(&looker).cloned(),
             refills: maps.refills.values().copied().collect(),
             replicas: maps.replicas.values().cloned().collect(),
             complete_at: maps.complete_at,
@@ -257,6 +296,20 @@ impl Leases for MemoryLeases {
 
     async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
         Ok(self.write(lease, None, |_| true))
+    }
+
+    async fn correct(&self, lease: &Lease) -> Result<(), AwsError> {
+        self.change(
+            &lease.shard,
+            |_| true,
+            |there| {
+                if lease.parent != Parent::Unknown {
+                    there.parent = lease.parent.clone();
+                }
+                there.is_unlisted = lease.is_unlisted;
+            },
+        );
+        Ok(())
     }
 
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
@@ -327,16 +380,21 @@ impl EventBus for MemoryBus {
 /// The event store's table. Like DynamoDB's, a scan goes by the hash of the stream and then by version, so events added
 /// meanwhile may come before or after the scan's position.
 #[derive(Debug, Clone, Default)]
-pub struct MemoryTable(Arc<Mutex<BTreeMap<TablePlace, Envelope>>>);
+pub struct MemoryTable(Arc<Mutex<BTreeMap<TablePlace, (Timestamp, Content)>>>);
 
-/// An event's place in a [`MemoryTable`].
+/// An item's place in a [`MemoryTable`].
 type TablePlace = (u64, String, u64);
 
 impl MemoryTable {
     /// Adds an event.
     pub fn append(&self, envelope: Envelope) {
-        let stream = envelope.stream();
-        lock(&self.0).insert((hash_of(&stream), stream.to_string(), envelope.version), envelope);
+        let (stream, version, time) = (envelope.stream(), envelope.version, envelope.timestamp);
+        self.push(&stream, version, time, Content::Event(Box::new(envelope)));
+    }
+
+    /// Adds an item.
+    pub fn push(&self, stream: &StreamId, version: u64, time: Timestamp, content: Content) {
+        lock(&self.0).insert((hash_of(stream), stream.to_string(), version), (time, content));
     }
 }
 
@@ -356,8 +414,8 @@ impl Refill for MemoryTable {
         let page: Vec<_> = rest.take(PAGE).collect();
         let last = page.last().filter(|_| page.len() == PAGE);
         let next = last.map(|((hash, stream, version), _)| Sequence(format!("{hash} {version} {stream}")));
-        let wanted = page.into_iter().filter(|(_, envelope)| envelope.timestamp >= since);
-        let contents = wanted.map(|(_, envelope)| Content::Event(Box::new(envelope.clone()))).collect();
+        let wanted = page.into_iter().filter(|(_, (time, _))| *time >= since);
+        let contents = wanted.map(|(_, (_, content))| content.clone()).collect();
         Ok(RefillPage { contents, next })
     }
 }

@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::{
     config::RelayConfig,
-    leases::{Checkpoint, Lease, LeaseTable, Progress, RefillJob, Replica},
-    stream::{Position, RETENTION, Shard, ShardId},
-    time::{after, before, hash_of, since, whole_millis},
+    leases::{Checkpoint, LOOKER, Lease, LeaseTable, Parent, Progress, RefillJob, Replica},
+    look::lease_of_looker,
+    stream::{Position, ShardId},
+    time::{after, hash_of, since, whole_millis},
 };
 
 /// How long a finished lease is kept once its shard is no longer listed. Longer than the stream's retention, so that a
@@ -22,35 +23,10 @@ const KEEP_FINISHED: Duration = Duration::from_secs(48 * 60 * 60);
 /// How long a vanished replica stays in the table.
 const KEEP_VANISHED: Duration = Duration::from_secs(60 * 60);
 
-/// The time, if worth noting, at which every shard then in the stream is known to have its lease: later shards are
-/// younger. `table` was read at `read_at` or later, and the shards were listed at `listed_at`.
-///
-/// For an empty table this time is noted before the first lease is written, and dated back: the shards' records may be
-/// a day old already, so they are to be trusted for minutes only, until a relay reads them.
-pub(super) fn complete_at(
-    shards: &[Shard],
-    listed_at: Timestamp,
-    table: &LeaseTable,
-    read_at: Timestamp,
-    config: &RelayConfig,
-) -> Option<Timestamp> {
-    let leased: HashSet<&ShardId> = table.leases.iter().map(|lease| &lease.shard).collect();
-    let Some(noted) = table.complete_at else {
-        let first = leased.is_empty().then(|| before(read_at, config.age_of_first()));
-        return first.or_else(|| shards.iter().all(|shard| leased.contains(&shard.id)).then_some(listed_at));
-    };
-    // Not every replica has to write it each time.
-    let is_news = since(noted, listed_at) >= config.discovery_interval;
-    (is_news && shards.iter().all(|shard| leased.contains(&shard.id))).then_some(listed_at)
-}
-
 /// A replica's view of the world.
 pub(super) struct View<'a> {
     pub(super) config: &'a RelayConfig,
     pub(super) now: Timestamp,
-    pub(super) shards: &'a [Shard],
-    /// When `shards` were listed.
-    pub(super) listed_at: Timestamp,
     pub(super) table: &'a LeaseTable,
     /// The shards that this replica reads.
     pub(super) held: &'a HashSet<ShardId>,
@@ -62,12 +38,11 @@ pub(super) struct View<'a> {
 pub(super) struct Plan {
     /// Leases to take.
     pub(super) claims: Vec<Claim>,
-    /// First leases of shards that this replica does not take, because they wait for their parents or are for other
-    /// replicas. They have no owner, but a date: it tells a later reader how old the shard's records may be.
-    pub(super) noted: Vec<Lease>,
+    /// The lease of the looker, if it is free.
+    pub(super) look: Option<Claim>,
     /// Shards to leave to other replicas.
     pub(super) surplus: Vec<ShardId>,
-    /// Finished leases to delete.
+    /// Finished leases of segments to delete.
     pub(super) forgotten: Vec<Lease>,
     /// Finished refills to delete.
     pub(super) ended: Vec<RefillJob>,
@@ -86,27 +61,18 @@ pub(super) enum Claim {
     Take(Lease),
 }
 
-impl Claim {
-    pub(super) fn lease(&self) -> &Lease {
-        match self {
-            Self::Create(lease) | Self::Take(lease) => lease,
-        }
-    }
-}
-
 impl Plan {
     /// Shares the readable shards and the open segments of refills out among the present replicas. Each replica plans
     /// alone; if two want the same lease, the table gives it to one of them.
     pub(super) fn of(view: &View<'_>) -> Self {
         let leases: HashMap<&ShardId, &Lease> = by_shard(&view.table.leases);
-        let mut plan = Self::default();
+        let mut plan = Self { look: view.look(), ..Self::default() };
+        // A shard that is readable has a lease.
         plan.share(view, view.preferred(view.readable(&leases)), &leases, usize::MAX, |shard| {
-            view.first_lease(shard)
+            view.new_lease(shard)
         });
-        // First leases are dated by the existing leases, so nothing is deleted before they are written.
-        plan.noted = view.noted(&leases, &plan.claims);
         plan.refill(view);
-        if plan.claims.is_empty() && plan.noted.is_empty() {
+        if plan.claims.is_empty() {
             (plan.forgotten, plan.ended) = (view.forgotten(), view.ended());
         }
         plan.vanished = view.vanished();
@@ -186,30 +152,35 @@ impl View<'_> {
         shards
     }
 
-    /// Unfinished shards whose parents are finished.
+    /// Unfinished shards whose parents are finished, or gone from the table.
     ///
-    /// A shard known only by its lease counts: its end has still to be read or refilled.
+    /// A parent that vanished from the stream unfinished is refilled from the table. Its children do not wait for that:
+    /// after a refill there is no order left to keep. A lease of a release that did not write parents waits for the
+    /// looker to add the parent, unless the shard was read already.
     fn readable(&self, leases: &HashMap<&ShardId, &Lease>) -> Vec<ShardId> {
-        let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
-        let finished = |shard: &ShardId| leases.get(shard).is_some_and(|lease| lease.is_finished());
-        let ready = self.shards.iter().filter(|shard| {
-            // A parent that vanished unfinished is refilled from the table. Its children do not wait for that: after a
-            // refill there is no order left to keep.
-            let parent_done = |parent| finished(parent) || !listed.contains(parent);
-            !finished(&shard.id) && shard.parent.as_ref().is_none_or(parent_done)
-        });
-        let unlisted = self.table.leases.iter().filter(|l| !l.is_finished() && !listed.contains(&l.shard));
-        ready.map(|shard| shard.id.clone()).chain(unlisted.map(|lease| lease.shard.clone())).collect()
+        let done = |parent: &ShardId| {
+            leases.get(parent).is_none_or(|parent| parent.is_finished() || parent.is_unlisted)
+        };
+        let is_begun = |lease: &Lease| lease.progress.checkpoint != Checkpoint::At(Position::TrimHorizon);
+        let is_ready = |lease: &&Lease| match &lease.parent {
+            _ if lease.is_finished() => false,
+            _ if lease.is_unlisted || is_begun(lease) => true,
+            Parent::Unknown => false,
+            Parent::None => true,
+            Parent::Shard(parent) => done(parent),
+        };
+        self.table.leases.iter().filter(is_ready).map(|lease| lease.shard.clone()).collect()
     }
 
-    /// First leases of the unclaimed shards that have none.
-    fn noted(&self, leases: &HashMap<&ShardId, &Lease>, claims: &[Claim]) -> Vec<Lease> {
-        let claimed: HashSet<&ShardId> = claims.iter().map(|claim| &claim.lease().shard).collect();
-        let listed = self.shards.iter().map(|shard| &shard.id);
-        let left = listed.filter(|shard| !leases.contains_key(shard) && !claimed.contains(shard));
-        let nobodys =
-            |shard| Lease { owner: None, expires_at: whole_millis(self.now), ..self.first_lease(shard) };
-        left.map(nobodys).collect()
+    fn look(&self) -> Option<Claim> {
+        if self.held.contains(&ShardId::from(LOOKER)) {
+            return None;
+        }
+        let expires_at = whole_millis(after(self.now, self.config.lease_duration));
+        match &self.table.looker {
+            None => Some(Claim::Create(lease_of_looker(&self.config.owner, expires_at, self.now))),
+            Some(lease) => self.is_free(lease).then(|| Claim::Take(lease.clone())),
+        }
     }
 
     /// How many of these leases each present replica holds. Present are this one, the announced ones, and all owners.
@@ -237,21 +208,6 @@ impl View<'_> {
         lease.expires_at <= self.now || unrenewed || ours_unread
     }
 
-    /// A shard's first lease.
-    ///
-    /// It is dated back to the time when the leases were last known to be complete: an older shard would have a lease,
-    /// since every shard gets one when it is first seen, read or not. After an outage longer than the stream's
-    /// retention this date shows that the shard's start may be missing, even if replicas could not list the shards, or
-    /// slept and have renewed their leases since. If the shard does not continue a known one, the shards between may be
-    /// missing too; then it is dated back further.
-    fn first_lease(&self, shard: &ShardId) -> Lease {
-        // The note is missing only if a person has edited the table: then the shard counts as old.
-        let known = self.table.complete_at.map_or(before(self.now, RETENTION), |at| at.min(self.now));
-        let time = if self.continues(shard) { known } else { before(known, RETENTION) };
-        let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time };
-        Lease { progress, ..self.new_lease(shard) }
-    }
-
     /// A lease of this replica.
     fn new_lease(&self, shard: &ShardId) -> Lease {
         Lease {
@@ -260,44 +216,23 @@ impl View<'_> {
             fence: 1,
             expires_at: whole_millis(after(self.now, self.config.lease_duration)),
             progress: Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: self.now },
+            parent: Parent::Unknown,
+            is_unlisted: false,
         }
-    }
-
-    /// Whether the shard follows one with a lease, directly or over other new shards, or belongs to a stream whose
-    /// first shards are all still listed.
-    fn continues(&self, shard: &ShardId) -> bool {
-        let listed: HashMap<&ShardId, &Shard> = self.shards.iter().map(|shard| (&shard.id, shard)).collect();
-        let leased: HashSet<&ShardId> = self.table.leases.iter().map(|lease| &lease.shard).collect();
-        if leased.is_empty() {
-            // The first relay of all, perhaps this one, has only just listed the shards: otherwise it would have left
-            // leases of them.
-            let just_now = self.config.age_of_first() + self.config.discovery_interval;
-            return self.table.complete_at.is_some_and(|at| since(at, self.listed_at) <= just_now);
-        }
-        let parent = |shard: &ShardId| listed.get(shard).and_then(|shard| shard.parent.as_ref());
-        // No line of descent is longer than the list.
-        let mut ancestors = std::iter::successors(parent(shard), |shard| parent(shard)).take(listed.len());
-        ancestors.any(|shard| leased.contains(shard)) || leased.iter().all(|shard| listed.contains_key(shard))
     }
 
     fn forgotten(&self) -> Vec<Lease> {
-        let listed: HashSet<&ShardId> = self.shards.iter().map(|shard| &shard.id).collect();
         // The refill goes first, or its segments would count as not yet begun.
         let refilled: HashSet<ShardId> = self.table.refills.iter().flat_map(RefillJob::segments).collect();
-        let leases = self.table.leases.iter().filter(|lease| !listed.contains(&lease.shard));
         let segments = self.table.segments.iter().filter(|lease| !refilled.contains(&lease.shard));
-        leases.chain(segments).filter(|lease| self.is_over(lease)).cloned().collect()
+        segments.filter(|lease| is_over(lease, self.now)).cloned().collect()
     }
 
     fn ended(&self) -> Vec<RefillJob> {
-        let over = self.table.segments.iter().filter(|lease| self.is_over(lease));
+        let over = self.table.segments.iter().filter(|lease| is_over(lease, self.now));
         let over: HashSet<&ShardId> = over.map(|lease| &lease.shard).collect();
         let is_over = |refill: &&RefillJob| refill.segments().all(|segment| over.contains(&segment));
         self.table.refills.iter().filter(is_over).copied().collect()
-    }
-
-    fn is_over(&self, lease: &Lease) -> bool {
-        lease.is_finished() && since(lease.expires_at, self.now) > KEEP_FINISHED
     }
 
     fn vanished(&self) -> Vec<Replica> {
@@ -306,10 +241,15 @@ impl View<'_> {
     }
 }
 
+/// Whether a finished lease may be deleted, once its shard is no longer listed.
+pub(super) fn is_over(lease: &Lease, now: Timestamp) -> bool {
+    lease.is_finished() && since(lease.expires_at, now) > KEEP_FINISHED
+}
+
 /// When each lease was last seen to change, by this process's monotonic clock.
 #[derive(Debug)]
 pub(super) struct Sightings {
-    seen: HashMap<ShardId, (Option<(u64, Timestamp)>, Instant)>,
+    seen: HashMap<ShardId, (u64, Timestamp, Instant)>,
     now: Instant,
 }
 
@@ -318,25 +258,21 @@ impl Sightings {
         Self { seen: HashMap::new(), now: Instant::now() }
     }
 
-    /// Looks at all shards that are listed or leased.
-    pub(super) fn look(&mut self, shards: &[Shard], table: &LeaseTable) {
+    /// Looks at all leases that are not finished, and at the looker's.
+    pub(super) fn look(&mut self, table: &LeaseTable) {
         self.now = Instant::now();
-        let listed = shards.iter().map(|shard| (shard.id.clone(), None));
-        let leases = table.leases.iter().chain(&table.segments);
-        let leased = leases.map(|l| (l.shard.clone(), Some((l.fence, l.expires_at))));
-        // A lease overrides the listing of its shard.
-        let looks: HashMap<ShardId, Option<(u64, Timestamp)>> = listed.chain(leased).collect();
-        let before = std::mem::take(&mut self.seen);
-        for (shard, look) in looks {
-            let first =
-                before.get(&shard).filter(|(then, _)| *then == look).map_or(self.now, |(_, first)| *first);
-            self.seen.insert(shard, (look, first));
+        let open = table.leases.iter().chain(&table.segments).filter(|lease| !lease.is_finished());
+        let mut before = std::mem::take(&mut self.seen);
+        for Lease { shard, fence, expires_at, .. } in open.chain(&table.looker) {
+            let same = before.remove(shard).filter(|(f, e, _)| (f, e) == (fence, expires_at));
+            let first = same.map_or(self.now, |(_, _, first)| first);
+            self.seen.insert(shard.clone(), (*fence, *expires_at, first));
         }
     }
 
-    /// How long the shard's lease, or its absence, has been unchanged.
+    /// How long the shard's lease has been unchanged.
     fn age(&self, shard: &ShardId) -> Duration {
-        self.seen.get(shard).map_or(Duration::ZERO, |(_, first)| self.now.duration_since(*first))
+        self.seen.get(shard).map_or(Duration::ZERO, |(_, _, first)| self.now.duration_since(*first))
     }
 }
 

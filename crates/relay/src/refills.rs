@@ -87,7 +87,7 @@ impl Refills {
 mod tests {
     use super::*;
     use crate::{
-        leases::{Checkpoint, Lease, Progress},
+        leases::{Checkpoint, Lease, Parent, Progress},
         memory::MemoryLeases,
         stream::Position,
     };
@@ -105,7 +105,15 @@ mod tests {
             let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: refill.since };
             for shard in refill.segments() {
                 let progress = progress.clone();
-                let lease = Lease { shard, owner: None, fence: 1, expires_at: at(0), progress };
+                let lease = Lease {
+                    shard,
+                    owner: None,
+                    fence: 1,
+                    expires_at: at(0),
+                    progress,
+                    parent: Parent::Unknown,
+                    is_unlisted: false,
+                };
                 assert!(leases.create(&lease).await.unwrap());
             }
         };

@@ -18,7 +18,8 @@ use super::{
     bus::EventBus,
     config::RelayConfig,
     keeper::{Keeper, Lost},
-    leases::{Checkpoint, Lease, LeaseTable, Leases, Progress, segment_of},
+    leases::{Checkpoint, LOOKER, Lease, LeaseTable, Leases, Progress, segment_of},
+    look::Looker,
     meters::{self, Called},
     publisher::{Flight, Passed},
     refill::{Refill, RefillPage},
@@ -28,14 +29,16 @@ use super::{
 };
 
 /// Relays a shard from its lease's checkpoint until the shard ends, the lease is lost, or `stop` is cancelled. Then it
-/// gives a lease that is not lost up, with the last progress.
+/// gives a lease that is not lost up, with the last progress. Returns whether the shard has been read to its end.
+///
+/// With the looker's lease it looks at the stream's shards instead.
 pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refill>(
     ports: Ports<S, L, B, R>,
     lease: Lease,
     taken: Instant,
     reached: watch::Sender<Timestamp>,
     stop: CancellationToken,
-) {
+) -> bool {
     let shard = lease.shard.clone();
     debug!(%shard, fence = lease.fence, checkpoint = lease.progress.checkpoint.to_text(), "the shard is ours");
     let (progress, moved) = watch::channel(lease.progress.clone());
@@ -45,11 +48,18 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
         stop.cancelled().await;
         sleep(ports.config().drain).await;
     };
-    let reader = Reader::new(&ports, &shard, &progress, &reached, &stop);
+    let is_looker = shard.as_str() == LOOKER;
+    let work = async {
+        if is_looker {
+            stop.run_until_cancelled(Looker::new(&ports, &reached).run()).await.unwrap_or_default();
+        } else {
+            Reader::new(&ports, &shard, &progress, &reached, &stop).run().await;
+        }
+    };
     let lost = tokio::select! {
         biased;
         lost = keeper.keep(moved) => Some(lost),
-        () = reader.run() => None,
+        () = work => None,
         () = drained => None,
     };
     let end = match lost {
@@ -68,6 +78,7 @@ pub(super) async fn relay_shard<S: ShardStream, L: Leases, B: EventBus, R: Refil
             debug!(%shard, "the shard's lease is lost");
         }
     }
+    !is_looker && progress.borrow().checkpoint == Checkpoint::ShardEnd
 }
 
 /// Reads one shard and publishes its events.
@@ -297,18 +308,14 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
 
     /// Ends a vanished shard, after asking for a refill of the events that it may have held beyond the checkpoint.
     async fn heal_gone(&mut self, flight: &mut Flight<'a, B>) -> Result<(), Stopped> {
-        // A stream can list a shard before it can open it. Ending a shard that is still listed would lose its records.
-        match self.meanwhile(flight, self.ports.stream.shards()).await? {
-            Ok(shards) if shards.iter().all(|listed| listed.id != *self.shard) => {}
-            Ok(_) => {
-                let error = AwsError::InvalidResponse("the shard is listed but cannot be opened".to_owned());
-                self.failed(Called::Stream, &error);
-                return Ok(());
-            }
-            Err(error) => {
-                self.failed(Called::Stream, &error);
-                return Ok(());
-            }
+        // A stream can list a shard before it can open it. Ending a shard that is still listed would lose its records,
+        // so the looker decides, who has listed all shards twice.
+        if !self.ports.news.is_unlisted(self.shard) {
+            self.ports.news.wanted.notify_one();
+            let error =
+                AwsError::InvalidResponse("a shard that cannot be opened may still be listed".to_owned());
+            self.failed(Called::Stream, &error);
+            return Ok(());
         }
         meters::trimmed();
         error!(shard = %self.shard, "a shard has vanished from the stream before all of it was relayed");

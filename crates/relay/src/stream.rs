@@ -54,6 +54,15 @@ pub struct Shard {
     pub parent: Option<ShardId>,
 }
 
+/// A page of the stream's shards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shards {
+    /// The shards, closed ones too.
+    pub shards: Vec<Shard>,
+    /// The shard behind which the next page begins; `None` on the last page.
+    pub next: Option<ShardId>,
+}
+
 /// A position in a shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Position {
@@ -129,8 +138,11 @@ pub trait ShardStream: Clone + Send + Sync + 'static {
     /// A reader's position within a shard.
     type Cursor: Clone + Send + Sync;
 
-    /// All shards that the stream lists, closed ones too.
-    fn shards(&self) -> impl Future<Output = Result<Vec<Shard>, AwsError>> + Send;
+    /// The first page of the shards that the stream lists, or the page behind a shard. One call of `DescribeStream`.
+    fn shards(&self, from: Option<&ShardId>) -> impl Future<Output = Result<Shards, AwsError>> + Send;
+
+    /// The shards that continue a closed shard. One call of `DescribeStream`.
+    fn children(&self, shard: &ShardId) -> impl Future<Output = Result<Vec<Shard>, AwsError>> + Send;
 
     /// A cursor at a position of a shard.
     fn open(

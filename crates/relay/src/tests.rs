@@ -2,6 +2,7 @@
 
 mod buses;
 mod publishing;
+mod scale;
 mod sharing;
 mod streams;
 mod traces;

@@ -17,7 +17,9 @@ use millrace_server::FailureLogThrottle;
 use tracing::error;
 
 use crate::{
-    leases::{Checkpoint, Lease, LeaseTable, Leases, Progress, RefillJob, Replica, segment_of},
+    leases::{
+        Checkpoint, LOOKER, Lease, LeaseTable, Leases, Parent, Progress, RefillJob, Replica, segment_of,
+    },
     stream::ShardId,
 };
 
@@ -29,6 +31,8 @@ const FENCE: &str = "Fence";
 const EXPIRES_AT: &str = "ExpiresAt";
 const CHECKPOINT: &str = "Checkpoint";
 const CHECKPOINT_TIME: &str = "CheckpointTime";
+const PARENT: &str = "Parent";
+const UNLISTED: &str = "Unlisted";
 
 const COMPLETE_AT: &str = "CompleteAt";
 
@@ -49,7 +53,7 @@ const REPLICA: &str = "replica#";
 const COMPLETE: &str = "complete#";
 
 /// The lease table. An item is a lease (`ShardId`, `Owner`, `Fence`, `ExpiresAt` in milliseconds since 1970,
-/// `Checkpoint`, `CheckpointTime`) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`). One item notes when every
+/// `Checkpoint`, `CheckpointTime`, `Parent` = `NONE` or a shard, `Unlisted` if so) or a replica (`ShardId` = `replica#<owner>`, `ExpiresAt`). One item notes when every
 /// shard last had its lease (`ShardId` = `complete#`, `CompleteAt` in milliseconds since 1970). A refill has an item
 /// (`ShardId` = `refill#<number>`, `Since`, `Segments`) and a lease for each segment, with `Scanned` in place
 /// of `Checkpoint`.
@@ -124,6 +128,7 @@ impl Leases for DynamoLeases {
             let item = item?;
             match row(&item) {
                 Ok(Row::Lease(lease)) if segment_of(&lease.shard).is_some() => table.segments.push(lease),
+                Ok(Row::Lease(lease)) if lease.shard.as_str() == LOOKER => table.looker = Some(lease),
                 Ok(Row::Lease(lease)) => table.leases.push(lease),
                 Ok(Row::Refill(refill)) => table.refills.push(refill),
                 Ok(Row::Replica(replica)) => table.replicas.push(replica),
@@ -193,6 +198,31 @@ impl Leases for DynamoLeases {
         const RELEASE: &str =
             "SET #expires = :expires, #checkpoint = :checkpoint, #time = :time REMOVE #owner";
         held(self.update(lease, RELEASE).send().await.map(drop))
+    }
+
+    async fn correct(&self, lease: &Lease) -> Result<(), AwsError> {
+        let mut call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .key(SHARD_ID, text(&lease.shard))
+            .condition_expression("attribute_exists(#shard)")
+            .expression_attribute_names("#shard", SHARD_ID)
+            .expression_attribute_names("#unlisted", UNLISTED);
+        let mut set = Vec::new();
+        if let Some(parent) = lease.parent.to_text() {
+            call = call
+                .expression_attribute_names("#parent", PARENT)
+                .expression_attribute_values(":parent", text(parent));
+            set.push("#parent = :parent");
+        }
+        if lease.is_unlisted {
+            call = call.expression_attribute_values(":unlisted", AttributeValue::Bool(true));
+            set.push("#unlisted = :unlisted");
+        }
+        let set = if set.is_empty() { String::new() } else { format!("SET {}", set.join(", ")) };
+        let remove = if lease.is_unlisted { "" } else { " REMOVE #unlisted" };
+        held(call.update_expression(set + remove).send().await.map(drop)).map(drop)
     }
 
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
@@ -290,6 +320,8 @@ fn refill_item(refill: &RefillJob) -> Item {
 
 fn lease_item(lease: &Lease) -> Item {
     let owner = lease.owner.as_ref().map(|owner| (OWNER, text(owner)));
+    let parent = lease.parent.to_text().map(|parent| (PARENT, text(parent)));
+    let unlisted = lease.is_unlisted.then_some((UNLISTED, AttributeValue::Bool(true)));
     [
         (SHARD_ID, text(&lease.shard)),
         (FENCE, number(lease.fence)),
@@ -299,6 +331,8 @@ fn lease_item(lease: &Lease) -> Item {
     ]
     .into_iter()
     .chain(owner)
+    .chain(parent)
+    .chain(unlisted)
     .map(|(name, value)| (name.to_owned(), value))
     .collect()
 }
@@ -317,7 +351,9 @@ fn row(item: &Item) -> Result<Row, &'static str> {
     if let Some(owner) = key.strip_prefix(REPLICA) {
         return Ok(Row::Replica(Replica { owner: owner.to_owned(), expires_at }));
     }
-    let owner = if item.contains_key(OWNER) { Some(string(item, OWNER)?.to_owned()) } else { None };
+    let optional = |name| if item.contains_key(name) { string(item, name).map(Some) } else { Ok(None) };
+    let owner = optional(OWNER)?.map(str::to_owned);
+    let parent = Parent::from_text(optional(PARENT)?);
     let shard = ShardId::from(key);
     let checkpoint = Checkpoint::from_text(string(item, checkpoint_name(&shard))?);
     let time = string(item, CHECKPOINT_TIME)?.parse().map_err(|_| CHECKPOINT_TIME)?;
@@ -327,6 +363,8 @@ fn row(item: &Item) -> Result<Row, &'static str> {
         fence: whole(item, FENCE)?,
         expires_at,
         progress: Progress { checkpoint, time },
+        parent,
+        is_unlisted: item.contains_key(UNLISTED),
     }))
 }
 
@@ -378,7 +416,16 @@ mod tests {
                 let expires_at = Timestamp::from_unix_micros(7_000);
                 for shard in ["l/s", "refill#7/0/32"].map(ShardId::from) {
                     let (owner, progress) = (owner.clone(), progress.clone());
-                    let lease = Lease { shard, owner, fence: 3, expires_at, progress };
+                    let parent = Parent::Shard(ShardId::from("l/p"));
+                    let lease = Lease {
+                        shard,
+                        owner,
+                        fence: 3,
+                        expires_at,
+                        progress,
+                        parent,
+                        is_unlisted: checkpoint == Checkpoint::ShardEnd,
+                    };
                     assert!(matches!(row(&lease_item(&lease)), Ok(Row::Lease(read)) if read == lease));
                 }
             }
@@ -403,6 +450,8 @@ mod tests {
             fence: 1,
             expires_at: Timestamp::from_unix_micros(0),
             progress: Progress { checkpoint: Checkpoint::ShardEnd, time: Timestamp::from_unix_micros(0) },
+            parent: Parent::None,
+            is_unlisted: false,
         });
         item.insert(FENCE.to_owned(), text("one"));
         assert!(matches!(row(&item), Err(FENCE)));

@@ -1,19 +1,22 @@
 //! The event store's stream on DynamoDB.
 
-use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
 
 use aws_sdk_dynamodbstreams::{
     Client,
     error::ProvideErrorMetadata as _,
     operation::{get_records::GetRecordsError, get_shard_iterator::GetShardIteratorError},
-    types::{OperationType, Record as StreamRecord, ShardIteratorType},
+    types::{
+        OperationType, Record as StreamRecord, ShardFilter, ShardFilterType, ShardIteratorType,
+        StreamDescription,
+    },
 };
 use millrace_aws::AwsError;
 use millrace_event_store::stored_from_stream_image;
 
 use super::undecoded::undecoded;
 use crate::stream::{
-    Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, StreamError, Undecoded,
+    Content, Position, Record, Records, Sequence, Shard, ShardId, ShardStream, Shards, StreamError, Undecoded,
 };
 
 /// AWS's error code for an invalid parameter of a call.
@@ -29,6 +32,8 @@ pub struct DynamoStream {
     tables: aws_sdk_dynamodb::Client,
     client: Client,
     table: String,
+    /// The ARN of every stream of the table, without the label.
+    stem: Arc<OnceLock<String>>,
 }
 
 /// A stream of the table.
@@ -40,7 +45,7 @@ struct Stream {
 impl DynamoStream {
     /// The stream of the table called `table`.
     pub fn new(tables: aws_sdk_dynamodb::Client, client: Client, table: impl Into<String>) -> Self {
-        Self { tables, client, table: table.into() }
+        Self { tables, client, table: table.into(), stem: Arc::default() }
     }
 
     /// The table's present stream.
@@ -49,54 +54,54 @@ impl DynamoStream {
         let arn = reply.table.and_then(|table| table.latest_stream_arn);
         let arn = arn.ok_or_else(|| AwsError::Refused(format!("the table {} has no stream", self.table)))?;
         let label = arn.rsplit('/').next().unwrap_or_default().to_owned();
+        if let Some(stem) = arn.strip_suffix(&label) {
+            self.stem.get_or_init(|| stem.to_owned());
+        }
         Ok(Stream { arn, label })
+    }
+
+    /// The stream of this label, maybe an earlier one of the table.
+    async fn labelled(&self, label: &str) -> Result<Stream, AwsError> {
+        if self.stem.get().is_none() {
+            self.latest().await?;
+        }
+        let stem = self.stem.get().ok_or_else(nameless)?;
+        Ok(Stream { arn: format!("{stem}{label}"), label: label.to_owned() })
     }
 }
 
 impl ShardStream for DynamoStream {
     type Cursor = String;
 
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
-        let Stream { arn, label } = self.latest().await?;
-        let mut shards = Vec::new();
-        let mut pages = HashSet::new();
-        let mut from = None;
-        loop {
-            let reply = self
-                .client
-                .describe_stream()
-                .stream_arn(&arn)
-                .set_exclusive_start_shard_id(from)
-                .send()
-                .await?;
-            let Some(page) = reply.stream_description else {
-                return Err(AwsError::InvalidResponse("a stream without a description".to_owned()));
-            };
-            for shard in page.shards.unwrap_or_default() {
-                let id = shard
-                    .shard_id
-                    .ok_or_else(|| AwsError::InvalidResponse("a shard without an id".to_owned()))?;
-                let name = |shard: String| ShardId::from(format!("{label}/{shard}"));
-                shards.push(Shard { id: name(id), parent: shard.parent_shard_id.map(name) });
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        let (Stream { arn, label }, from) = match from {
+            None => (self.latest().await?, None),
+            Some(shard) => {
+                let (label, shard) = parts(shard).ok_or_else(nameless)?;
+                (self.labelled(label).await?, Some(shard.to_owned()))
             }
-            match page.last_evaluated_shard_id {
-                None => return Ok(shards),
-                Some(last) if !pages.insert(last.clone()) => {
-                    return Err(AwsError::InvalidResponse("pages of shards that go in a circle".to_owned()));
-                }
-                Some(last) => from = Some(last),
-            }
-        }
+        };
+        let call = self.client.describe_stream().stream_arn(arn).set_exclusive_start_shard_id(from);
+        let page = described(call.send().await?.stream_description)?;
+        let next = page.last_evaluated_shard_id.clone().map(|last| named(&label, &last));
+        Ok(Shards { shards: shards_of(page, &label)?, next })
+    }
+
+    async fn children(&self, parent: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        let (label, shard) = parts(parent).ok_or_else(nameless)?;
+        let Stream { arn, label } = self.labelled(label).await?;
+        let filter = ShardFilter::builder().r#type(ShardFilterType::ChildShards).shard_id(shard).build();
+        let call = self.client.describe_stream().stream_arn(arn).shard_filter(filter);
+        let mut shards = shards_of(described(call.send().await?.stream_description)?, &label)?;
+        // An emulator may know no filter.
+        shards.retain(|shard| shard.parent.as_ref() == Some(parent));
+        Ok(shards)
     }
 
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<String, StreamError> {
-        // No stream has a shard with such a name.
-        let (label, shard) = shard.as_str().split_once('/').ok_or(StreamError::Gone)?;
-        let latest = self.latest().await?;
-        let arn = match latest.arn.strip_suffix(&latest.label) {
-            Some(stem) => format!("{stem}{label}"),
-            None => latest.arn,
-        };
+        // No stream has a shard with another name.
+        let (label, shard) = parts(shard).ok_or(StreamError::Gone)?;
+        let Stream { arn, .. } = self.labelled(label).await?;
         let call = self.client.get_shard_iterator().stream_arn(arn).shard_id(shard);
         let call = match position {
             Position::TrimHorizon => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
@@ -141,6 +146,34 @@ fn refused_position(error: &GetShardIteratorError, position: &Position) -> Optio
         (error, Position::After(_)) if error.code() == Some(VALIDATION) => Some(StreamError::Trimmed),
         _ => None,
     }
+}
+
+fn described(stream: Option<StreamDescription>) -> Result<StreamDescription, AwsError> {
+    stream.ok_or_else(|| AwsError::InvalidResponse("a stream without a description".to_owned()))
+}
+
+/// The label of its stream and the name of a shard.
+fn parts(shard: &ShardId) -> Option<(&str, &str)> {
+    shard.as_str().split_once('/')
+}
+
+fn nameless() -> AwsError {
+    AwsError::InvalidResponse("a shard without a stream".to_owned())
+}
+
+fn named(label: &str, shard: &str) -> ShardId {
+    ShardId::from(format!("{label}/{shard}"))
+}
+
+/// The shards of a page.
+fn shards_of(page: StreamDescription, label: &str) -> Result<Vec<Shard>, AwsError> {
+    let shard = |shard: aws_sdk_dynamodbstreams::types::Shard| {
+        let id =
+            shard.shard_id.ok_or_else(|| AwsError::InvalidResponse("a shard without an id".to_owned()))?;
+        let parent = shard.parent_shard_id.map(|parent| named(label, &parent));
+        Ok(Shard { id: named(label, &id), parent })
+    };
+    page.shards.unwrap_or_default().into_iter().map(shard).collect()
 }
 
 fn record(record: StreamRecord) -> Result<Record, AwsError> {

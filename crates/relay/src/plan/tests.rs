@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::stream::Sequence;
 
 const NOW: i64 = 1_800_000_000_000_000;
 
@@ -15,6 +16,8 @@ fn lease(shard: &str, owner: Option<&str>, expires_in: i64, checkpoint: Checkpoi
         fence: 1,
         expires_at: at(expires_in),
         progress: Progress { checkpoint, time: at(0) },
+        parent: Parent::None,
+        is_unlisted: false,
     }
 }
 
@@ -22,16 +25,32 @@ fn reading() -> Checkpoint {
     Checkpoint::At(Position::TrimHorizon)
 }
 
-fn shard(id: &str, parent: Option<&str>) -> Shard {
-    Shard { id: ShardId::from(id), parent: parent.map(ShardId::from) }
+/// A free lease of a shard that was never read.
+fn unread(shard: &str, parent: Parent) -> Lease {
+    Lease { parent, ..lease(shard, None, -1, reading()) }
 }
 
-fn plan(owner: &str, shards: &[Shard], table: &LeaseTable, held: &HashSet<ShardId>) -> Plan {
+fn child_of(parent: &str) -> Parent {
+    Parent::Shard(ShardId::from(parent))
+}
+
+fn of(leases: Vec<Lease>) -> LeaseTable {
+    LeaseTable { leases, ..LeaseTable::default() }
+}
+
+fn plan(owner: &str, table: &LeaseTable, held: &HashSet<ShardId>) -> Plan {
     let config = RelayConfig::new(owner, "millrace");
     let mut sightings = Sightings { seen: HashMap::new(), now: Instant::now() };
-    sightings.look(shards, table);
-    let (now, listed_at) = (at(0), at(0));
-    Plan::of(&View { config: &config, now, shards, listed_at, table, held, sightings: &sightings })
+    sightings.look(table);
+    Plan::of(&View { config: &config, now: at(0), table, held, sightings: &sightings })
+}
+
+impl Claim {
+    fn lease(&self) -> &Lease {
+        match self {
+            Self::Create(lease) | Self::Take(lease) => lease,
+        }
+    }
 }
 
 fn claimed(plan: &Plan) -> Vec<&str> {
@@ -41,14 +60,53 @@ fn claimed(plan: &Plan) -> Vec<&str> {
 }
 
 #[test]
-fn a_child_waits_for_a_listed_parent_and_for_no_other() {
-    let shards = [shard("p", None), shard("c", Some("p")), shard("d", Some("unlisted"))];
-    let unfinished =
-        LeaseTable { leases: vec![lease("p", Some("b"), 5, reading())], ..LeaseTable::default() };
-    assert_eq!(claimed(&plan("a", &shards, &unfinished, &HashSet::new())), ["d"]);
-    let finished =
-        LeaseTable { leases: vec![lease("p", None, 0, Checkpoint::ShardEnd)], ..LeaseTable::default() };
-    assert_eq!(claimed(&plan("a", &shards, &finished, &HashSet::new())), ["c", "d"]);
+fn a_child_waits_for_its_parent_unless_that_is_finished_or_gone() {
+    let children =
+        || [unread("c", child_of("p")), unread("d", child_of("forgotten")), unread("e", Parent::None)];
+    let with = |parent: Lease| {
+        let table = of([parent].into_iter().chain(children()).collect());
+        claimed(&plan("a", &table, &HashSet::new())).join(" ")
+    };
+    let parent = || lease("p", Some("a"), 5, reading());
+    assert_eq!(with(Lease { owner: Some("p's".to_owned()), ..parent() }), "d e");
+    assert_eq!(with(lease("p", None, 0, Checkpoint::ShardEnd)), "c d e");
+    assert_eq!(
+        with(Lease { is_unlisted: true, ..parent() }),
+        "c d e p",
+        "it is refilled, and nothing waits for that"
+    );
+}
+
+#[test]
+fn a_lease_without_a_parent_of_an_older_release_waits_for_the_looker_unless_it_was_read_already() {
+    let begun = Checkpoint::At(Position::After(Sequence("7".to_owned())));
+    let table = of(vec![
+        unread("new", Parent::Unknown),
+        Lease { parent: Parent::Unknown, ..lease("begun", None, -1, begun) },
+        Lease { is_unlisted: true, ..unread("gone", Parent::Unknown) },
+    ]);
+    assert_eq!(claimed(&plan("a", &table, &HashSet::new())), ["begun", "gone"]);
+}
+
+#[test]
+fn one_replica_looks_and_another_takes_over_when_that_is_gone() {
+    let looker = |owner: Option<&str>, expires_in| {
+        let lease = lease_of_looker("b", at(expires_in), at(0));
+        LeaseTable {
+            looker: Some(Lease { owner: owner.map(str::to_owned), ..lease }),
+            ..LeaseTable::default()
+        }
+    };
+    let looks = |table: &LeaseTable, held: &[&str]| {
+        let held = held.iter().map(|shard| ShardId::from(*shard)).collect();
+        plan("a", table, &held).look
+    };
+    assert!(matches!(looks(&LeaseTable::default(), &[]), Some(Claim::Create(_))), "the first of all");
+    assert_eq!(looks(&looker(Some("b"), 5), &[]), None);
+    assert!(matches!(looks(&looker(Some("b"), -1), &[]), Some(Claim::Take(_))), "b is gone");
+    assert!(matches!(looks(&looker(None, 5), &[]), Some(Claim::Take(_))), "b has given it up");
+    assert!(matches!(looks(&looker(Some("a"), 5), &[]), Some(Claim::Take(_))), "the reply was lost");
+    assert_eq!(looks(&looker(Some("a"), 5), &[LOOKER]), None);
 }
 
 #[test]
@@ -63,52 +121,10 @@ fn only_leases_that_nobody_holds_are_claimed() {
         ],
         ..LeaseTable::default()
     };
-    let shards = [shard("released", None), shard("expired", None), shard("held", None)];
     // Two replicas share four shards.
-    assert_eq!(claimed(&plan("a", &shards, &table, &HashSet::new())).len(), 2);
-    let alone = LeaseTable {
-        leases: table.leases.into_iter().filter(|l| l.shard.as_str() != "held").collect(),
-        ..table
-    };
-    assert_eq!(
-        claimed(&plan("a", &shards[..2], &alone, &HashSet::new())),
-        ["expired", "lost-reply", "released"]
-    );
-}
-
-#[test]
-fn a_first_lease_is_dated_by_what_is_known() {
-    let time = |shards: &[Shard], leases: Vec<Lease>, complete_at: Option<Timestamp>| match &plan(
-        "a",
-        shards,
-        &LeaseTable { leases, complete_at, ..LeaseTable::default() },
-        &HashSet::new(),
-    )
-    .claims[..]
-    {
-        [.., Claim::Create(lease)] => lease.progress.time,
-        other => panic!("{other:?}"),
-    };
-    let child = [shard("c", Some("p"))];
-    let complete = Some(at(-100));
-    // The machines that renewed the leases just now may have slept for long.
-    let renewed = || vec![lease("p", Some("a"), 8, Checkpoint::ShardEnd)];
-    assert_eq!(time(&child, renewed(), complete), at(-100), "when the leases were complete the last time");
-    assert_eq!(time(&child, renewed(), Some(at(100))), at(0), "by a clock that runs ahead");
-    assert_eq!(
-        time(&[shard("x", None)], renewed(), complete),
-        before(at(-100), RETENTION),
-        "not what was known"
-    );
-    assert_eq!(time(&child, renewed(), None), before(at(0), RETENTION), "nothing is noted");
-    let first = before(at(0), RelayConfig::new("a", "millrace").age_of_first());
-    assert_eq!(time(&child, vec![], Some(first)), first, "the first relay of all");
-    let long_ago = before(first, Duration::from_secs(100));
-    assert_eq!(
-        time(&child, vec![], Some(long_ago)),
-        before(long_ago, RETENTION),
-        "shards that the first relay of all saw may be gone"
-    );
+    assert_eq!(claimed(&plan("a", &table, &HashSet::new())).len(), 2);
+    let alone = of(table.leases.into_iter().filter(|l| l.shard.as_str() != "held").collect());
+    assert_eq!(claimed(&plan("a", &alone, &HashSet::new())), ["expired", "lost-reply", "released"]);
 }
 
 /// A table with refills 1 and 2, of three segments each, and the leases of some segments.
@@ -123,7 +139,7 @@ fn segments_of_older_refills_are_taken_first_and_so_many_as_a_replica_reads_at_a
         lease("refill#1/0/3", None, -5, Checkpoint::ShardEnd),
         lease("refill#1/1/3", Some("vanished"), -5, reading()),
     ]);
-    let alone = plan("a", &[], &table, &HashSet::new());
+    let alone = plan("a", &table, &HashSet::new());
     let taken = claimed(&alone);
     assert_eq!(taken.len(), 4);
     assert_eq!(taken[..2], ["refill#1/1/3", "refill#1/2/3"]);
@@ -142,61 +158,23 @@ fn a_refill_is_deleted_two_days_after_its_last_segment_and_before_its_segments()
     for (last, expected) in [(200_000, vec![1]), (100_000, vec![])] {
         let mut table = refilling(of_one(done("refill#1/2/3", last)));
         table.segments.extend(read());
-        let first = plan("a", &[], &table, &held);
+        let first = plan("a", &table, &held);
         assert_eq!(first.ended.iter().map(|refill| refill.number).collect::<Vec<_>>(), expected);
         assert_eq!(forgotten(&first), []);
         table.refills.retain(|refill| !first.ended.contains(refill));
-        let then = forgotten(&plan("a", &[], &table, &held));
+        let then = forgotten(&plan("a", &table, &held));
         assert_eq!(then.len(), 3 * expected.len(), "{then:?}");
     }
-}
-
-#[test]
-fn every_shard_has_a_date_from_its_first_sight_on() {
-    let table = LeaseTable {
-        leases: vec![
-            lease("p", Some("a"), 5, reading()),
-            // Finished long ago, and no longer listed.
-            lease("o", None, -90_000, Checkpoint::ShardEnd),
-        ],
-        complete_at: Some(at(-3)),
-        replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
-        ..LeaseTable::default()
-    };
-    let shards = [shard("p", None), shard("c", Some("p")), shard("g", Some("c"))];
-    let plan = plan("a", &shards, &table, &HashSet::from([ShardId::from("p")]));
-    assert_eq!(claimed(&plan), [""; 0], "they wait for their parents");
-    let noted: Vec<_> =
-        plan.noted.iter().map(|lease| (lease.shard.as_str(), lease.owner.as_deref())).collect();
-    assert_eq!(noted, [("c", None), ("g", None)]);
-    // A grandchild is no older than its parent.
-    assert!(
-        plan.noted.iter().all(|lease| lease.progress.time == at(-3) && lease.expires_at == at(0)),
-        "{noted:?}"
-    );
-    assert_eq!(plan.forgotten, [], "not before the leases dated by them are written");
-}
-
-#[test]
-fn what_is_beyond_a_replicas_share_is_dated_too() {
-    let table = LeaseTable {
-        replicas: vec![Replica { owner: "b".to_owned(), expires_at: at(5) }],
-        ..LeaseTable::default()
-    };
-    let shards = [shard("x", None), shard("y", None)];
-    let plan = plan("a", &shards, &table, &HashSet::new());
-    assert_eq!((plan.claims.len(), plan.noted.len()), (1, 1));
-    assert_ne!(plan.claims[0].lease().shard, plan.noted[0].shard);
 }
 
 proptest! {
     #[test]
     fn replicas_that_agree_on_the_world_settle_on_even_shares(replicas in 1_usize..6, count in 0_usize..20) {
         let owners: Vec<String> = (0..replicas).map(|n| format!("r{n}")).collect();
-        let shards: Vec<Shard> = (0..count).map(|n| shard(&format!("s{n}"), None)).collect();
         let replicas: Vec<Replica> =
             owners.iter().map(|owner| Replica { owner: owner.clone(), expires_at: at(5) }).collect();
-        let mut leases: HashMap<ShardId, Lease> = HashMap::new();
+        let free = (0..count).map(|n| unread(&format!("s{n}"), Parent::None));
+        let mut leases: HashMap<ShardId, Lease> = free.map(|lease| (lease.shard.clone(), lease)).collect();
         let held_by = |leases: &HashMap<ShardId, Lease>, owner: &str| -> HashSet<ShardId> {
             leases.values().filter(|l| l.owner.as_deref() == Some(owner)).map(|l| l.shard.clone()).collect()
         };
@@ -214,11 +192,11 @@ proptest! {
                     replicas: known,
                     ..LeaseTable::default()
                 };
-                let plan = plan(owner, &shards, &table, &held_by(&leases, owner));
+                let plan = plan(owner, &table, &held_by(&leases, owner));
                 changes += plan.claims.len() + plan.surplus.len();
                 for claim in plan.claims {
                     let (Claim::Create(mut lease) | Claim::Take(mut lease)) = claim;
-                    lease.owner = Some(owner.clone());
+                    (lease.owner, lease.expires_at) = (Some(owner.clone()), at(5));
                     leases.insert(lease.shard.clone(), lease);
                 }
                 for shard in plan.surplus {
@@ -233,23 +211,4 @@ proptest! {
         }
         prop_assert_eq!(leases.values().filter(|l| l.owner.is_some()).count(), count);
     }
-}
-
-#[test]
-fn the_leases_are_complete_once_every_shard_listed_has_one() {
-    let config = RelayConfig::new("a", "millrace");
-    let shards = [shard("p", None), shard("c", Some("p"))];
-    let noted = |leases: Vec<Lease>, complete_at| {
-        let table = LeaseTable { leases, complete_at, ..LeaseTable::default() };
-        super::complete_at(&shards, at(5), &table, at(0), &config)
-    };
-    let (parent, child) = (lease("p", None, 0, Checkpoint::ShardEnd), lease("c", Some("a"), 5, reading()));
-    let both = vec![parent.clone(), child];
-    let first = before(at(0), config.trust_horizon - Duration::from_secs(600));
-    assert_eq!(noted(vec![], None), Some(first), "the first relay of all, from before it read the table");
-    assert_eq!(noted(vec![], Some(at(-99))), None, "its leases were deleted");
-    assert_eq!(noted(vec![parent], None), None);
-    assert_eq!(noted(both.clone(), None), Some(at(5)), "not of all, but the first to note it");
-    assert_eq!(noted(both.clone(), Some(at(-5))), Some(at(5)));
-    assert_eq!(noted(both, Some(at(-4))), None, "not every replica need write it");
 }

@@ -122,6 +122,9 @@ impl Leases for Remote {
     async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
         self.reach()?.release(lease).await
     }
+    async fn correct(&self, lease: &Lease) -> Result<(), AwsError> {
+        self.reach()?.correct(lease).await
+    }
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
         self.reach()?.forget(seen).await
     }
@@ -216,6 +219,9 @@ impl Leases for Untakeable {
     }
     async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
         self.0.release(lease).await
+    }
+    async fn correct(&self, lease: &Lease) -> Result<(), AwsError> {
+        self.0.correct(lease).await
     }
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
         self.0.forget(seen).await

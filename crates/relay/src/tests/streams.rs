@@ -21,10 +21,10 @@ use super::{
 };
 use crate::{
     Leases, Refill, RelayConfig, ShardStream,
-    leases::{Checkpoint, Lease, LeaseTable, RefillJob, Replica},
+    leases::{Checkpoint, Lease, LeaseTable, Parent, Progress, RefillJob, Replica},
     memory::{MemoryCursor, MemoryLeases, MemoryStream, MemoryTable},
     refill::RefillPage,
-    stream::{Content, Position, Records, Sequence, Shard, ShardId, StreamError},
+    stream::{Content, Position, Records, Sequence, Shard, ShardId, Shards, StreamError},
 };
 
 const OUTAGE: Duration = Duration::from_secs(30 * 60 * 60);
@@ -246,8 +246,11 @@ struct Slow {
 
 impl ShardStream for Slow {
     type Cursor = MemoryCursor;
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
-        self.there.shards().await
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        self.there.shards(from).await
+    }
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        self.there.children(shard).await
     }
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
         match self.refusals.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) {
@@ -369,6 +372,11 @@ impl Gated {
         (Self { there: there.clone(), lists, reads, count: Arc::default() }, gates)
     }
 
+    fn list(&self) -> Result<&MemoryStream, AwsError> {
+        let is_open = *self.lists.borrow();
+        is_open.then_some(&self.there).ok_or_else(|| AwsError::Refused("AccessDeniedException".to_owned()))
+    }
+
     async fn pass(gate: &watch::Receiver<bool>) {
         gate.clone().wait_for(|open| *open).await.unwrap();
     }
@@ -376,11 +384,11 @@ impl Gated {
 
 impl ShardStream for Gated {
     type Cursor = MemoryCursor;
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
-        if !*self.lists.borrow() {
-            return Err(AwsError::Refused("AccessDeniedException".to_owned()));
-        }
-        self.there.shards().await
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        self.list()?.shards(from).await
+    }
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        self.list()?.children(shard).await
     }
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
         self.there.open(shard, position).await
@@ -679,6 +687,9 @@ impl Leases for Drowsy {
     async fn release(&self, lease: &Lease) -> Result<bool, AwsError> {
         self.there.release(lease).await
     }
+    async fn correct(&self, lease: &Lease) -> Result<(), AwsError> {
+        self.there.correct(lease).await
+    }
     async fn forget(&self, seen: &Lease) -> Result<(), AwsError> {
         self.there.forget(seen).await
     }
@@ -732,9 +743,12 @@ struct Explosive {
 
 impl ShardStream for Explosive {
     type Cursor = MemoryCursor;
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
         self.listed.fetch_add(1, Ordering::SeqCst);
-        self.there.shards().await
+        self.there.shards(from).await
+    }
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        self.there.children(shard).await
     }
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
         self.there.open(shard, position).await
@@ -766,8 +780,11 @@ struct Exchanged {
 
 impl ShardStream for Exchanged {
     type Cursor = (MemoryCursor, u32);
-    async fn shards(&self) -> Result<Vec<Shard>, AwsError> {
-        self.there.shards().await
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        self.there.shards(from).await
+    }
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        self.there.children(shard).await
     }
     async fn open(&self, shard: &ShardId, position: &Position) -> Result<Self::Cursor, StreamError> {
         Ok((self.there.open(shard, position).await?, self.lives.load(Ordering::SeqCst)))
@@ -794,4 +811,73 @@ async fn a_cursor_that_has_outlived_its_stream_is_not_believed_for_ever() {
     world.stream.drop_records();
     world.until_published(&missed).await;
     world.until_published(&world.store_firsts(20..25)).await;
+}
+
+/// A stream whose listing a test answers for.
+#[derive(Clone)]
+struct Answering {
+    there: MemoryStream,
+    answer: fn(Shards) -> Result<Shards, AwsError>,
+    calls: Arc<AtomicU32>,
+}
+
+impl ShardStream for Answering {
+    type Cursor = MemoryCursor;
+    async fn shards(&self, from: Option<&ShardId>) -> Result<Shards, AwsError> {
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        (self.answer)(self.there.shards(from).await?)
+    }
+    async fn children(&self, shard: &ShardId) -> Result<Vec<Shard>, AwsError> {
+        self.there.children(shard).await
+    }
+    async fn open(&self, shard: &ShardId, position: &Position) -> Result<MemoryCursor, StreamError> {
+        self.there.open(shard, position).await
+    }
+    async fn read(&self, cursor: &MemoryCursor) -> Result<Records<MemoryCursor>, StreamError> {
+        self.there.read(cursor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_cannot_be_listed_is_asked_less_and_less_often() {
+    let circle = |page: Shards| Ok(Shards { next: Some(ShardId::from("shard-0")), ..page });
+    for answer in [circle, |_| Err(throttled_call())] {
+        let world = World::new();
+        let stream = Answering { there: world.stream.clone(), answer, calls: Arc::default() };
+        let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+        let _relay = world.start_through(stream.clone(), leases, bus, table, World::config("a"));
+        sleep(Duration::from_secs(600)).await;
+        let calls = stream.calls.load(Ordering::SeqCst);
+        assert!((100..600).contains(&calls), "{calls} calls in ten minutes");
+        assert_eq!(world.leases_now().await, []);
+    }
+}
+
+fn throttled_call() -> AwsError {
+    AwsError::Throttled("LimitExceededException".to_owned())
+}
+
+/// A release without a looker lists the shards itself, and writes leases without parents.
+#[tokio::test(start_paused = true)]
+async fn a_lease_of_an_older_release_is_read_after_its_parent() {
+    let world = World::new();
+    let parents = world.store_firsts(0..40);
+    world.stream.split(&world.stream.open_shards()[0]);
+    let childrens = world.store_of_each(0..40, 2);
+    for Shard { id, .. } in world.stream.listed() {
+        let progress = Progress { checkpoint: Checkpoint::At(Position::TrimHorizon), time: world.now() };
+        let (fence, expires_at) = (1, world.now());
+        let parent = Parent::Unknown;
+        let lease = Lease { shard: id, owner: None, fence, expires_at, progress, parent, is_unlisted: false };
+        assert!(world.leases.create(&lease).await.unwrap());
+    }
+    world.leases.note_complete(world.now()).await.unwrap();
+    let _relay = world.start("a");
+    world.until_published(&parents).await;
+    world.until_published(&childrens).await;
+    let mut newest = std::collections::HashMap::new();
+    for event in world.bus.events() {
+        let before = newest.insert(event.aggregate_id, event.version).unwrap_or_default();
+        assert_eq!(event.version, before + 1, "a child was read before its parent's end");
+    }
 }
