@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap, panic, sync::Once, time::Duration};
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use millrace_relay::{
     Leases as _,
     leases::{Checkpoint, Lease},
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Happenings that must be frequent in a run of many seeds.
-pub(crate) const WANTED: [&str; 20] = [
+pub(crate) const WANTED: [&str; 21] = [
     "a crash at a call",
     "a delivery that is dropped",
     "a gap read",
@@ -38,6 +39,7 @@ pub(crate) const WANTED: [&str; 20] = [
     "a throttled call",
     "an effect twice",
     "an event",
+    "an undecodable item",
     "cursors expired",
     "records dropped",
 ];
@@ -56,6 +58,9 @@ pub(crate) struct Ended {
 /// Runs a seed. A failure prints all its steps.
 pub(crate) fn run(seed: u64) -> Ended {
     watch_panics();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let shown = recorder.handle();
+    let _guard = metrics::set_default_local_recorder(&recorder);
     let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut course = Course::new(seed);
@@ -64,6 +69,8 @@ pub(crate) fn run(seed: u64) -> Ended {
             course.check();
         }
         course.come_right().await;
+        course.world.watch_counter(&shown);
+        course.check();
         Ended { happened: course.trouble.happened(), steps: course.trouble.steps() }
     })
 }
@@ -163,6 +170,9 @@ impl Course {
         self.trouble.step(&format!("{count} events"));
         for _ in 0..count {
             self.world.happen().await;
+        }
+        if self.trouble.draw(200) {
+            self.world.store_undecodable();
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use metrics_exporter_prometheus::PrometheusHandle;
 use millrace_aws::AwsError;
 use millrace_core::{
     Aggregate as _, AggregateType, Application, Envelope, EventId, ProjectionName, StreamId, Timestamp,
@@ -15,10 +16,10 @@ use millrace_core::{
 use millrace_event_store::{AppendEvents as _, Commit, MemoryStore};
 use millrace_projection::queue::{MemoryQueue, Rules};
 use millrace_relay::{
-    bus::{Entry, Rejection},
+    bus::{Entry, Rejection, UNDECODABLE},
     leases::{Checkpoint, Lease},
     memory::{MemoryLeases, MemoryStream, MemoryTable},
-    stream::{Content, Position},
+    stream::{Content, Position, Undecoded},
 };
 use millrace_rows::{MemoryRows, ReadRows as _};
 use millrace_testing::{Oracle, convergence::found_rows, oracle::differences};
@@ -26,7 +27,7 @@ use millrace_tests::{
     lives::{life, order_event, user_event},
     shop,
 };
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use shop::{order::Order, user::User};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -78,6 +79,9 @@ struct Facts {
     stored: BTreeMap<StreamId, u64>,
     /// The events that the bus has accepted.
     accepted: BTreeSet<EventId>,
+    /// The items that are no events, and those of them that the bus has accepted.
+    undecodable: Vec<Undecoded>,
+    handed_on: BTreeSet<StreamId>,
     /// The version of each stream that each projection has shown.
     applied: BTreeMap<(ProjectionName, StreamId), u64>,
     poison: BTreeSet<String>,
@@ -146,6 +150,63 @@ impl World {
         self.trouble.note("an event");
     }
 
+    /// Stores an item that is no event, as a newer release or a person might: in the table and in the stream.
+    pub(crate) fn store_undecodable(&self) {
+        let number = self.facts.lock().unwrap().undecodable.len();
+        let id = Uuid::from_u128(u128::try_from(number).unwrap() + 1_000);
+        let aggregate_type = if number.is_multiple_of(2) { User::TYPE } else { Order::TYPE };
+        let stream = StreamId { tenant: "nobody".parse().unwrap(), aggregate_type, id };
+        let item = Map::from_iter([("AggregateId".to_owned(), json!({"S": stream.to_string()}))]);
+        let undecoded = Undecoded {
+            reason: format!("attribute {number} is missing"),
+            stream: Some(stream.clone()),
+            aggregate_type: Some(stream.aggregate_type.clone()),
+            version: Some(1),
+            item: Some(item),
+        };
+        let content = Content::Undecodable(Box::new(undecoded.clone()));
+        self.table.push(&stream, 1, clock(), content.clone());
+        self.stream.push(self.trouble.below(u64::MAX), content);
+        self.facts.lock().unwrap().undecodable.push(undecoded);
+        self.trouble.note("an undecodable item");
+    }
+
+    /// Delivers what is handed on undecoded, and reports what differs from its documentation.
+    fn hand_on(&self, entry: &Entry) {
+        let detail: Value = serde_json::from_str(&entry.detail).unwrap();
+        let undecodable = self.facts.lock().unwrap().undecodable.clone();
+        let found = undecodable.iter().find(|undecoded| detail["Undecodable"] == undecoded.reason);
+        let Some((undecoded, stream)) = found.and_then(|found| Some((found, found.stream.as_ref()?))) else {
+            return self.object(format!("no item is so: {detail}"));
+        };
+        let expected = json!({
+            "TenantId": stream.tenant,
+            "AggregateType": stream.aggregate_type,
+            "AggregateId": stream.id,
+            "Version": undecoded.version,
+            "Undecodable": undecoded.reason,
+            "Item": undecoded.item,
+        });
+        if detail != expected {
+            self.object(format!("handed on as {detail} in place of {expected}"));
+        }
+        self.facts.lock().unwrap().handed_on.insert(stream.clone());
+        for projection in self.projections_of(&stream.aggregate_type) {
+            self.facts.lock().unwrap().poison.insert(on_the_bus(&entry.detail));
+            self.deliver(&projection.queue, entry, false);
+        }
+    }
+
+    /// Reports items that the relays' counter lacks.
+    pub(crate) fn watch_counter(&self, shown: &PrometheusHandle) {
+        let shown = shown.render();
+        let counted = shown.lines().find_map(|line| line.strip_prefix("relay_undecodable_total ")).unwrap();
+        let stored = self.facts.lock().unwrap().undecodable.len();
+        if counted.parse::<usize>().unwrap() < stored {
+            self.object(format!("{stored} undecodable items, and {counted} counted"));
+        }
+    }
+
     /// Sends a message that can never be applied to a queue.
     pub(crate) fn poison(&self) {
         let number = self.facts.lock().unwrap().poison.len();
@@ -175,6 +236,10 @@ impl World {
         if !is_calm && self.trouble.draw(40) {
             self.trouble.note("a refused entry");
             return Err(AwsError::Throttled("by chance".to_owned()).into());
+        }
+        if entry.detail_type == UNDECODABLE {
+            self.hand_on(entry);
+            return Ok(());
         }
         let event: Envelope = serde_json::from_str(&entry.detail).unwrap();
         let newest = {
@@ -219,11 +284,17 @@ impl World {
         };
         for record in self.stream.records(&lease.shard) {
             let passed = upto.is_none_or(|upto| record.sequence.0 <= *upto);
-            if let Content::Event(event) = record.content
-                && passed
-                && !self.facts.lock().unwrap().accepted.contains(&event.event_id)
-            {
-                self.object(format!("{lease:?} has passed {}, which is not published", event.event_id));
+            let facts = self.facts.lock().unwrap();
+            let is_accepted = match &record.content {
+                Content::Event(event) => facts.accepted.contains(&event.event_id),
+                Content::Undecodable(undecoded) => {
+                    undecoded.stream.as_ref().is_some_and(|stream| facts.handed_on.contains(stream))
+                }
+                Content::Skip => true,
+            };
+            drop(facts);
+            if passed && !is_accepted {
+                self.object(format!("{lease:?} has passed {record:?}, which is not published"));
             }
         }
     }
@@ -270,6 +341,13 @@ impl World {
                 missing.push(format!("{} of {} on the bus", event.envelope.version, event.envelope.stream()));
             }
         }
+        {
+            let facts = self.facts.lock().unwrap();
+            let undecodable = facts.undecodable.iter().flat_map(|undecoded| &undecoded.stream);
+            let left = undecodable.filter(|stream| !facts.handed_on.contains(stream));
+            missing.extend(left.map(|stream| format!("the undecodable item of {stream} on the bus")));
+        }
+        missing.extend(self.poison_left().into_iter().map(|body| format!("a dead letter of {body}")));
         let stored = self.facts.lock().unwrap().stored.clone();
         for projection in self.projections.iter() {
             let name = projection.spec.name;
@@ -290,22 +368,24 @@ impl World {
         missing
     }
 
-    /// Reports dead letters that are no poison or have no reason, and poison that is no dead letter.
+    /// Poison that is no dead letter yet.
+    fn poison_left(&self) -> BTreeSet<String> {
+        let mut poison = self.facts.lock().unwrap().poison.clone();
+        for letter in self.projections.iter().flat_map(|projection| projection.queue.dead_letters()) {
+            poison.remove(&letter.message.body);
+        }
+        poison
+    }
+
+    /// Reports dead letters that are no poison or have no reason.
     pub(crate) fn watch_dead_letters(&self) {
         let poison = self.facts.lock().unwrap().poison.clone();
-        let letters: Vec<_> =
-            self.projections.iter().flat_map(|projection| projection.queue.dead_letters()).collect();
-        for letter in &letters {
+        for letter in self.projections.iter().flat_map(|projection| projection.queue.dead_letters()) {
             if !poison.contains(&letter.message.body) || letter.cause.is_none() {
                 self.object(format!(
                     "an innocent dead letter, or one without a cause: {}",
                     letter.message.body
                 ));
-            }
-        }
-        for body in poison {
-            if !letters.iter().any(|letter| letter.message.body == body) {
-                self.object(format!("poison that is no dead letter: {body}"));
             }
         }
     }
