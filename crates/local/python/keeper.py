@@ -134,6 +134,17 @@ def retire(path, published):
         pass
 
 
+class Prompt:
+    """asyncio for MiniStack's queues, which look every 100 ms whether a waiting receiver can have a message. AWS answers at once."""
+
+    def __getattr__(self, name):
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(seconds):
+        await asyncio.sleep(min(seconds, 0.02))
+
+
 def main():
     launch = json.loads(sys.argv[1])
     state_file = launch["state_file"]
@@ -145,7 +156,9 @@ def main():
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
     from ministack.app import app
+    from ministack.services import sqs
 
+    sqs.asyncio = Prompt()
     config = Config()
     config.bind = [f"fd://{listener.fileno()}"]
     config.keep_alive_timeout = 75
