@@ -6,7 +6,10 @@ use millrace_aws::AwsError;
 use millrace_core::{Aggregate, AggregateState, CommitReceipt, EventCodec, StreamId, Timestamp};
 use millrace_event_store::{AppendError, AppendEvents, Entry, Snapshots};
 use millrace_server::{Failure, KeyedMutex};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     commit::{CommitAttempt, Prepared, prepare},
@@ -57,6 +60,8 @@ pub struct CommandHandler<A: Aggregate, S> {
     /// request.
     mutex: KeyedMutex<StreamId>,
     config: CommandHandlerConfig,
+    /// Changes with each commit.
+    stored: watch::Sender<u64>,
 }
 
 /// The outcome of one attempt at a command.
@@ -82,7 +87,14 @@ where
     pub fn new(store: S, cache: StateCache<A>, config: CommandHandlerConfig) -> Self {
         let snapshots = Snapshotter::new(store.clone(), config.snapshot_every);
         let loader = Loader::new(store.clone(), cache, snapshots);
-        Self { store, loader, mutex: KeyedMutex::default(), config }
+        Self { store, loader, mutex: KeyedMutex::default(), config, stored: watch::Sender::default() }
+    }
+
+    /// Changes `stored` with each commit, for a relay in the same process.
+    #[must_use]
+    pub fn noting(mut self, stored: watch::Sender<u64>) -> Self {
+        self.stored = stored;
+        self
     }
 
     /// Carries a command out, once, however often it is sent.
@@ -275,6 +287,7 @@ where
         receipt: CommitReceipt,
     ) -> Attempt<A> {
         self.loader.keep(&envelope.stream, before.version(), after);
+        self.stored.send_modify(|commits| *commits = commits.wrapping_add(1));
         Attempt::Answered(envelope.outcome(receipt, false))
     }
 

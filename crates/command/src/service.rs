@@ -23,6 +23,7 @@ use millrace_server::{
     process::{self, Process},
     serve::{Listeners, Probe, Served, reachable, serve},
 };
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::{
@@ -41,6 +42,7 @@ pub struct Commands<S = DynamoStore> {
     store: S,
     cache_bytes: u64,
     config: CommandHandlerConfig,
+    stored: watch::Sender<u64>,
     handlers: Arc<Mutex<HashMap<TypeId, (AggregateType, AnyHandler)>>>,
 }
 
@@ -62,7 +64,8 @@ pub struct NotServed(AggregateType);
 impl<S: AppendEvents + Snapshots> Commands<S> {
     /// Handlers on a store. Each registered aggregate has the same part of `cache_bytes` for its states.
     pub fn new(app: Application, store: S, cache_bytes: u64, config: CommandHandlerConfig) -> Self {
-        Self { app, store, cache_bytes, config, handlers: Arc::default() }
+        let stored = watch::Sender::default();
+        Self { app, store, cache_bytes, config, stored, handlers: Arc::default() }
     }
 
     /// The handler of the commands on an aggregate. All adapters share one.
@@ -80,6 +83,11 @@ impl<S: AppendEvents + Snapshots> Commands<S> {
         Ok(known.downcast_ref::<CommandHandler<A, S>>().expect("the handler of its own type").clone())
     }
 
+    /// Changes with each commit of these handlers.
+    pub fn stored(&self) -> watch::Receiver<u64> {
+        self.stored.subscribe()
+    }
+
     /// Fails if a registered aggregate has no handler: its commands would be unknown to callers.
     ///
     /// # Errors
@@ -95,7 +103,7 @@ impl<S: AppendEvents + Snapshots> Commands<S> {
         // A registration has at least one aggregate.
         let aggregates = u64::try_from(self.app.aggregates().len()).unwrap_or(u64::MAX).max(1);
         let cache = StateCache::new(self.cache_bytes / aggregates);
-        CommandHandler::new(self.store.clone(), cache, self.config)
+        CommandHandler::new(self.store.clone(), cache, self.config).noting(self.stored.clone())
     }
 }
 
@@ -164,7 +172,7 @@ where
         max_concurrent_calls: config.common.max_concurrent_calls,
         metrics: process.metrics,
     };
-    let relay = config.relay.then(|| relay(app, &config, aws));
+    let relay = config.relay.then(|| relay(app, &config, aws).with_stored(commands.stored()));
     let relaying = async {
         if let Some(relay) = relay {
             // Boxed: its state is large, and no call goes through it.
@@ -237,7 +245,13 @@ mod tests {
         let (first, second) = (commands.of::<Note>().unwrap(), commands.of::<Note>().unwrap());
         first.execute(&note(1, "a", "one")).await.unwrap();
         let before = store.requests();
+        let mut stored = commands.stored();
+        assert!(!stored.has_changed().unwrap());
         second.execute(&note(1, "b", "two")).await.unwrap();
         assert_eq!(store.requests() - before, 1, "the state was in the cache");
+        assert!(stored.has_changed().unwrap(), "the relay is to look");
+        stored.mark_unchanged();
+        second.execute(&note(1, "b", "two")).await.unwrap();
+        assert!(!stored.has_changed().unwrap(), "a repeated command stores nothing");
     }
 }

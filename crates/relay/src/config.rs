@@ -18,7 +18,7 @@ pub struct RelayConfig {
     /// [`CATCH_UP`](Self::CATCH_UP), if that is sooner.
     pub poll_interval: Duration,
     /// The longest interval between reads. The interval grows by an eighth with each empty read, and a read with
-    /// records resets it. 1 s, reached after 6 s of silence.
+    /// records, or an event that this process has stored, resets it. 1 s, reached after 6 s of silence.
     pub idle_poll_interval: Duration,
     /// How often the looker lists the shards of the stream, four pages of 100 a second. 10 s.
     pub discovery_interval: Duration,
@@ -86,6 +86,12 @@ impl RelayConfig {
     pub(super) fn read_time(leases: usize) -> Duration {
         const EACH: Duration = Duration::from_micros(250);
         EACH.saturating_mul(u32::try_from(leases).unwrap_or(u32::MAX))
+    }
+
+    /// In how much time a shard is read five times at most, however often events are stored: in a second, or sooner
+    /// where the intervals are shorter.
+    pub(super) fn five_reads(&self) -> Duration {
+        5 * self.poll_interval.min(Self::CATCH_UP)
     }
 
     /// The next interval, after an `interval` whose read brought this number of records.

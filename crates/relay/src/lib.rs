@@ -73,7 +73,7 @@ mod traced;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -135,6 +135,8 @@ struct Ports<S, L, B, R> {
     clock: Clock,
     refills: Refills,
     news: Arc<News>,
+    /// Changes with each event that this process stores.
+    stored: watch::Receiver<u64>,
 }
 
 impl<S, L, B, R> Ports<S, L, B, R> {
@@ -183,6 +185,8 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
         meters::begin();
         let clock: Clock = Arc::new(clock);
         let publisher = Publisher { bus, config, clock: clock.clone() };
+        // Its sender is gone: nothing is stored here.
+        let (_, stored) = watch::channel(0);
         let ports = Ports {
             stream,
             leases,
@@ -191,6 +195,7 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             clock,
             refills: Refills::default(),
             news: Arc::default(),
+            stored,
         };
         Self {
             ports,
@@ -201,6 +206,12 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             throttle: FailureLogThrottle::default(),
             unread: Duration::ZERO,
         }
+    }
+
+    /// Reads its shards at once whenever `stored` changes: this process has stored an event, probably one of them.
+    pub fn with_stored(mut self, stored: watch::Receiver<u64>) -> Self {
+        self.ports.stored = stored;
+        self
     }
 
     /// Relays until `shutdown` is cancelled; then ends the work in flight and gives the leases up, within about
@@ -279,8 +290,9 @@ impl<S: ShardStream, L: Leases, B: EventBus, R: Refill> Relay<S, L, B, R> {
             () = cut => {}
         }
         let is_shard = |shard: &&ShardId| segment_of(shard).is_none() && shard.as_str() != LOOKER;
-        let shards = self.workers.readers.keys().filter(is_shard);
-        meters::leases_held(shards.count());
+        let shards = self.workers.readers.keys().filter(is_shard).count();
+        self.ports.news.reads.store(shards, Ordering::Relaxed);
+        meters::leases_held(shards);
         // A replica that cannot see or take leases soon holds none, and would otherwise seem to have nothing left to
         // do.
         let behind = self.workers.behind((self.ports.clock)());

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -68,6 +68,8 @@ pub(super) struct News {
     pub(super) wanted: Notify,
     /// The shards that the stream no longer lists, by the lease table.
     unlisted: Mutex<HashSet<ShardId>>,
+    /// How many shards this replica reads.
+    pub(super) reads: AtomicUsize,
 }
 
 impl News {

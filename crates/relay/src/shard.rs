@@ -1,6 +1,6 @@
 //! Relaying one shard, under its lease.
 
-use std::{pin::pin, time::Duration};
+use std::{collections::VecDeque, pin::pin, sync::atomic::Ordering, time::Duration};
 
 use millrace_aws::{AwsError, Segment};
 use millrace_core::Timestamp;
@@ -27,6 +27,12 @@ use super::{
     stream::{Position, RETENTION, Record, Records, ShardId, ShardStream, StreamError},
     time::{Pauses, Stopped, before, since},
 };
+
+/// A shard takes five reads a second (an engineer of AWS in `aws-sdk-java-v2`, issue 470; the documentation has no number).
+const READS: usize = 5;
+
+/// A replica with more shards than this does not read them at once when it has stored an event.
+const HINTED: usize = 8;
 
 /// Relays a shard from its lease's checkpoint until the shard ends, the lease is lost, or `stop` is cancelled. Then it
 /// gives a lease that is not lost up, with the last progress. Returns whether the shard has been read to its end.
@@ -178,6 +184,8 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
     ) -> Result<Result<(), StreamError>, Stopped> {
         let mut interval = self.config().poll_interval;
         let opened = Instant::now();
+        let mut stored = self.ports.stored.clone();
+        let mut reads = VecDeque::with_capacity(READS);
         loop {
             self.until(flight, Flight::has_room).await?;
             let (began, looked) = (Instant::now(), (self.ports.clock)());
@@ -212,8 +220,37 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Reader<'a, S, L, B, 
                     return Ok(Ok(()));
                 }
             }
-            self.meanwhile(flight, sleep_until(began + interval)).await?;
+            if reads.len() == READS {
+                reads.pop_front();
+            }
+            reads.push_back(began);
+            let full = reads.len() == READS;
+            let earliest =
+                reads.front().filter(|_| full).map_or(began, |first| *first + self.config().five_reads());
+            let is_hinted =
+                self.meanwhile(flight, self.next_read(began + interval, earliest, &mut stored)).await?;
+            if is_hinted {
+                interval = self.config().poll_interval;
+            }
         }
+    }
+
+    /// Waits until the shard is to be read again: at `due`, or as soon as this process has stored an event, but no
+    /// earlier than `earliest`. Returns whether it was for an event.
+    async fn next_read(&self, due: Instant, earliest: Instant, stored: &mut watch::Receiver<u64>) -> bool {
+        let hint = async {
+            // Of many shards most would be read in vain.
+            if self.ports.news.reads.load(Ordering::Relaxed) > HINTED || stored.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let is_hinted = tokio::select! {
+            biased;
+            () = hint => true,
+            () = sleep_until(due) => false,
+        };
+        sleep_until(earliest).await;
+        is_hinted
     }
 
     /// Waits for `work` while the flight goes on; abandons it at a stop.

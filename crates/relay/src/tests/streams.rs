@@ -1,6 +1,7 @@
 //! Changes of streams: shards split, cursors expire, records and shards vanish.
 
 use std::{
+    collections::VecDeque,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -417,6 +418,45 @@ async fn a_shard_is_read_four_times_a_second_while_it_brings_something_and_once_
     let before = reads();
     sleep(Duration::from_secs(60)).await;
     assert!((59..=61).contains(&(reads() - before)), "in a silent minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_event_that_the_process_has_stored_is_read_at_once_and_five_times_a_second_at_most() {
+    let world = World::new();
+    let (stream, _gates) = Gated::before(&world.stream);
+    let (leases, bus, table) = (world.leases.clone(), world.bus.clone(), world.table.clone());
+    let stored = watch::Sender::new(0);
+    let relay = world.relay(stream.clone(), leases, bus, table, World::config("a"));
+    let _relay = world.run(relay.with_stored(stored.subscribe()));
+    let reads = || stream.count.load(Ordering::SeqCst);
+    let moment = Duration::from_millis(1);
+    sleep(Duration::from_secs(60)).await;
+    for aggregate in 0..3 {
+        let ids = world.store_firsts([aggregate]);
+        stored.send_modify(|events| *events += 1);
+        sleep(moment).await;
+        assert!(world.has_published(&ids));
+        sleep(Duration::from_secs(3)).await;
+    }
+
+    // Another replica's relay reads the events' shards.
+    sleep(Duration::from_secs(60)).await;
+    let before = reads();
+    stored.send_modify(|events| *events += 1);
+    sleep(Duration::from_secs(60)).await;
+    assert!((61..=75).contains(&(reads() - before)), "as after an event of its own: {}", reads() - before);
+
+    let mut counts = VecDeque::from([reads()]);
+    for version in 1..3_000 {
+        world.store_versions(9, version..version + 1);
+        stored.send_modify(|events| *events += 1);
+        sleep(Duration::from_millis(20)).await;
+        counts.push_back(reads());
+        if counts.len() > 49 {
+            let first = counts.pop_front().unwrap();
+            assert!((4..=5).contains(&(reads() - first)), "{} reads in a second", reads() - first);
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

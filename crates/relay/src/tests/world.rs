@@ -134,8 +134,25 @@ impl World {
         refill: impl Refill,
         config: RelayConfig,
     ) -> Running {
+        self.run(self.relay(stream, leases, bus, refill, config))
+    }
+
+    pub(super) fn relay<S: ShardStream, L: Leases, B: EventBus, R: Refill>(
+        &self,
+        stream: S,
+        leases: L,
+        bus: B,
+        refill: R,
+        config: RelayConfig,
+    ) -> Relay<S, L, B, R> {
         let world = self.clone();
-        let relay = Relay::new(stream, leases, bus, refill, config, move || world.now());
+        Relay::new(stream, leases, bus, refill, config, move || world.now())
+    }
+
+    pub(super) fn run<S: ShardStream, L: Leases, B: EventBus, R: Refill>(
+        &self,
+        relay: Relay<S, L, B, R>,
+    ) -> Running {
         let shutdown = CancellationToken::new();
         Running { task: tokio::spawn(relay.run(shutdown.clone())), shutdown }
     }
