@@ -4,6 +4,7 @@
 
 mod commands;
 mod refusals;
+mod replicas;
 mod several;
 mod snapshots;
 mod support;

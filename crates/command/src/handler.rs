@@ -101,7 +101,7 @@ where
     ///
     /// A state from the cache may be old. An append on an old state fails by its condition in the store, and a refusal on
     /// one is checked against the newest state. So an accepted command costs one request, and no answer within the commands
-    /// that an aggregate remembers depends on the cache.
+    /// that an aggregate remembers depends on the cache. Where other replicas write the aggregate too, a read comes first.
     ///
     /// A refusal is final. Every attempt before it has failed for good: one that may yet be stored is an
     /// [`AppendError::Failed`], which refuses nothing. A request of an earlier call with the same command may still be
@@ -120,6 +120,7 @@ where
         } else {
             self.loader.load(&envelope.stream).await?
         };
+        let is_cached = !loaded.is_current;
         let mut own = CommitAttempt::new(envelope.trace);
         let mut at = (self.config.clock)();
         for attempt in 0..MAX_ATTEMPTS {
@@ -130,6 +131,10 @@ where
                 // A creation conflicts with the event of an earlier attempt at it. That event alone records how the creation
                 // was answered, however many commands the aggregate has forgotten since.
                 Attempt::Conflict(state) if envelope.creates => Loaded { state, is_current: false },
+                // The cached state lacks more than one event: nobody raced, it is old.
+                Attempt::Conflict(state) if is_cached && attempt == 1 => {
+                    self.loader.refresh(&envelope.stream, state).await?
+                }
                 // As a rule, the conflict returned the newest event.
                 Attempt::Conflict(state) if attempt % (RETRIES_AT_ONCE + 1) < RETRIES_AT_ONCE => {
                     Loaded { state, is_current: false }

@@ -7,8 +7,8 @@ use millrace_event_store::{Entry, LoadEvents, Replaces, Snapshots};
 use millrace_server::Failure;
 
 use crate::{
-    snapshots::{FIRST_PAGE, Snapshotter},
-    state_cache::StateCache,
+    snapshots::{FIRST_PAGE, NEXT_PAGE, Snapshotter},
+    state_cache::{CachedState, StateCache},
 };
 
 /// Brings aggregates' states up to date.
@@ -38,10 +38,13 @@ where
         Self { store, cache, snapshots }
     }
 
-    /// The state in the cache, which may be old, or else the newest.
+    /// The state in the cache, which may be old, or else the newest. The newest as well if other replicas write the
+    /// aggregate too.
     pub async fn load(&self, stream: &StreamId) -> Result<Loaded<A>, Failure> {
         match self.cache.get(stream) {
-            Some(state) => Ok(Loaded { state, is_current: false }),
+            // A state that other replicas have probably outdated costs a read. An append that fails costs more.
+            Some(CachedState { state, is_shared: true }) => self.refresh(stream, state).await,
+            Some(CachedState { state, is_shared: false }) => Ok(Loaded { state, is_current: false }),
             None => self.refresh(stream, Arc::default()).await,
         }
     }
@@ -55,8 +58,10 @@ where
         stream: &StreamId,
         state: Arc<AggregateState<A>>,
     ) -> Result<Loaded<A>, Failure> {
-        let end = self.store.newest(stream, state.version(), FIRST_PAGE).await?;
+        let page = if state.version() == 0 { FIRST_PAGE } else { NEXT_PAGE };
+        let end = self.store.newest(stream, state.version(), page).await?;
         let Some(first) = end.first().map(|entry| entry.version) else {
+            self.cache.confirm(stream, &state);
             return Ok(Loaded { state, is_current: true });
         };
         let known = Arc::unwrap_or_clone(state);
@@ -65,7 +70,7 @@ where
         } else {
             self.bridge(stream, known, first, &end).await?
         };
-        self.cache.keep(stream, state.clone());
+        self.cache.keep(stream, state.version(), state.clone());
         Ok(Loaded { state, is_current: true })
     }
 
@@ -86,7 +91,7 @@ where
         if self.snapshots.is_due(before, state.version()) {
             self.snapshots.keep(stream, &state, Replaces::Older);
         }
-        self.cache.keep(stream, state);
+        self.cache.keep(stream, before, state);
     }
 
     /// The newest state of a stream whose end, from version `first` on, does not follow the known state.

@@ -24,6 +24,17 @@ struct Cached<A> {
     /// The size of the aggregate's own state, by its serialized form, and the version at which it was measured.
     size: u64,
     measured_at: u64,
+    /// How many more commands read the end of the stream before they decide.
+    reads_first: u8,
+}
+
+/// A state from the cache.
+#[derive(Debug)]
+pub struct CachedState<A> {
+    /// The state, which may be old.
+    pub state: Arc<AggregateState<A>>,
+    /// Whether other replicas write this aggregate too, so that the state is probably old.
+    pub is_shared: bool,
 }
 
 /// The weight of an entry: about the bytes that it takes in memory.
@@ -40,16 +51,20 @@ const KNOWN_BYTES: usize = 256;
 /// measure it is to serialize it.
 const MEASURED_EVERY: u64 = 16;
 
+/// After events of other replicas, so many reads in a row must find nothing new before the state is trusted again. With
+/// fewer, chance alone ends the reads too often where two replicas take turns at random.
+const READS_FIRST: u8 = 4;
+
 impl<A: Aggregate> Cached<A> {
     /// A state to be kept in place of `before`.
-    fn new(state: Arc<AggregateState<A>>, before: Option<Self>) -> Self {
+    fn new(state: Arc<AggregateState<A>>, before: Option<Self>, reads_first: u8) -> Self {
         let is_recent = |before: &Self| {
             let grown = state.version().saturating_sub(before.measured_at);
             grown <= (before.measured_at / 8).min(MEASURED_EVERY)
         };
         match before.filter(is_recent) {
-            Some(Self { size, measured_at, .. }) => Self { state, size, measured_at },
-            None => Self { size: serialized_size(&*state), measured_at: state.version(), state },
+            Some(Self { size, measured_at, .. }) => Self { state, size, measured_at, reads_first },
+            None => Self { size: serialized_size(&*state), measured_at: state.version(), state, reads_first },
         }
     }
 }
@@ -97,18 +112,39 @@ impl<A: Aggregate> StateCache<A> {
         }
     }
 
-    /// The state that was kept last, which may be old.
-    pub fn get(&self, stream: &StreamId) -> Option<Arc<AggregateState<A>>> {
+    /// The state that was kept last.
+    pub fn get(&self, stream: &StreamId) -> Option<CachedState<A>> {
         let cached = self.states.get(stream);
         meters::state_asked(cached.is_some());
-        cached.map(|cached| cached.state)
+        cached.map(|cached| CachedState { state: cached.state, is_shared: cached.reads_first > 0 })
     }
 
-    /// Keeps a state, unless the cache has a newer one.
-    pub fn keep(&self, stream: &StreamId, state: Arc<AggregateState<A>>) {
+    /// Keeps a state, unless the cache has a newer one. All events up to `others` were there already when this replica
+    /// looked: if the cache does not have them, other replicas write the aggregate too.
+    pub fn keep(&self, stream: &StreamId, others: u64, state: Arc<AggregateState<A>>) {
         let before = self.states.peek(stream);
-        if before.as_ref().is_none_or(|before| before.state.version() < state.version()) {
-            self.states.insert(stream.clone(), Cached::new(state, before));
+        let known = before.as_ref().map(|before| before.state.version());
+        if known.is_none_or(|known| known < state.version()) {
+            let reads_first = match &before {
+                Some(before) if before.state.version() < others => READS_FIRST,
+                Some(before) => before.reads_first,
+                None => 0,
+            };
+            self.states.insert(stream.clone(), Cached::new(state, before, reads_first));
+        }
+    }
+
+    /// Keeps a state that was found to be the newest.
+    pub fn confirm(&self, stream: &StreamId, state: &Arc<AggregateState<A>>) {
+        match self.states.peek(stream) {
+            Some(kept) if kept.state.version() < state.version() => {
+                self.keep(stream, state.version(), state.clone());
+            }
+            Some(kept) if kept.reads_first > 0 => {
+                let reads_first = kept.reads_first - 1;
+                self.states.insert(stream.clone(), Cached { reads_first, ..kept });
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -160,7 +196,7 @@ mod tests {
 
     fn weight(state: Arc<AggregateState<Note>>) -> u64 {
         let cache = StateCache::new(1 << 20);
-        cache.keep(&stream(), state);
+        cache.keep(&stream(), 0, state);
         cache.weight()
     }
 
@@ -168,9 +204,30 @@ mod tests {
     fn an_older_state_does_not_replace_a_newer_one() {
         let cache = StateCache::new(1 << 20);
         for (kept, version) in [(2, 2), (1, 2), (3, 3)] {
-            cache.keep(&stream(), state(kept, 1, 1));
-            assert_eq!(cache.get(&stream()).unwrap().version(), version, "after {kept}");
+            cache.keep(&stream(), 0, state(kept, 1, 1));
+            assert_eq!(cache.get(&stream()).unwrap().state.version(), version, "after {kept}");
         }
+    }
+
+    #[test]
+    fn a_state_is_shared_from_events_of_others_until_four_looks_find_none() {
+        let cache = StateCache::new(1 << 20);
+        let keep = |others, version| cache.keep(&stream(), others, state(version, 1, 1));
+        let is_shared = || cache.get(&stream()).unwrap().is_shared;
+        keep(3, 3);
+        assert!(!is_shared(), "a first load shows nothing of others");
+        keep(3, 4);
+        assert!(!is_shared(), "a commit on the kept state");
+        keep(5, 6);
+        assert!(is_shared(), "a commit on an event that was not kept");
+        keep(6, 7);
+        for look in 0..4 {
+            assert!(is_shared(), "after {look} looks and a commit");
+            cache.confirm(&stream(), &state(7, 1, 1));
+        }
+        assert!(!is_shared());
+        cache.confirm(&stream(), &state(8, 1, 1));
+        assert!(is_shared() && cache.get(&stream()).unwrap().state.version() == 8);
     }
 
     #[test]
@@ -191,7 +248,7 @@ mod tests {
         for version in 1..=300_u64 {
             let state = state(version, 3, 100);
             let exact = weight(state.clone());
-            cache.keep(&stream(), state);
+            cache.keep(&stream(), 0, state);
             let behind = (version / 8).min(MEASURED_EVERY) * 110;
             assert!(
                 (exact - behind..=exact).contains(&cache.weight()),
