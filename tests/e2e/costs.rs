@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use millrace_command::snapshots::{self, FIRST_PAGE};
-use millrace_core::{Aggregate as _, StreamId};
+use millrace_core::{Aggregate as _, StreamId, Timestamp};
 use millrace_event_store::{
     AppendEvents as _, Commit, DynamoStore, ReadEvents as _, Snapshots as _, StoredEvent,
 };
@@ -131,11 +131,13 @@ impl Metered {
     }
 }
 
-/// An event as the service would have stored it.
+/// An event as the service would have stored it an hour ago: a stream of many events within minutes is loaded with the
+/// commands of these minutes.
 fn renamed(stream: &StreamId, version: u64) -> StoredEvent {
+    let hour_ago = Timestamp::from_unix_micros(millrace_server::clock::now().unix_micros() - 3_600_000_000);
     let name = Some("John Doe".to_owned().try_into().unwrap());
     let event = UserEvent::UserProfileUpdated(UserProfileUpdated { email: None, name });
-    as_by_the_service(recorded(stream, version, millrace_server::clock::now(), &event))
+    as_by_the_service(recorded(stream, version, hour_ago, &event))
 }
 
 fn header(title: &str) -> String {

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::{Client as Dynamodb, types::AttributeValue};
 use futures::future::join_all;
 use millrace_core::ProjectionName;
 use millrace_proto::query::{SearchEventsRequest, history_service_client::HistoryServiceClient};
+use millrace_server::clock;
 use millrace_tests::{
     Access, AwsStack, FaultProxy, ORDERS, PROJECTIONS, Replied as _, USERS, aws_stack, eventually,
     process::{Deployable, Process, log_folder},
@@ -39,11 +40,15 @@ use yaml_rust2::{Yaml, YamlLoader};
 use crate::{
     audit,
     calls::{after as token, delete_row, laptop, patient, user},
+    past::{Past, at},
     processes::{begin_to_terminate, end, ready},
 };
 
 /// More events than a load reads without a snapshot.
 const MANY: usize = 25;
+
+/// More events than the commands of the last minutes are kept for in one block.
+const BUSY: usize = 520;
 
 // --- The policies -----------------------------------------------------------------------------------------------------
 
@@ -217,6 +222,9 @@ async fn each_policy_allows_what_is_done_and_nothing_else() {
     for number in 0..MANY {
         commands.update(&john, None, Some(format!("John {number}"))).await;
     }
+    // A user who was busy a moment ago, for the next process to ask for the commands of the last minutes.
+    let now = clock::now().unix_micros() - at(0).unix_micros();
+    let busy = Past::of(&site.stack, &aws).user(&[now; BUSY]).await.id.to_string();
     let reading = async || commands_proxy.traffic().contains_key("GetRecords").then_some(());
     eventually("a relay that reads", reading).await;
     begin_to_terminate(&first).await;
@@ -227,6 +235,7 @@ async fn each_policy_allows_what_is_done_and_nothing_else() {
     let refill = Access { action: "dynamodb:Scan".into(), resource: refill };
     eventually("a refill", async || commands_proxy.accesses().contains(&refill).then_some(())).await;
     let mut commands = Commands::of(&second);
+    commands.update(&busy, None, Some("Jill".into())).await;
     let version = commands.update(&john, None, Some("Jack".into())).await;
     ask(&queries, &john, &order, version).await;
     watch(&site, &queries, &queries_proxy, &john, &order).await;

@@ -11,14 +11,14 @@ use aws_sdk_dynamodb::{
 };
 use aws_smithy_types::base64;
 use millrace_core::{
-    Aggregate, AggregateState, AggregateType, CommandDigest, Envelope, EventCodec, StreamId, Timestamp,
-    UniqueKey,
+    Aggregate, AggregateState, AggregateType, CommandDigest, Envelope, EventCodec, EventId, StreamId,
+    Timestamp, UniqueKey,
     projection::{ProjectionSpec, RowChange},
     row::{Attributes, RowKey},
 };
 use millrace_event_store::{
-    AppendError, AppendEvents as _, Commit, Direction, DynamoStore, Entry, ReadEvents as _, ReadHistory as _,
-    Replaces, ScannedItem, Search, Snapshot, Snapshots as _, StoredEvent, Tables,
+    AppendError, AppendEvents as _, CommandBlock, Commit, Direction, DynamoStore, Entry, ReadEvents as _,
+    ReadHistory as _, Replaces, ScannedItem, Search, Snapshot, Snapshots as _, StoredEvent, Tables,
 };
 use millrace_relay::{
     Leases as _,
@@ -122,6 +122,18 @@ fn snapshot<A: Aggregate<Event: EventCodec>>(stream: StreamId) -> Snapshot {
 
 fn snapshots() -> [Snapshot; 2] {
     [snapshot::<User>(stream::<User>(1)), snapshot::<Order>(stream::<Order>(1))]
+}
+
+/// The blocks of the commands of a stream that was busy. New in the second form.
+fn blocks() -> [CommandBlock; 2] {
+    [0, 8].map(|number| CommandBlock {
+        stream: stream::<User>(1),
+        number,
+        before: (number > 0).then(|| EventId(aggregate_id(number.into()))),
+        last: EventId(aggregate_id(u128::from(number) + 1)),
+        newest: time_of(number + 1).unix_micros() / 1_000_000,
+        fingerprints: (0..512).map(|n: u32| n.wrapping_mul(0x9e37_79b9)).collect(),
+    })
 }
 
 fn lease(shard: &str, owner: Option<&str>, fence: u64, checkpoint: Checkpoint) -> Lease {
@@ -228,6 +240,9 @@ impl Stores {
         for snapshot in snapshots() {
             assert!(self.events.put_snapshot(&snapshot, Replaces::Older).await.unwrap());
         }
+        for block in blocks() {
+            assert!(self.events.put_command_block(&block, Replaces::Older).await.unwrap());
+        }
         assert!(self.leases.begin_refill(&refill()).await.unwrap());
         for lease in leases_with_parents().into_iter().chain(segments()).chain([looker()]) {
             let owned = Lease { owner: Some("replica-1".to_owned()), ..lease.clone() };
@@ -297,6 +312,9 @@ impl Stores {
             // Snapshots of another form are passed over.
             assert_eq!(found, (form != "1").then_some(snapshot));
         }
+        let mut found = self.events.command_blocks(&stream::<User>(1), &[0, 8]).await.unwrap();
+        found.sort_by_key(|block| block.number);
+        assert_eq!(found, if form == "1" { vec![] } else { blocks().to_vec() });
         self.read_keys().await;
         let mut found = self.leases.list().await.unwrap();
         found.leases.sort_by_key(|lease| lease.shard.to_string());

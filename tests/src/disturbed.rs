@@ -11,7 +11,8 @@ use std::{
 use millrace_aws::AwsError;
 use millrace_core::{StreamId, Timestamp, UniqueKey};
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, Replaces, Snapshot, Snapshots, StoredEvent,
+    AppendError, AppendEvents, CommandBlock, Commit, Entry, LoadEvents, Replaces, Snapshot, Snapshots,
+    StoredEvent,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use shop::user::User;
@@ -303,6 +304,27 @@ impl<S: AppendEvents + Snapshots> Snapshots for Disturbed<S> {
             sky.draw(200)
         };
         if lost { Ok(true) } else { self.inner.put_snapshot(snapshot, replaces).await }
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        let read = async {
+            self.before_reading().await?;
+            self.inner.command_blocks(stream, numbers).await
+        };
+        let mut blocks = self.teller.told_aws(read.await)?;
+        self.pause().await;
+        blocks.retain(|_| !self.look().draw(200));
+        Ok(blocks)
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.before_reading().await?;
+        let lost = self.look().draw(200);
+        if lost { Ok(true) } else { self.inner.put_command_block(block, replaces).await }
     }
 }
 

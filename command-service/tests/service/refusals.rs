@@ -6,14 +6,16 @@ use std::sync::{
 };
 
 use millrace_aws::AwsError;
+use millrace_command::CommandHandlerConfig;
 use millrace_core::StreamId;
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
+    AppendError, AppendEvents, CommandBlock, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot,
+    Snapshots,
 };
 use tonic::Code;
 use tonic_types::StatusExt as _;
 
-use crate::support::{Lossy, reason, replica, user};
+use crate::support::{CONFIG, Lossy, reason, replica, replica_with, unhurried, user};
 
 const TAKEN: AppendError = AppendError::KeyTaken { scope: "user.email" };
 
@@ -59,7 +61,8 @@ async fn a_taken_key_is_refused_after_a_look_at_the_stream() {
 #[tokio::test]
 async fn an_id_that_an_old_state_remembers_is_not_taken_for_reused() {
     let store = MemoryStore::default();
-    let (here, there) = (replica(&store), replica(&store));
+    let config = CommandHandlerConfig { clock: unhurried, ..CONFIG };
+    let (here, there) = (replica_with(&store, config), replica_with(&store, config));
     let john = here.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
     here.rename(&john, "Jack", "b").await.unwrap();
     for n in 0..128 {
@@ -105,6 +108,18 @@ impl Snapshots for Dim {
 
     async fn put_snapshot(&self, _: &Snapshot, _: Replaces) -> Result<bool, AwsError> {
         Ok(true)
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        self.inner.command_blocks(stream, numbers).await
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.inner.put_command_block(block, replaces).await
     }
 }
 

@@ -8,7 +8,8 @@ use std::sync::{
 use millrace_aws::AwsError;
 use millrace_core::StreamId;
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
+    AppendError, AppendEvents, CommandBlock, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot,
+    Snapshots,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 
@@ -52,6 +53,20 @@ impl Snapshots for Counted {
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         self.puts.fetch_add(1, Ordering::SeqCst);
         self.inner.put_snapshot(snapshot, replaces).await
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.inner.command_blocks(stream, numbers).await
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.puts.fetch_add(1, Ordering::SeqCst);
+        self.inner.put_command_block(block, replaces).await
     }
 }
 

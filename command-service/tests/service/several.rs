@@ -9,7 +9,8 @@ use millrace_core::{
     Timestamp, UniqueKey,
 };
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
+    AppendError, AppendEvents, CommandBlock, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot,
+    Snapshots,
 };
 use millrace_server::TraceParent;
 use serde::{Deserialize, Serialize};
@@ -150,6 +151,18 @@ impl Snapshots for Torn {
 
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         self.0.put_snapshot(snapshot, replaces).await
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        self.0.command_blocks(stream, numbers).await
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.0.put_command_block(block, replaces).await
     }
 }
 

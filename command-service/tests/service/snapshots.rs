@@ -6,15 +6,17 @@ use std::sync::{
 };
 
 use millrace_aws::AwsError;
+use millrace_command::CommandHandlerConfig;
 use millrace_core::{Aggregate as _, StreamId};
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
+    AppendError, AppendEvents, CommandBlock, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot,
+    Snapshots,
 };
 use shop::user::User;
 use tonic::Code;
 use uuid::Uuid;
 
-use crate::support::{Replica, replica, settled, user};
+use crate::support::{CONFIG, Replica, replica_with, settled, unhurried, user};
 
 /// After how many events a snapshot is kept.
 const EVERY: u64 = 16;
@@ -75,6 +77,22 @@ impl Snapshots for Amiss {
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         self.inner.put_snapshot(snapshot, replaces).await
     }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        self.inner.command_blocks(stream, numbers).await
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.inner.put_command_block(block, replaces).await
+    }
+}
+
+fn replica<S: AppendEvents + Snapshots>(store: &S) -> Replica<S> {
+    replica_with(store, CommandHandlerConfig { clock: unhurried, ..CONFIG })
 }
 
 /// A user with a stream of this length, of commands "2", "3" and so on.
@@ -307,6 +325,22 @@ async fn a_snapshot_that_cannot_be_written_costs_nobody_an_answer() {
         async fn put_snapshot(&self, _: &Snapshot, _: Replaces) -> Result<bool, AwsError> {
             self.1.fetch_add(1, Ordering::SeqCst);
             std::future::pending().await
+        }
+
+        async fn command_blocks(
+            &self,
+            stream: &StreamId,
+            numbers: &[u64],
+        ) -> Result<Vec<CommandBlock>, AwsError> {
+            self.0.command_blocks(stream, numbers).await
+        }
+
+        async fn put_command_block(
+            &self,
+            block: &CommandBlock,
+            replaces: Replaces,
+        ) -> Result<bool, AwsError> {
+            self.0.put_command_block(block, replaces).await
         }
     }
     let store = Unwritable(MemoryStore::default(), Arc::default());

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -13,7 +13,8 @@ use millrace_aws::AwsError;
 use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
 use millrace_core::{StreamId, Timestamp};
 use millrace_event_store::{
-    AppendError, AppendEvents, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot, Snapshots,
+    AppendError, AppendEvents, CommandBlock, Commit, Entry, LoadEvents, MemoryStore, Replaces, Snapshot,
+    Snapshots,
 };
 use millrace_proto::command::CommandResult;
 use shop::contracts::{
@@ -40,6 +41,13 @@ pub(crate) struct Replica<S> {
 
 pub(crate) const CONFIG: CommandHandlerConfig =
     CommandHandlerConfig { clock: noon, jitter: rand::random::<f64>, snapshot_every: snapshots::EVERY };
+
+/// A clock that is looked at every ten seconds: an aggregate forgets commands only after more than ten minutes.
+pub(crate) fn unhurried() -> Timestamp {
+    static SECONDS: AtomicI64 = AtomicI64::new(0);
+    let micros = SECONDS.fetch_add(10, Ordering::SeqCst) * 1_000_000;
+    Timestamp::from_unix_micros(noon().unix_micros() + micros)
+}
 
 pub(crate) fn replica<S: AppendEvents + Snapshots>(store: &S) -> Replica<S> {
     replica_with(store, CONFIG)
@@ -197,6 +205,18 @@ impl Snapshots for Lossy {
 
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
         self.inner.put_snapshot(snapshot, replaces).await
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        self.inner.command_blocks(stream, numbers).await
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.inner.put_command_block(block, replaces).await
     }
 }
 

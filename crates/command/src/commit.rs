@@ -9,7 +9,7 @@ use millrace_event_store::Commit;
 use millrace_server::{Failure, TraceParent};
 use uuid::Uuid;
 
-use crate::{append_span::AppendSpan, envelope::CommandEnvelope};
+use crate::{append_span::AppendSpan, envelope::CommandEnvelope, handler::outcome_unknown};
 
 /// Recognises the commit of one execution of a command, however often it is attempted.
 pub(crate) struct CommitAttempt {
@@ -25,6 +25,11 @@ impl CommitAttempt {
     /// No attempt yet.
     pub(crate) fn new(caller: TraceParent) -> Self {
         Self { event_id: EventId(Uuid::now_v7()), receipt: None, span: AppendSpan::new(caller) }
+    }
+
+    /// A failure to look for the command. A commit that was sent may be stored.
+    pub(crate) fn failure(&self, failure: Failure) -> Failure {
+        if self.receipt.is_some() { outcome_unknown(failure) } else { failure }
     }
 
     /// Whether a receipt is that of another execution of the command. If it is our own, an attempt has taken effect that

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, sync::Arc, time::Duration};
 
 use millrace_aws::AwsError;
 use millrace_core::{Aggregate, AggregateState, CommitReceipt, EventCodec, StreamId, Timestamp};
-use millrace_event_store::{AppendError, AppendEvents, Entry, Snapshots};
+use millrace_event_store::{AppendError, AppendEvents, Commit, Entry, Snapshots};
 use millrace_server::{Failure, KeyedMutex};
 use tokio::{
     sync::watch,
@@ -15,6 +15,7 @@ use crate::{
     commit::{CommitAttempt, Prepared, prepare},
     envelope::{CommandEnvelope, CommandOutcome},
     loader::{Loaded, Loader, fold},
+    recent::forgets_recent,
     snapshots::Snapshotter,
     state_cache::StateCache,
 };
@@ -153,7 +154,7 @@ where
             at = (self.config.clock)();
         }
         let newest = self.loader.refresh(&envelope.stream, loaded.state).await?.state;
-        match self.answered(envelope, &newest, &mut own).await? {
+        match self.answered(envelope, &newest, &mut own, at).await? {
             // The last attempt took effect unnoticed, or another call's did.
             Some(outcome) => Ok(outcome),
             None => Err(Failure::VersionConflict { current: newest.version() }),
@@ -177,7 +178,7 @@ where
         at: Timestamp,
     ) -> Result<Attempt<A>, Failure> {
         let Loaded { state, is_current } = loaded;
-        match self.answered(envelope, state, own).await {
+        match self.answered(envelope, state, own, at).await {
             Ok(Some(outcome)) => return Ok(Attempt::Answered(outcome)),
             Ok(None) => {}
             // An old state remembers commands that the aggregate has forgotten.
@@ -195,13 +196,13 @@ where
         let Prepared { commit, after, receipt } = prepare(envelope, state, events, own, at)?;
         own.receipt = Some(receipt);
         match own.span.append(&self.store, &commit).await {
-            Ok(()) => Ok(self.done(envelope, state, after, receipt)),
+            Ok(()) => Ok(self.done(envelope, state, after, &commit, receipt)),
             Err(AppendError::Conflict { existing }) => {
                 let newer = match existing {
                     // An attempt of our own took effect, and its reply was lost.
                     Some(existing) if existing.envelope.event_id == own.event_id => {
                         own.span.succeeded();
-                        return Ok(self.done(envelope, state, after, receipt));
+                        return Ok(self.done(envelope, state, after, &commit, receipt));
                     }
                     // Another call carried the command out. This is the first of its events and may not be the last.
                     Some(existing)
@@ -222,7 +223,7 @@ where
                         return Ok(Attempt::Reloaded(newest));
                     }
                 };
-                Ok(Attempt::Conflict(Arc::new(fold(AggregateState::clone(state), &newer)?)))
+                Ok(Attempt::Conflict(self.loader.advance(&envelope.stream, state, &newer)?))
             }
             Err(AppendError::Contended) => Ok(Attempt::Contended),
             Err(AppendError::KeyTaken { scope }) => {
@@ -242,28 +243,52 @@ where
         }
     }
 
-    /// The outcome of the command, if it was carried out before and the state remembers it. The state knows the place of
-    /// its last event; the event has the command's id, unless another command has the same fingerprint.
+    /// The outcome of the command, if it was carried out before: by the remembered commands of the state, or by those of
+    /// the last minutes where the state forgets some of them.
     async fn answered(
         &self,
         envelope: &CommandEnvelope<A>,
         state: &AggregateState<A>,
         own: &mut CommitAttempt,
+        at: Timestamp,
     ) -> Result<Option<CommandOutcome>, Failure> {
         for version in state.seen(&envelope.command_id) {
-            // A Query may see a part of a commit, so the state may end within the command's events.
-            let further = if version == state.version() { MAX_COMMIT } else { 1 };
-            let (after, before) = (version.saturating_sub(1), version.saturating_add(further));
-            let events = self.store.between(&envelope.stream, after, before).await;
-            let events = events.map_err(|error| match own.receipt {
-                // It may be our own.
-                Some(_) => outcome_unknown(error.into()),
-                None => error.into(),
-            })?;
-            for event in events.iter().rev() {
-                if let Some(receipt) = envelope.answered_by(event)? {
-                    return Ok(Some(envelope.outcome(receipt, own.is_replay(receipt))));
-                }
+            if let Some(outcome) = self.answer_at(version, envelope, state, own).await? {
+                return Ok(Some(outcome));
+            }
+        }
+        // The first event alone records how a creation was answered.
+        if envelope.creates || !forgets_recent(state, at) {
+            return Ok(None);
+        }
+        let recent = self.loader.recent(&envelope.stream, state, at).await;
+        let recent = recent.map_err(|failure| own.failure(failure))?;
+        let remembered = state.oldest_answered().map_or(u64::MAX, |oldest| oldest.version);
+        for version in recent.seen(&envelope.command_id, remembered) {
+            if let Some(outcome) = self.answer_at(version, envelope, state, own).await? {
+                return Ok(Some(outcome));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The outcome of the command, if its last event is at this version. The event there has the command's id, unless
+    /// another command has the same fingerprint.
+    async fn answer_at(
+        &self,
+        version: u64,
+        envelope: &CommandEnvelope<A>,
+        state: &AggregateState<A>,
+        own: &mut CommitAttempt,
+    ) -> Result<Option<CommandOutcome>, Failure> {
+        // A Query may see a part of a commit, so the state may end within the command's events.
+        let further = if version == state.version() { MAX_COMMIT } else { 1 };
+        let (after, before) = (version.saturating_sub(1), version.saturating_add(further));
+        let events = self.store.between(&envelope.stream, after, before).await;
+        let events = events.map_err(|error| own.failure(error.into()))?;
+        for event in events.iter().rev() {
+            if let Some(receipt) = envelope.answered_by(event)? {
+                return Ok(Some(envelope.outcome(receipt, own.is_replay(receipt))));
             }
         }
         Ok(None)
@@ -289,9 +314,10 @@ where
         envelope: &CommandEnvelope<A>,
         before: &AggregateState<A>,
         after: Arc<AggregateState<A>>,
+        commit: &Commit,
         receipt: CommitReceipt,
     ) -> Attempt<A> {
-        self.loader.keep(&envelope.stream, before.version(), after);
+        self.loader.keep(&envelope.stream, before, after, &commit.events);
         self.stored.send_modify(|commits| *commits = commits.wrapping_add(1));
         Attempt::Answered(envelope.outcome(receipt, false))
     }
@@ -305,7 +331,7 @@ where
 }
 
 /// The failure for an append with an unknown outcome. Throttling would say that nothing was stored.
-fn outcome_unknown(failure: Failure) -> Failure {
+pub(crate) fn outcome_unknown(failure: Failure) -> Failure {
     if let Failure::Aws(AwsError::Throttled(why)) = failure {
         return Failure::Aws(AwsError::Unreachable(why));
     }

@@ -100,6 +100,7 @@ mod envelope;
 mod handler;
 pub mod loader;
 pub mod meters;
+mod recent;
 mod request;
 mod service;
 pub mod snapshots;

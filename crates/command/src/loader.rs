@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use millrace_core::{Aggregate, AggregateState, CommittedEvent, EventCodec, StreamId};
-use millrace_event_store::{Entry, LoadEvents, Replaces, Snapshots};
+use millrace_event_store::{Entry, LoadEvents, Replaces, Snapshots, StoredEvent};
 use millrace_server::Failure;
 
 use crate::{
+    recent::RecentEvent,
     snapshots::{FIRST_PAGE, NEXT_PAGE, Snapshotter},
     state_cache::{CachedState, StateCache},
 };
@@ -14,8 +15,8 @@ use crate::{
 /// Brings aggregates' states up to date.
 #[derive(Debug, Clone)]
 pub struct Loader<A, S> {
-    store: S,
-    cache: StateCache<A>,
+    pub(crate) store: S,
+    pub(crate) cache: StateCache<A>,
     snapshots: Snapshotter<S>,
 }
 
@@ -64,11 +65,10 @@ where
             self.cache.confirm(stream, &state);
             return Ok(Loaded { state, is_current: true });
         };
-        let known = Arc::unwrap_or_clone(state);
-        let state = if first == known.version() + 1 {
-            Arc::new(fold(known, &end)?)
+        let state = if first == state.version() + 1 {
+            self.advance(stream, &state, &end)?
         } else {
-            self.bridge(stream, known, first, &end).await?
+            self.bridge(stream, Arc::unwrap_or_clone(state), first, &end).await?
         };
         self.cache.keep(stream, state.version(), state.clone());
         Ok(Loaded { state, is_current: true })
@@ -86,12 +86,34 @@ where
         Ok(exists)
     }
 
-    /// Keeps the state after a commit on version `before`.
-    pub fn keep(&self, stream: &StreamId, before: u64, state: Arc<AggregateState<A>>) {
-        if self.snapshots.is_due(before, state.version()) {
+    /// The state after events that follow a known one.
+    pub(crate) fn advance(
+        &self,
+        stream: &StreamId,
+        known: &AggregateState<A>,
+        events: &[Entry],
+    ) -> Result<Arc<AggregateState<A>>, Failure> {
+        let state = fold(known.clone(), events)?;
+        // The replica that has added the last event of a block keeps the block.
+        self.remember(stream, known, &state, events.iter().map(RecentEvent::from));
+        Ok(Arc::new(state))
+    }
+
+    /// Keeps the state after a commit on the state `before`.
+    pub fn keep(
+        &self,
+        stream: &StreamId,
+        before: &AggregateState<A>,
+        state: Arc<AggregateState<A>>,
+        events: &[StoredEvent],
+    ) {
+        for block in self.remember(stream, before, &state, events.iter().map(RecentEvent::from)) {
+            self.snapshots.keep_block(block);
+        }
+        if self.snapshots.is_due(before.version(), state.version()) {
             self.snapshots.keep(stream, &state, Replaces::Older);
         }
-        self.cache.keep(stream, before, state);
+        self.cache.keep(stream, before.version(), state);
     }
 
     /// The newest state of a stream whose end, from version `first` on, does not follow the known state.
@@ -169,7 +191,7 @@ mod tests {
 
     use millrace_aws::AwsError;
     use millrace_core::{CommandDigest, EventId, TenantId, Timestamp};
-    use millrace_event_store::{MemoryStore, Snapshot};
+    use millrace_event_store::{CommandBlock, MemoryStore, Snapshot};
     use serde_json::{Map, json};
     use tokio::time::{sleep, timeout};
     use uuid::Uuid;
@@ -239,6 +261,14 @@ mod tests {
 
         async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
             self.snapshots.put_snapshot(snapshot, replaces).await
+        }
+
+        async fn command_blocks(&self, _: &StreamId, _: &[u64]) -> Result<Vec<CommandBlock>, AwsError> {
+            Ok(Vec::new())
+        }
+
+        async fn put_command_block(&self, _: &CommandBlock, _: Replaces) -> Result<bool, AwsError> {
+            Ok(false)
         }
     }
 

@@ -4,7 +4,7 @@ use std::{num::NonZeroU64, sync::Arc};
 
 use millrace_aws::AwsError;
 use millrace_core::{Aggregate, AggregateState, StreamId};
-use millrace_event_store::{Replaces, Snapshot, Snapshots};
+use millrace_event_store::{CommandBlock, Replaces, Snapshot, Snapshots};
 use millrace_server::Failure;
 use tokio::sync::Semaphore;
 
@@ -96,6 +96,20 @@ impl<S: Snapshots> Snapshotter<S> {
                 }
             };
             meters::snapshot_due(outcome);
+            drop(permit);
+        });
+    }
+}
+
+impl<S: Snapshots> Snapshotter<S> {
+    /// Writes a block of commands in the background. One that is not written is read from the stream where it is missed.
+    pub(crate) fn keep_block(&self, block: CommandBlock) {
+        let Ok(permit) = self.writes.clone().try_acquire_owned() else { return };
+        let store = self.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.put_command_block(&block, Replaces::Older).await {
+                tracing::warn!(stream = %block.stream, %error, "a block of commands cannot be written");
+            }
             drop(permit);
         });
     }

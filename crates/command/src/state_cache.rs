@@ -10,12 +10,20 @@ use std::{
 use millrace_core::{Aggregate, AggregateState, StreamId};
 use quick_cache::{Weighter, sync::Cache};
 
-use crate::meters;
+use crate::{meters, recent::RecentCommands};
 
 /// The states of one kind of aggregate that were used lately, bounded by the memory that they take.
 pub struct StateCache<A> {
     states: Arc<Cache<StreamId, Cached<A>, Weight>>,
     known: Arc<Cache<StreamId, ()>>,
+    recent: Arc<Cache<StreamId, CachedRecent, Weight>>,
+}
+
+/// The commands of the last minutes, and the bytes that they took when they were kept: a weight must not change.
+#[derive(Clone)]
+struct CachedRecent {
+    commands: Arc<RecentCommands>,
+    bytes: u64,
 }
 
 /// A state in the cache.
@@ -46,6 +54,10 @@ const ENTRY_BYTES: usize = 256;
 
 /// About the bytes that an entry in the set of known aggregates takes.
 const KNOWN_BYTES: usize = 256;
+
+/// The least room for the commands of the last minutes, beside that for states: those of one aggregate take up to 4 MB, and
+/// if they did not fit, each command would load them.
+const RECENT_BYTES: u64 = 8 << 20;
 
 /// A state's size is measured anew when its stream has grown by an eighth, and after this many events at the latest: to
 /// measure it is to serialize it.
@@ -101,14 +113,23 @@ impl<A: Aggregate> Weighter<StreamId, Cached<A>> for Weight {
     }
 }
 
+impl Weighter<StreamId, CachedRecent> for Weight {
+    fn weight(&self, _: &StreamId, cached: &CachedRecent) -> u64 {
+        cached.bytes
+    }
+}
+
 impl<A: Aggregate> StateCache<A> {
-    /// An empty cache of at most about `bytes` of memory. An eighth of it remembers which aggregates exist.
+    /// An empty cache of at most about `bytes` of memory. An eighth of it remembers which aggregates exist. Beside it, the
+    /// commands of the last minutes of busy aggregates take up to a quarter as much, or 8 MiB.
     pub fn new(bytes: u64) -> Self {
         let room = |bytes: u64, each: usize| usize::try_from(bytes).unwrap_or(usize::MAX) / each;
         let (known, states) = (bytes / 8, bytes - bytes / 8);
         Self {
             states: Arc::new(Cache::with_weighter(room(states, 4 * ENTRY_BYTES).max(1), states, Weight)),
             known: Arc::new(Cache::new(room(known, KNOWN_BYTES).max(1))),
+            // Expecting few makes it one shard, in which one entry may take all the room.
+            recent: Arc::new(Cache::with_weighter(1, (bytes / 4).max(RECENT_BYTES), Weight)),
         }
     }
 
@@ -158,6 +179,20 @@ impl<A: Aggregate> StateCache<A> {
         self.known.insert(stream.clone(), ());
     }
 
+    /// The commands of the last minutes, as they were kept last.
+    pub(crate) fn recent(&self, stream: &StreamId) -> Option<Arc<RecentCommands>> {
+        self.recent.get(stream).map(|cached| cached.commands)
+    }
+
+    /// Keeps the commands of the last minutes.
+    pub(crate) fn keep_recent(&self, stream: &StreamId, commands: &Arc<RecentCommands>) {
+        let bytes = commands.bytes();
+        let is_kept = |kept: CachedRecent| Arc::ptr_eq(&kept.commands, commands) && kept.bytes == bytes;
+        if !self.recent.peek(stream).is_some_and(is_kept) {
+            self.recent.insert(stream.clone(), CachedRecent { commands: commands.clone(), bytes });
+        }
+    }
+
     /// The weight of all states, in bytes.
     pub fn weight(&self) -> u64 {
         self.states.weight()
@@ -166,7 +201,7 @@ impl<A: Aggregate> StateCache<A> {
 
 impl<A> Clone for StateCache<A> {
     fn clone(&self) -> Self {
-        Self { states: self.states.clone(), known: self.known.clone() }
+        Self { states: self.states.clone(), known: self.known.clone(), recent: self.recent.clone() }
     }
 }
 

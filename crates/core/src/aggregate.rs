@@ -3,13 +3,14 @@
 
 mod remembered;
 
-use remembered::{Answered, Remembered, fingerprint};
+use remembered::Remembered;
+pub use remembered::{AnsweredCommand, fingerprint};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{AggregateType, CommandId, EventId, Timestamp};
 
-/// How many of its latest commands an aggregate remembers. A retry that comes after more than this many other commands
-/// on the same aggregate is taken for a new command.
+/// How many of its latest commands a state remembers. Where these came within minutes, the command handler remembers
+/// more, in blocks beside the state.
 pub const REMEMBERED_COMMANDS: usize = 128;
 
 /// A consistency boundary: commands on one aggregate are decided one after another, each on the state that the one
@@ -166,7 +167,7 @@ impl<A: Aggregate> AggregateState<A> {
     /// About how many bytes of memory the remembered commands take.
     pub fn remembered_bytes(&self) -> usize {
         let last = self.last_command.as_ref().map_or(0, |id| id.as_str().len());
-        self.answered.held().count() * size_of::<Answered>() + last
+        self.answered.held().count() * size_of::<AnsweredCommand>() + last
     }
 
     /// The state after one more event, which must be the stream's next one.
@@ -175,7 +176,7 @@ impl<A: Aggregate> AggregateState<A> {
             return Err(EvolveError("the event is not the next one of its stream"));
         }
         let state = A::evolve(self.state, &recorded.event)?;
-        let answered = Answered::new(&recorded.command_id, recorded.version, recorded.at);
+        let answered = AnsweredCommand::new(&recorded.command_id, recorded.version, recorded.at);
         match self.answered.last_mut() {
             // A command's events follow each other; the last one is its result.
             Some(last) if self.last_command.as_ref() == Some(&recorded.command_id) => *last = answered,
@@ -195,6 +196,21 @@ impl<A: Aggregate> AggregateState<A> {
     pub fn seen(&self, command_id: &CommandId) -> impl Iterator<Item = u64> {
         let fingerprint = fingerprint(command_id);
         self.answered.newest_first().filter(move |a| a.fingerprint == fingerprint).map(|a| a.version)
+    }
+
+    /// The remembered commands, the oldest first.
+    pub fn answered(&self) -> impl Iterator<Item = &AnsweredCommand> {
+        self.answered.oldest_first()
+    }
+
+    /// The oldest remembered command, if earlier ones may be forgotten.
+    pub fn oldest_answered(&self) -> Option<&AnsweredCommand> {
+        self.answered.oldest_of_all()
+    }
+
+    /// The newest command.
+    pub fn newest_answered(&self) -> Option<&AnsweredCommand> {
+        self.answered.last()
     }
 
     /// Decides a command that was not [seen](Self::seen): new events, or a refusal.
@@ -345,7 +361,7 @@ mod tests {
             version: 1,
             last_event: Some(EventId(Uuid::from_u128(1))),
             last_command: Some("other".parse().unwrap()),
-            answered: [Answered::new(&asked, 1, noon())].into_iter().collect(),
+            answered: [AnsweredCommand::new(&asked, 1, noon())].into_iter().collect(),
         };
         let state = [2_u64, 3].into_iter().fold(state, |state, version| {
             let event_id = EventId(Uuid::from_u128(version.into()));

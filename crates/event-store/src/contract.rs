@@ -17,12 +17,13 @@ pub use given::{event, fresh_tenant, stream_of};
 pub use history::*;
 pub use keys::*;
 use millrace_aws::AwsError;
-use millrace_core::{AggregateType, StreamId};
+use millrace_core::{AggregateType, EventId, StreamId};
 pub use scans::*;
 use serde_json::{Value, json};
 
 use crate::{
-    AppendError, AppendEvents, Commit, Entry, ReadHistory, Replaces, ScanEvents, Snapshot, Snapshots,
+    AppendError, AppendEvents, BLOCK_VERSIONS, CommandBlock, Commit, Entry, KEPT_BLOCKS, MAX_BLOCKS,
+    ReadHistory, Replaces, ScanEvents, Snapshot, Snapshots,
 };
 
 /// All that a store can do.
@@ -69,6 +70,9 @@ pub async fn run_all<S: Store>(store: &S) {
     snapshots_of_two_schemas_stand_side_by_side(store).await;
     a_snapshot_of_no_use_is_replaced_by_an_older_one(store).await;
     a_snapshot_that_is_too_large_is_refused(store).await;
+    blocks_of_commands_are_kept_by_their_numbers(store).await;
+    a_block_takes_the_place_of_an_earlier_one(store).await;
+    a_block_that_is_not_whole_is_refused(store).await;
 }
 
 /// A stream without events is empty and no error, wherever one starts to read.
@@ -363,4 +367,76 @@ pub async fn a_snapshot_that_is_too_large_is_refused<S: Snapshots>(store: &S) {
         .await;
     assert!(matches!(outcome, Err(AwsError::Refused(_))), "{outcome:?}");
     assert_eq!(store.snapshot(&stream, 1).await.expect("no snapshot is no error"), None);
+}
+
+/// A block of commands; blocks differ by their seeds.
+fn block(stream: &StreamId, number: u64, seed: u32) -> CommandBlock {
+    let id = |n: u64| EventId(uuid::Uuid::from_u64_pair(n, seed.into()));
+    CommandBlock {
+        stream: stream.clone(),
+        number,
+        before: (number > 0).then(|| id(number)),
+        last: id(number + 1),
+        newest: 1_800_000_000,
+        fingerprints: (seed..).take(usize::try_from(BLOCK_VERSIONS).expect("512")).collect(),
+    }
+}
+
+async fn blocks<S: Snapshots>(store: &S, stream: &StreamId, numbers: &[u64]) -> Vec<CommandBlock> {
+    let mut found = store.command_blocks(stream, numbers).await.expect("blocks are read");
+    found.sort_by_key(|block| block.number);
+    found
+}
+
+/// Blocks come back unchanged, as many as are there, and are no snapshots.
+pub async fn blocks_of_commands_are_kept_by_their_numbers<S: Store>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    assert_eq!(blocks(store, &stream, &[]).await, []);
+    assert_eq!(blocks(store, &stream, &[0, 1, 7]).await, []);
+    let kept = [block(&stream, 0, 1), block(&stream, 7, u32::MAX - 600), block(&stream, 98, 3)];
+    for block in &kept {
+        assert!(store.put_command_block(block, Replaces::Older).await.expect("a block is put"));
+    }
+    let hundred: Vec<u64> = (0..).take(MAX_BLOCKS).collect();
+    assert_eq!(blocks(store, &stream, &hundred).await, kept);
+    assert_eq!(blocks(store, &stream, &[7, 8]).await, kept[1..2]);
+    assert_eq!(store.snapshot(&stream, 1).await.expect("no snapshot is no error"), None);
+    for other in [stream_of(&stream.tenant), StreamId { tenant: fresh_tenant(), ..stream.clone() }] {
+        assert_eq!(blocks(store, &other, &[0, 7, 98]).await, []);
+    }
+}
+
+/// Each place has the latest of its blocks, unless the caller knows better.
+pub async fn a_block_takes_the_place_of_an_earlier_one<S: Store>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let (first, next) = (3, 3 + KEPT_BLOCKS);
+    let cases = [
+        (block(&stream, first, 1), Replaces::Older, true),
+        (block(&stream, first, 2), Replaces::Older, false),
+        (block(&stream, first, 3), Replaces::Any, true),
+        (block(&stream, next, 4), Replaces::Older, true),
+        (block(&stream, first, 5), Replaces::Older, false),
+        (block(&stream, first, 6), Replaces::Any, true),
+    ];
+    let mut kept = None;
+    for (block, replaces, put) in cases {
+        assert_eq!(store.put_command_block(&block, replaces).await.expect("a block is put"), put);
+        kept = if put { Some(block) } else { kept };
+        let found = [blocks(store, &stream, &[first]).await, blocks(store, &stream, &[next]).await].concat();
+        assert_eq!(found.first(), kept.as_ref());
+        assert_eq!(found.len(), 1, "a place has one block");
+    }
+}
+
+/// A block has a fingerprint for each of its events, and follows one unless it is the first.
+pub async fn a_block_that_is_not_whole_is_refused<S: Store>(store: &S) {
+    let stream = stream_of(&fresh_tenant());
+    let (mut short, mut loose) = (block(&stream, 1, 1), block(&stream, 1, 1));
+    short.fingerprints.pop();
+    loose.before = None;
+    for broken in [short, loose] {
+        let outcome = store.put_command_block(&broken, Replaces::Any).await;
+        assert!(matches!(outcome, Err(AwsError::Refused(_))), "{outcome:?}");
+    }
+    assert_eq!(blocks(store, &stream, &[1]).await, []);
 }

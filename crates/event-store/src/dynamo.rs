@@ -2,6 +2,7 @@
 
 mod append;
 mod cancelled;
+mod command_blocks;
 mod history;
 mod load;
 mod scan;
@@ -10,6 +11,7 @@ mod snapshots;
 use std::{num::NonZeroU32, sync::Arc};
 
 use aws_sdk_dynamodb::Client;
+pub(crate) use command_blocks::to_item as block_item;
 use millrace_aws::{AwsError, Segment};
 use millrace_core::StreamId;
 pub(crate) use snapshots::to_item as snapshot_item;

@@ -15,7 +15,7 @@ use crate::{Entry, StoredEvent};
 
 pub(crate) const AGGREGATE_ID: &str = "AggregateId";
 pub(crate) const VERSION: &str = "Version";
-const EVENT_ID: &str = "EventId";
+pub(crate) const EVENT_ID: &str = "EventId";
 const TENANT_ID: &str = "TenantId";
 const AGGREGATE_TYPE: &str = "AggregateType";
 const EVENT_TYPE: &str = "EventType";

@@ -39,6 +39,7 @@
 //! # }
 //! ```
 
+mod command_block;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod dynamo;
@@ -56,6 +57,7 @@ mod testing;
 
 use std::future::Future;
 
+pub use command_block::{BLOCK_VERSIONS, CommandBlock, KEPT_BLOCKS, MAX_BLOCKS};
 pub use dynamo::{DynamoReader, DynamoStore, Tables};
 pub use history::{Direction, Found, HistoryPage, Hit, Moment, ReadHistory, Search};
 pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_image};

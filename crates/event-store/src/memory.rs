@@ -12,9 +12,9 @@ use millrace_aws::{AwsError, Segment};
 use millrace_core::StreamId;
 
 use crate::{
-    AppendError, AppendEvents, Begun, Commit, Entry, LoadEvents, Page, ReadEvents, Replaces, ScanEvents,
-    Scanned, ScannedItem, Snapshot, Snapshots, StoredEvent, consecutive,
-    dynamo::snapshot_item,
+    AppendError, AppendEvents, Begun, CommandBlock, Commit, Entry, LoadEvents, Page, ReadEvents, Replaces,
+    ScanEvents, Scanned, ScannedItem, Snapshot, Snapshots, StoredEvent, consecutive,
+    dynamo::{block_item, snapshot_item},
     following,
     plan::{Direction, Plan},
 };
@@ -32,6 +32,8 @@ struct Contents {
     /// The holder of each key.
     holders: HashMap<String, StreamId>,
     snapshots: HashMap<(StreamId, u32), Snapshot>,
+    /// By stream and place.
+    blocks: HashMap<(StreamId, u64), CommandBlock>,
     /// The events that the index by type and time shows.
     index: Index,
     requests: u64,
@@ -248,6 +250,34 @@ impl Snapshots for MemoryStore {
         };
         if put {
             contents.snapshots.insert(key, snapshot.clone());
+        }
+        Ok(put)
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        let contents = self.request();
+        let block = |number: &u64| {
+            let kept = contents.blocks.get(&(stream.clone(), CommandBlock::slot(*number)));
+            kept.filter(|kept| kept.number == *number).cloned()
+        };
+        Ok(numbers.iter().filter_map(block).collect())
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        // Called for its refusal of a block that is made wrong.
+        block_item(block)?;
+        let mut contents = self.request();
+        let key = (block.stream.clone(), CommandBlock::slot(block.number));
+        let put = match replaces {
+            Replaces::Older => contents.blocks.get(&key).is_none_or(|kept| kept.number < block.number),
+            Replaces::Any => true,
+        };
+        if put {
+            contents.blocks.insert(key, block.clone());
         }
         Ok(put)
     }

@@ -6,6 +6,8 @@ use millrace_aws::AwsError;
 use millrace_core::StreamId;
 use serde_json::Value;
 
+use crate::CommandBlock;
+
 /// The state of an aggregate at a version. Discardable: the stream rebuilds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
@@ -28,7 +30,8 @@ pub enum Replaces {
     Any,
 }
 
-/// Keeping the newest snapshot of each stream and schema: two releases side by side each have their own.
+/// Keeping the newest snapshot of each stream and schema: two releases side by side each have their own. Beside them, the
+/// blocks of commands of streams that many commands meet.
 pub trait Snapshots: Clone + Send + Sync + 'static {
     /// The snapshot of a stream by a schema. One that cannot be read counts as none.
     fn snapshot(
@@ -41,6 +44,22 @@ pub trait Snapshots: Clone + Send + Sync + 'static {
     fn put_snapshot(
         &self,
         snapshot: &Snapshot,
+        replaces: Replaces,
+    ) -> impl Future<Output = Result<bool, AwsError>> + Send;
+
+    /// Those of a stream's blocks with these numbers that are kept; at most [`MAX_BLOCKS`](crate::MAX_BLOCKS) are asked
+    /// for. One that cannot be read counts as none. The caller checks whether they belong to the stream's history.
+    fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> impl Future<Output = Result<Vec<CommandBlock>, AwsError>> + Send;
+
+    /// Keeps a block, unless its place has one that it does not replace: the same one or a later one, if it replaces
+    /// [`Replaces::Older`]. Returns whether it was kept.
+    fn put_command_block(
+        &self,
+        block: &CommandBlock,
         replaces: Replaces,
     ) -> impl Future<Output = Result<bool, AwsError>> + Send;
 }

@@ -154,7 +154,7 @@ fn command_service() -> Program {
         ),
         Statement::new(
             "Snapshots",
-            &["dynamodb:GetItem", "dynamodb:PutItem"],
+            &["dynamodb:BatchGetItem", "dynamodb:GetItem", "dynamodb:PutItem"],
             table(names::snapshots(PREFIX)),
         ),
         Statement::new(

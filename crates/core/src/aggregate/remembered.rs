@@ -10,16 +10,18 @@ use crate::{CommandId, Timestamp};
 
 /// An answered command: the place of its last event. The event itself has the id, the digest and the receipt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Answered {
-    pub(super) fingerprint: u64,
+pub struct AnsweredCommand {
+    /// 64 bits of a hash of the command's id, the same in every release.
+    pub fingerprint: u64,
     /// The version of the command's last event.
-    pub(super) version: u64,
+    pub version: u64,
     /// The time of that event, in seconds since 1970.
-    pub(super) second: i64,
+    pub second: i64,
 }
 
-impl Answered {
-    pub(super) fn new(command_id: &CommandId, version: u64, at: Timestamp) -> Self {
+impl AnsweredCommand {
+    /// The command of an event.
+    pub fn new(command_id: &CommandId, version: u64, at: Timestamp) -> Self {
         Self { fingerprint: fingerprint(command_id), version, second: at.unix_micros() / 1_000_000 }
     }
 }
@@ -28,7 +30,7 @@ impl Answered {
 ///
 /// Equal ids have equal fingerprints. A pair of different ids has equal ones with a probability of 2^-64, which costs a
 /// read: the answer comes from the event's own command id.
-pub(super) fn fingerprint(command_id: &CommandId) -> u64 {
+pub fn fingerprint(command_id: &CommandId) -> u64 {
     let (high, low) = Uuid::new_v5(&Uuid::nil(), command_id.as_str().as_bytes()).as_u64_pair();
     high ^ low
 }
@@ -43,14 +45,14 @@ const PIECE: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Remembered {
     /// Full pieces, the oldest first. Of the oldest some may be forgotten already.
-    full: VecDeque<Arc<[Answered]>>,
+    full: VecDeque<Arc<[AnsweredCommand]>>,
     /// The newest commands: one piece at most, and empty only if all is.
-    newest: Vec<Answered>,
+    newest: Vec<AnsweredCommand>,
 }
 
 impl Remembered {
     /// Remembers one more, and forgets those beyond the bound.
-    pub(super) fn push(&mut self, answered: Answered) {
+    pub(super) fn push(&mut self, answered: AnsweredCommand) {
         if self.newest.len() == PIECE {
             self.full.push_back(std::mem::take(&mut self.newest).into());
         }
@@ -61,23 +63,29 @@ impl Remembered {
     }
 
     /// The last one.
-    pub(super) fn last(&self) -> Option<&Answered> {
+    pub(super) fn last(&self) -> Option<&AnsweredCommand> {
         self.newest.last()
     }
 
     /// The last one, to be changed.
-    pub(super) fn last_mut(&mut self) -> Option<&mut Answered> {
+    pub(super) fn last_mut(&mut self) -> Option<&mut AnsweredCommand> {
         self.newest.last_mut()
     }
 
     /// All that are remembered, the newest first.
-    pub(super) fn newest_first(&self) -> impl Iterator<Item = &Answered> {
+    pub(super) fn newest_first(&self) -> impl Iterator<Item = &AnsweredCommand> {
         self.held().rev().take(REMEMBERED_COMMANDS)
     }
 
     /// All that take memory, the oldest first: a few more than are remembered.
-    pub(super) fn held(&self) -> impl DoubleEndedIterator<Item = &Answered> {
+    pub(super) fn held(&self) -> impl DoubleEndedIterator<Item = &AnsweredCommand> {
         self.full.iter().flat_map(|piece| piece.iter()).chain(&self.newest)
+    }
+
+    /// The oldest one, if as many are remembered as can be: those before it are forgotten.
+    pub(super) fn oldest_of_all(&self) -> Option<&AnsweredCommand> {
+        let beyond = self.len().checked_sub(REMEMBERED_COMMANDS)?;
+        self.full.front()?.get(beyond)
     }
 
     fn len(&self) -> usize {
@@ -85,7 +93,7 @@ impl Remembered {
     }
 
     /// All that are remembered, the oldest first.
-    fn oldest_first(&self) -> impl Iterator<Item = &Answered> {
+    pub(super) fn oldest_first(&self) -> impl Iterator<Item = &AnsweredCommand> {
         self.held().skip(self.len().saturating_sub(REMEMBERED_COMMANDS))
     }
 }
@@ -108,8 +116,8 @@ impl PartialEq for Remembered {
 
 impl Eq for Remembered {}
 
-impl FromIterator<Answered> for Remembered {
-    fn from_iter<I: IntoIterator<Item = Answered>>(all: I) -> Self {
+impl FromIterator<AnsweredCommand> for Remembered {
+    fn from_iter<I: IntoIterator<Item = AnsweredCommand>>(all: I) -> Self {
         let mut remembered = Self::default();
         all.into_iter().for_each(|answered| remembered.push(answered));
         remembered
@@ -145,7 +153,7 @@ impl<'de> Deserialize<'de> for Remembered {
 }
 
 /// The first command is written as a difference from this one.
-const FIRST: Answered = Answered { fingerprint: 0, version: 0, second: 0 };
+const FIRST: AnsweredCommand = AnsweredCommand { fingerprint: 0, version: 0, second: 0 };
 
 fn read(text: &str) -> Option<Remembered> {
     let digits = |pair: &[u8]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
@@ -157,7 +165,7 @@ fn read(text: &str) -> Option<Remembered> {
         let later = take_number(&mut bytes)?;
         let later = (later >> 1).cast_signed() ^ (later & 1).cast_signed().wrapping_neg();
         let second = before.second.wrapping_add(later);
-        before = Answered { fingerprint: u64::from_be_bytes(*fingerprint), version, second };
+        before = AnsweredCommand { fingerprint: u64::from_be_bytes(*fingerprint), version, second };
         remembered.push(before);
     }
     bytes.is_empty().then_some(remembered)
@@ -191,11 +199,11 @@ mod tests {
 
     use super::*;
 
-    fn answered(number: usize) -> Answered {
+    fn answered(number: usize) -> AnsweredCommand {
         let version = u64::try_from(number).unwrap();
         // Clocks differ: it is not always later.
         let at = Timestamp::from_unix_micros(i64::try_from(number ^ 5).unwrap() * 70_000_000);
-        Answered::new(&number.to_string().parse().unwrap(), version, at)
+        AnsweredCommand::new(&number.to_string().parse().unwrap(), version, at)
     }
 
     #[test]
@@ -239,6 +247,8 @@ mod tests {
                 prop_assert!(remembered.newest_first().eq(end.iter().rev()));
                 prop_assert!(remembered.oldest_first().eq(end));
                 prop_assert_eq!(remembered.last(), all.last());
+                let oldest = (all.len() >= REMEMBERED_COMMANDS).then(|| &end[0]);
+                prop_assert_eq!(remembered.oldest_of_all(), oldest);
                 prop_assert!(remembered.held().count() < REMEMBERED_COMMANDS + PIECE);
             }
             prop_assert_eq!(&copy, &restored);

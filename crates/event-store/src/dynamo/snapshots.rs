@@ -7,9 +7,9 @@ use millrace_aws::AwsError;
 use millrace_core::StreamId;
 use sha2::{Digest as _, Sha256};
 
-use super::DynamoStore;
+use super::{DynamoStore, command_blocks};
 use crate::{
-    Replaces, Snapshot, Snapshots,
+    CommandBlock, Replaces, Snapshot, Snapshots,
     item::{AGGREGATE_ID, Item, VERSION, number, text},
     plan::ITEM_BYTES,
     size::item_size,
@@ -17,7 +17,7 @@ use crate::{
 
 const STATE_SCHEMA: &str = "StateSchema";
 /// The checksum of the state: a damaged state does not have it.
-const CHECKSUM: &str = "Checksum";
+pub(super) const CHECKSUM: &str = "Checksum";
 /// The state is JSON text and not a map: no reader needs a part of it, numbers come back exactly as they were, and its
 /// nesting may exceed DynamoDB's 32 levels. It is compressed (zstd), since a write is charged by the kilobyte: most of
 /// it are hexadecimal digits, which take half their room.
@@ -49,13 +49,31 @@ impl Snapshots for DynamoStore {
     }
 
     async fn put_snapshot(&self, snapshot: &Snapshot, replaces: Replaces) -> Result<bool, AwsError> {
-        let put =
-            self.reader.client.put_item().table_name(&*self.snapshots).set_item(Some(to_item(snapshot)?));
+        self.put_if_newer(to_item(snapshot)?, snapshot.version, replaces).await
+    }
+
+    async fn command_blocks(
+        &self,
+        stream: &StreamId,
+        numbers: &[u64],
+    ) -> Result<Vec<CommandBlock>, AwsError> {
+        self.blocks(stream, numbers).await
+    }
+
+    async fn put_command_block(&self, block: &CommandBlock, replaces: Replaces) -> Result<bool, AwsError> {
+        self.put_if_newer(command_blocks::to_item(block)?, block.last_version(), replaces).await
+    }
+}
+
+impl DynamoStore {
+    /// Puts an item of this version into the table of snapshots. Returns whether it was put.
+    async fn put_if_newer(&self, item: Item, version: u64, replaces: Replaces) -> Result<bool, AwsError> {
+        let put = self.reader.client.put_item().table_name(&*self.snapshots).set_item(Some(item));
         let put = match replaces {
             Replaces::Older => put
                 .condition_expression(IS_NEWER)
                 .expression_attribute_names("#version", VERSION)
-                .expression_attribute_values(":version", number(snapshot.version)),
+                .expression_attribute_values(":version", number(version)),
             Replaces::Any => put,
         };
         let Err(error) = put.send().await else { return Ok(true) };
@@ -112,8 +130,12 @@ fn decompressed(state: &[u8]) -> io::Result<String> {
 
 /// 128 bits of SHA-256 over the whole snapshot.
 fn checksum(stream: &StreamId, version: u64, schema: u32, state: &[u8]) -> String {
-    let hash =
-        Sha256::new_with_prefix(format!("{stream} {version} {schema} ")).chain_update(state).finalize();
+    checksum_of(format!("{stream} {version} {schema} "), state)
+}
+
+/// 128 bits of SHA-256 over an item's parts.
+pub(super) fn checksum_of(prefix: String, data: &[u8]) -> String {
+    let hash = Sha256::new_with_prefix(prefix).chain_update(data).finalize();
     hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -22,7 +22,7 @@ const PERMISSIONS: [(&str, &[(&str, &str)]); 6] = [
                 "table/P-events/stream/*",
             ),
             ("dynamodb:DeleteItem dynamodb:PutItem", "table/P-unique-keys"),
-            ("dynamodb:GetItem dynamodb:PutItem", "table/P-snapshots"),
+            ("dynamodb:BatchGetItem dynamodb:GetItem dynamodb:PutItem", "table/P-snapshots"),
             (
                 "dynamodb:DeleteItem dynamodb:PutItem dynamodb:Scan dynamodb:UpdateItem",
                 "table/P-relay-leases",
