@@ -250,6 +250,7 @@ impl Paged {
                     page_token,
                     order: order(*newest_first),
                     after: None,
+                    follow: false,
                 };
                 let page = run(world.history.search_events(caller.request(request)))?.into_inner();
                 Ok((page.events.into_iter().map(|event| event.event_id).collect(), page.next_page_token))

@@ -25,6 +25,7 @@ use millrace_server::{
 };
 
 use crate::{
+    history::Settling,
     token::PageTokens,
     watch::{Pace, Watching},
 };
@@ -63,6 +64,11 @@ pub struct Config {
     /// How many shards of sharded lists, and of the index by event type, are read. At least as many as are written.
     #[arg(long, env = "INDEX_SHARDS_READ", default_value = "4", value_parser = index_shards)]
     pub index_shards_read: u16,
+
+    /// How many seconds after its time an event is taken to be indexed, for searches that follow events: the clocks'
+    /// difference, a command's time, and the index's lag together.
+    #[arg(long, env = "SEARCH_SETTLE_SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub search_settle_seconds: u32,
 
     /// How many watches there can be at a time, of all callers together.
     #[arg(long, env = "MAX_WATCHERS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -128,6 +134,10 @@ impl Config {
             false => max,
         };
         Watching { pace, max, max_per_tenant }
+    }
+
+    pub(crate) fn settling(&self) -> Settling {
+        Settling { after: Duration::from_secs(self.search_settle_seconds.into()), ..Settling::default() }
     }
 
     /// How many shards of a sharded list are read. None is written.

@@ -27,10 +27,12 @@ use crate::{
 };
 use query::{Events, direction};
 use recorded::recorded;
+pub use search::Settling;
 
 /// Answers questions about the past.
 pub struct History {
     shared: Arc<Shared>,
+    settling: Settling,
 }
 
 impl fmt::Debug for History {
@@ -53,8 +55,8 @@ impl HistoryService for History {
 }
 
 impl History {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(crate) fn new(shared: Arc<Shared>, settling: Settling) -> Self {
+        Self { shared, settling }
     }
 
     async fn of_aggregate(

@@ -142,7 +142,8 @@ pub async fn run(
         config.page_tokens(application),
         config.watching(),
         process.shutdown.clone(),
-    );
+    )
+    .settling(config.settling());
     let services = adapters(&service)?;
     serve(service, services, contracts, listeners, config.common.max_concurrent_calls, process).await
 }

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
-    history::History,
+    history::{History, Settling},
     kinds::AnyProjection,
     models::ReadModel,
     rows::Rows,
@@ -34,6 +34,7 @@ pub struct QueryService {
     hubs: Arc<[Hub]>,
     limiter: TenantLimiter,
     ending: CancellationToken,
+    settling: Settling,
 }
 
 impl fmt::Debug for QueryService {
@@ -74,7 +75,14 @@ impl QueryService {
         };
         let hubs = models.iter().map(hub).collect();
         let (application, events) = (application.clone(), Box::new(events));
-        Self { shared: Arc::new(Shared { application, models, events, tokens }), hubs, limiter, ending }
+        let shared = Arc::new(Shared { application, models, events, tokens });
+        Self { shared, hubs, limiter, ending, settling: Settling::default() }
+    }
+
+    /// Sets when searches that follow events take them to be indexed.
+    #[must_use]
+    pub fn settling(self, settling: Settling) -> Self {
+        Self { settling, ..self }
     }
 
     /// The rows of a projection. `K` follows from `P`.
@@ -104,7 +112,7 @@ impl QueryService {
 
     /// Past events and states.
     pub fn history(&self) -> History {
-        History::new(Arc::clone(&self.shared))
+        History::new(Arc::clone(&self.shared), self.settling)
     }
 
     /// Reads the watched rows, and records their number, until the process is to end.

@@ -6,6 +6,7 @@ mod batches;
 mod customers;
 mod events;
 mod filters;
+mod following;
 mod history;
 mod hostile;
 mod lagging;

@@ -54,14 +54,14 @@ async fn pages(
 
 async fn nothing(_: usize) {}
 
-fn run<T>(work: impl Future<Output = T>) -> T {
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(work)
 }
 
 /// An event's place among all of its type.
-type Place = (i64, String, u64);
+pub(crate) type Place = (i64, String, u64);
 
-fn place(event: &RecordedEvent) -> Place {
+pub(crate) fn place(event: &RecordedEvent) -> Place {
     let time = event.time.unwrap();
     let micros = time.seconds * 1_000_000 + i64::from(time.nanos / 1_000);
     (micros - at(0).unix_micros(), event.aggregate_id.clone(), event.version)
@@ -433,6 +433,7 @@ async fn every_bad_field_is_named() {
             page_token: "x".repeat(1025),
             order: 3,
             after: bad_after(),
+            follow: true,
         };
         let status = page(&world, request).await.unwrap_err();
         let named = bad_fields(&status);

@@ -15,6 +15,7 @@ FIELDS_OF_RULE = {
     "get_orders_by_user.created": ["created_before"],
     "get_orders_by_status.created": ["created_before"],
     "search_events.range": ["end_time"],
+    "search_events.follow": ["follow"],
 }
 
 

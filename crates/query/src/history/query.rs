@@ -54,33 +54,49 @@ impl Paged for Events {
     }
 }
 
-impl Paged for Search {
-    type Place = Moment;
+/// A search as its caller asked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Searched {
+    pub(crate) search: Search,
+    /// Whether only settled events are shown, without an end.
+    pub(crate) follow: bool,
+}
+
+/// The place is that of the last event; `None` while a follower has met none.
+impl Paged for Searched {
+    type Place = Option<Moment>;
 
     fn identity(&self) -> Vec<Vec<u8>> {
+        let Self { search, follow } = self;
         let time = |time: &Timestamp| time.unix_micros().to_be_bytes().to_vec();
-        vec![
+        let mut parts = vec![
             b"events of type".to_vec(),
-            self.event_type.clone().into(),
-            time(self.times.start()),
-            time(self.times.end()),
-            name(self.direction),
-        ]
+            search.event_type.clone().into(),
+            time(search.times.start()),
+            time(search.times.end()),
+            name(search.direction),
+        ];
+        parts.extend(follow.then(|| b"follow".to_vec()));
+        parts
     }
 
-    fn write(place: &Moment) -> Vec<u8> {
-        let stream = place.stream.to_string();
-        [&place.at.unix_micros().to_be_bytes()[..], &place.version.to_be_bytes(), stream.as_bytes()].concat()
+    fn write(place: &Option<Moment>) -> Vec<u8> {
+        let Some(Moment { at, stream, version }) = place else { return Vec::new() };
+        let stream = stream.to_string();
+        [&at.unix_micros().to_be_bytes()[..], &version.to_be_bytes(), stream.as_bytes()].concat()
     }
 
-    fn read(bytes: &[u8]) -> Option<Moment> {
+    fn read(bytes: &[u8]) -> Option<Option<Moment>> {
+        if bytes.is_empty() {
+            return Some(None);
+        }
         let (at, rest) = bytes.split_first_chunk()?;
         let (version, stream) = rest.split_first_chunk()?;
-        Some(Moment {
+        Some(Some(Moment {
             at: Timestamp::from_unix_micros(i64::from_be_bytes(*at)),
             stream: std::str::from_utf8(stream).ok()?.parse().ok()?,
             version: u64::from_be_bytes(*version),
-        })
+        }))
     }
 }
 
@@ -128,6 +144,10 @@ mod tests {
         }
     }
 
+    fn searched() -> Searched {
+        Searched { search: search(), follow: false }
+    }
+
     #[test]
     fn a_token_is_good_for_its_own_query_in_its_own_order_only() {
         let (tokens, tenant) = (PageTokens::new(b"key"), TenantId::default());
@@ -143,20 +163,29 @@ mod tests {
             assert!(tokens.open(&tenant, &other, &token).is_err(), "{other:?}");
         }
         assert!(tokens.open(&"acme".parse().unwrap(), &events, &token).is_err());
-        assert!(tokens.open(&tenant, &search(), &token).is_err());
+        assert!(tokens.open(&tenant, &searched(), &token).is_err());
 
-        let place = Moment { at: Timestamp::from_unix_micros(5), stream: stream(1), version: 3 };
-        let token = tokens.seal(&tenant, &search(), &place);
-        assert_eq!(tokens.open(&tenant, &search(), &token), Ok(place));
+        let moment = Moment { at: Timestamp::from_unix_micros(5), stream: stream(1), version: 3 };
+        let following = Searched { follow: true, ..searched() };
+        let of = |search| Searched { search, follow: false };
+        for place in [Some(moment), None] {
+            let token = tokens.seal(&tenant, &searched(), &place);
+            assert_eq!(tokens.open(&tenant, &searched(), &token), Ok(place.clone()));
+            assert!(tokens.open(&tenant, &following, &token).is_err());
+            let token = tokens.seal(&tenant, &following, &place);
+            assert_eq!(tokens.open(&tenant, &following, &token), Ok(place));
+            assert!(tokens.open(&tenant, &searched(), &token).is_err());
+        }
+        let token = tokens.seal(&tenant, &searched(), &None);
         for other in [
             Search { direction: Direction::NewestFirst, ..search() },
             Search { event_type: "UserCreate".to_owned(), ..search() },
             Search { times: Timestamp::from_unix_micros(2)..=Timestamp::from_unix_micros(9), ..search() },
             Search { times: Timestamp::from_unix_micros(1)..=Timestamp::from_unix_micros(8), ..search() },
         ] {
-            assert!(tokens.open(&tenant, &other, &token).is_err(), "{other:?}");
+            assert!(tokens.open(&tenant, &of(other.clone()), &token).is_err(), "{other:?}");
         }
-        assert!(tokens.open(&"acme".parse().unwrap(), &search(), &token).is_err());
+        assert!(tokens.open(&"acme".parse().unwrap(), &searched(), &token).is_err());
         assert!(tokens.open(&tenant, &events, &token).is_err());
     }
 
@@ -186,13 +215,14 @@ mod tests {
         #[test]
         fn every_place_survives_its_bytes(at in 0..253_402_300_799_000_000_i64, id in any::<u128>(), version in any::<u64>()) {
             let place = Moment { at: Timestamp::from_unix_micros(at), stream: stream(id), version };
-            prop_assert_eq!(Search::read(&Search::write(&place)), Some(place));
+            let place = Some(place);
+            prop_assert_eq!(Searched::read(&Searched::write(&place)), Some(place));
             prop_assert_eq!(Events::read(&Events::write(&version)), Some(version));
         }
 
         #[test]
         fn no_bytes_make_a_reader_of_places_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (Search::read(&bytes), Events::read(&bytes));
+            let _ = (Searched::read(&bytes), Events::read(&bytes));
         }
     }
 }

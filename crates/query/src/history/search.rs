@@ -1,16 +1,19 @@
 //! Searching events by type and time.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 use millrace_core::Timestamp;
 use millrace_event_store::{Direction, Found, Hit, Moment, ScannedItem, Search};
-use millrace_proto::query::{SearchEventsRequest, SearchEventsResponse};
+use millrace_proto::{
+    query::{SearchEventsRequest, SearchEventsResponse},
+    time_to_proto,
+};
 use millrace_rows::TimeRange;
-use millrace_server::{Call, Failure, Violations};
+use millrace_server::{Call, Failure, Violations, clock};
 
 use super::{
     History, Page,
-    query::{direction, event_type},
+    query::{Searched, direction, event_type},
     recorded::found,
 };
 use crate::{
@@ -26,6 +29,33 @@ const LOOKED_UP: u16 = 25;
 const NO_INDEX: Failure =
     Failure::NotDeployed { what: "the index by event type", reason: "EVENT_TYPE_INDEX_OFF" };
 
+/// When the index is taken to have the events of a time.
+#[derive(Debug, Clone, Copy)]
+pub struct Settling {
+    /// So long after that time.
+    pub after: Duration,
+    /// The source of the present time.
+    pub clock: fn() -> Timestamp,
+}
+
+impl Default for Settling {
+    fn default() -> Self {
+        Self { after: Duration::from_secs(60), clock: clock::now }
+    }
+}
+
+impl Settling {
+    /// The last microsecond before the horizon.
+    fn last(self) -> Timestamp {
+        let after = i64::try_from(self.after.as_micros()).unwrap_or(i64::MAX);
+        Timestamp::from_unix_micros((self.clock)().unix_micros().saturating_sub(after).saturating_sub(1))
+    }
+}
+
+fn after_micro(time: Timestamp) -> Timestamp {
+    Timestamp::from_unix_micros(time.unix_micros().saturating_add(1))
+}
+
 impl History {
     pub(super) async fn search(
         &self,
@@ -38,27 +68,47 @@ impl History {
         let times = times(&mut violations, request.start_time, request.end_time);
         let size = page_size(&mut violations, request.page_size);
         let direction = violations.field("order", direction(request.order));
-        let search = event_type.zip(times).zip(direction).map(|((event_type, times), direction)| {
+        if request.follow && direction == Some(Direction::NewestFirst) {
+            violations.add("follow", "must come with the oldest events first");
+        }
+        let searched = event_type.zip(times).zip(direction).map(|((event_type, times), direction)| {
             let tenant = call.tenant.clone();
-            Search { tenant, event_type, times, direction, beyond: None }
+            let search = Search { tenant, event_type, times, direction, beyond: None };
+            Searched { search, follow: request.follow }
         });
-        let beyond = reached(&mut violations, tokens, &call.tenant, search.as_ref(), &request.page_token);
+        let beyond = reached(&mut violations, tokens, &call.tenant, searched.as_ref(), &request.page_token);
         let after = After::parse(&mut violations, application, &call.tenant, request.after);
-        let (search, (size, beyond)) = violations.finish(search.zip(size.zip(beyond)))?;
-        let search = Search { beyond, ..search };
+        let (searched, (size, beyond)) = violations.finish(searched.zip(size.zip(beyond)))?;
+        let Search { times, .. } = &searched.search;
+        let (first, end) = (*times.start(), *times.end());
+        let last = if searched.follow { end.min(self.settling.last()) } else { end };
+        let search = Search { beyond: beyond.flatten(), times: first..=last, ..searched.search.clone() };
 
         let indexed = async { self.shared.events.search(&search, size).await?.ok_or(NO_INDEX) };
         let (mut indexed, certain) = futures::try_join!(indexed, self.certain(after))?;
-        overlay(&mut indexed, &search, certain);
+        let are_missing = overlay(&mut indexed, &search, certain);
+        if searched.follow && are_missing {
+            return Err(Failure::ReadModelBehind);
+        }
 
         let mut page = Page::of(size);
         let complete = indexed
             .hits
             .iter()
             .all(|hit| page.add(hit.moment.clone(), found(application, &search.event_type, hit)));
-        let next = if complete && indexed.more { page.last } else { page.next };
-        let next_page_token = next.map(|place| tokens.seal(&call.tenant, &search, &place));
-        Ok(SearchEventsResponse { events: page.events, next_page_token: next_page_token.unwrap_or_default() })
+        let next = if complete { page.last.clone().filter(|_| indexed.more) } else { page.next };
+        let settled = next.as_ref().map_or(after_micro(last), |next| next.at);
+        // A follower goes on from the last event that it has met, so that it meets later ones that are indexed late.
+        let place = match next {
+            Some(next) => Some(Some(next)),
+            None => (last < end).then(|| page.last.or(search.beyond)),
+        };
+        let next_page_token = place.map(|place| tokens.seal(&call.tenant, &searched, &place));
+        Ok(SearchEventsResponse {
+            events: page.events,
+            next_page_token: next_page_token.unwrap_or_default(),
+            settled_until: searched.follow.then(|| time_to_proto(settled)),
+        })
     }
 
     /// The event of the caller's token, and those of its aggregate just before it, read strongly.
@@ -86,10 +136,12 @@ fn times(
     Some(Timestamp::from_unix_micros(first)..=Timestamp::from_unix_micros(last))
 }
 
-/// Merges strongly read events into the index's page: those that match the search and that the page lacks.
+/// Merges strongly read events into the index's page: those that match the search and that the page lacks. Says whether
+/// there are any.
 ///
 /// If the page is full, events after its end belong to a later page.
-fn overlay(indexed: &mut Found, search: &Search, certain: Vec<ScannedItem>) {
+fn overlay(indexed: &mut Found, search: &Search, certain: Vec<ScannedItem>) -> bool {
+    let shown = indexed.hits.len();
     let end = indexed.hits.last().filter(|_| indexed.more).map(|hit| hit.moment.clone());
     let is_shown = |moment: &Moment| {
         end.as_ref().is_none_or(|end| search.direction.order(moment, end).is_lt()) && search.holds(moment)
@@ -105,4 +157,5 @@ fn overlay(indexed: &mut Found, search: &Search, certain: Vec<ScannedItem>) {
             indexed.hits.insert(place, Hit { moment, item });
         }
     }
+    indexed.hits.len() > shown
 }
