@@ -33,7 +33,10 @@ impl Statement {
             ("Sid", text(self.sid)),
             ("Effect", text("Allow")),
             ("Action", texts(self.actions.iter().copied())),
-            ("Resource", list(self.resources.iter().map(sub))),
+            (
+                "Resource",
+                list(self.resources.iter().map(|arn| if arn == "*" { text(arn) } else { sub(arn) })),
+            ),
         ])
     }
 
