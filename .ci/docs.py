@@ -7,7 +7,7 @@ Every page in the tree: files and headings that it links to exist. README.md and
 its language, and a block of another language is refused. Tables of the reference: they are those of the programs. Every
 library crate: its front page has an example that compiles. `--programs` is the directory of the deployables.
 
-Blocks of Rust are compiled by the tests: tests/src/lib.rs includes the pages that have some.
+Blocks of Rust are compiled: those of README.md by the tests of tests/src/lib.rs, the others by the step `application`.
 """
 
 import argparse
@@ -26,9 +26,26 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests/manifests"))
 from programs import DEPLOYABLES, OF_EVERYBODY, Programs  # noqa: E402
 
-# Pages whose commands are read here and not run: the recipes for clients in Python, Go, Java and TypeScript need the
-# tools of each language, and the tutorial makes an application.
-NOT_RUN = ("docs/how-to/call-from-other-languages.md", "docs/tutorial/README.md")
+# The pages with commands: the place where CI runs them, and those that are only read here, with the reason.
+COMMANDS = {
+    "README.md": ("the steps `demo` and `tests`", ""),
+    "docs/tutorial/README.md": ("the step `application`", "cargo install, cargo doc: slow; grpcurl: a program in Go"),
+    "docs/how-to/call-from-other-languages.md": (
+        "tests/clients/python, by the page's own command",
+        "Go, Java, TypeScript: each needs its tools, and protoc",
+    ),
+    "docs/how-it-works/tests-and-models.md": ("the steps `tests`, `busy` and `fuzz`, with other numbers", ""),
+    "docs/measured.md": ("", "an hour; the step `bench` runs it with --quick"),
+    "docs/operations/deploy.md": (
+        "here: those of the AWS CLI, with an `aws` that notes its calls",
+        "docker, kind, kubectl: they need a cluster, and an image's registry",
+    ),
+    "docs/operations/audit-and-redrive.md": ("", "dead letters are needed; tests/e2e/redrive.rs has the same flags"),
+    "docs/operations/tls-and-callers.md": ("", "grpcurl, kubectl: they need a cluster"),
+    "docs/reference/logs-and-traces.md": ("", "docker: Jaeger is somebody else's image"),
+}
+# Pages whose blocks of Rust go into an application that is made for it: `.ci/how_to.py`, and the tutorial's own tests.
+IN_AN_APPLICATION = ("docs/how-to/change-an-application.md", "docs/tutorial/README.md")
 
 MAX_LINES, MAX_BYTES = {"README.md": 150}, {"ARCHITECTURE.md": 16 * 1024}
 
@@ -149,8 +166,12 @@ class Truth:
         except xml.etree.ElementTree.ParseError as error:
             yield str(error)
 
-    def rust(self, name: str):
-        if f'include_str!("../../{name}")' not in (ROOT / "tests/src/lib.rs").read_text():
+    def rust(self, name: str, block: str):
+        if name in IN_AN_APPLICATION:
+            aggregate = (ROOT / "crates/tool/templates/aggregate/aggregate.rs").read_text().replace("{{Agg}}", "Task")
+            if "tutorial" in name and block.strip() not in aggregate:
+                yield "a new application has no such line"
+        elif f'include_str!("../../{name}")' not in (ROOT / "tests/src/lib.rs").read_text():
             yield "tests/src/lib.rs does not compile the page's blocks"
 
 
@@ -162,12 +183,33 @@ def bad_blocks(name: str, truth: Truth):
         checks = {"sh": truth.shell, "text": truth.words}
         checks |= {"json": truth.json, "yaml": truth.yaml, "xml": truth.xml}
         if language == "rust":
-            found = truth.rust(name)
+            found = truth.rust(name, code)
         elif language in checks:
             found = checks[language](code)
         else:
             found = [f"nothing checks blocks of `{language}`: name one of {', '.join(checks)}, rust"]
         yield from (f"{place}: {complaint}" for complaint in found)
+
+
+def unlisted_commands(pages: list[str]):
+    """Of pages with commands nobody says where they are run, or the other way round."""
+    with_commands = {name for name in pages if re.search(r"(?m)^ *```sh$", (ROOT / name).read_text())}
+    yield from (f".ci/docs.py: COMMANDS and {name} disagree" for name in sorted(with_commands ^ set(COMMANDS)))
+
+
+def wrong_deployment():
+    """The loops of the page about deploying make every stack, the data first, and delete the others in reverse."""
+    page = (ROOT / "docs/operations/deploy.md").read_text()
+    blocks = [block for block in re.findall(r"(?ms)^```sh\n(.*?)^```$", page) if "aws cloudformation" in block]
+    script = "\n".join(["set -eu", 'aws() { echo "$2" "$4"; }', *blocks])
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    calls = [line.split() for line in done.stdout.splitlines()]
+    made = [stack for call, stack in calls if call == "deploy"]
+    templates = [(ROOT / name).read_text() for name in tracked("infra/*.yaml")]
+    if done.returncode or len(made) != sum("AWSTemplateFormatVersion" in body for body in templates):
+        yield f"docs/operations/deploy.md makes the stacks {made}: {done.stderr}"
+    if made[:2] != ["shop-data", "shop-application"] or [stack for call, stack in calls if call == "delete-stack"] != made[::-1]:
+        yield f"docs/operations/deploy.md: {calls}"
 
 
 def wrong_variables(programs: Programs):
@@ -248,6 +290,7 @@ def main() -> int:
         for name in book
         if name not in ("README.md", "docs/SUMMARY.md") and f"({name.removeprefix('docs/')})" not in summary
     ]
+    complaints += [*unlisted_commands(book), *wrong_deployment()]
     complaints += [*wrong_variables(Programs(given.programs)), *wrong_tables(), *pages_without_example()]
     for name, most in MAX_LINES.items():
         if (lines := len((ROOT / name).read_text().splitlines())) > most:
@@ -257,7 +300,8 @@ def main() -> int:
             complaints.append(f"{name} has {size} bytes, more than {most}")
     for complaint in complaints:
         print(complaint)
-    print(f"{len(pages)} pages, {len(complaints)} complaints; read and not run: {', '.join(NOT_RUN)}")
+    print(f"{len(pages)} pages, {len(complaints)} complaints. Read and not run:")
+    print("\n".join(f"  {name}: {why}" for name, (_, why) in COMMANDS.items() if why))
     return 1 if complaints else 0
 
 

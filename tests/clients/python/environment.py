@@ -5,6 +5,8 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,7 +15,6 @@ from collections.abc import Iterator
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
-PROTO = ROOT / "proto"
 BUILD = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "clients-python"
 REQUIREMENTS = HERE / "requirements.txt"
 
@@ -55,13 +56,11 @@ def install(venv: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def stubs() -> Iterator[None]:
-    """Generates the stubs, which can be imported from then on. They are never older than the contracts."""
-    contracts = [str(path.relative_to(PROTO)) for path in sorted([*PROTO.glob("millrace/**/*.proto"), *PROTO.glob("shop/**/*.proto")])]
-    # google.type comes with googleapis-common-protos; the rules' own types come with nobody.
-    rules = "buf/validate/validate.proto"
+    """Generates the stubs by the command of the page for clients; from then on they can be imported."""
+    page = (ROOT / "docs/how-to/call-from-other-languages.md").read_text()
+    command = re.search(r"(?ms)^python (-m grpc_tools.*?)^```$", page)[1]
     with tempfile.TemporaryDirectory(prefix="stubs-", dir=BUILD) as folder:
-        protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO / 'third_party'}", f"-I{PROTO}"]
-        subprocess.run([*protoc, f"--python_out={folder}", rules, *contracts], check=True)
-        subprocess.run([*protoc, f"--grpc_python_out={folder}", *contracts], check=True)
+        command = f"{shlex.quote(sys.executable)} {command.replace('OUT', shlex.quote(folder))}"
+        subprocess.run(command, shell=True, cwd=ROOT, check=True)
         sys.path.insert(0, folder)
         yield
