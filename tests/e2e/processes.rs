@@ -1,19 +1,39 @@
-//! The deployables as processes: their messages about a bad configuration, and their end.
+//! The deployables as processes: their messages about a bad configuration or registration, and their end.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::QueueAttributeName;
+use command_service::{Orders, Users};
 use futures::future::join_all;
+use millrace_command::{Commands, NotRegistered};
+use millrace_core::{Application, RegistrationError};
+use millrace_event_store::DynamoStore;
+use millrace_query::QueryService;
+use millrace_server::{Services, services};
 use millrace_tests::{
     AwsStack, Gate, Replied as _, USERS, aws_stack, eventually,
     process::{Deployable, Process, health, log_folder},
 };
 use serde_json::Value;
 use shop::{
+    OrderSummary, UserProfile,
     contracts::{
-        command::user_command_service_client::UserCommandServiceClient,
-        query::{GetUserProfileRequest, user_query_service_client::UserQueryServiceClient},
+        DESCRIPTORS,
+        command::{
+            order_command_service_server::OrderCommandServiceServer,
+            user_command_service_client::UserCommandServiceClient,
+            user_command_service_server::UserCommandServiceServer,
+        },
+        query::{
+            GetUserProfileRequest, order_query_service_server::OrderQueryServiceServer,
+            user_query_service_client::UserQueryServiceClient,
+            user_query_service_server::UserQueryServiceServer,
+        },
     },
     user::User,
 };
@@ -197,5 +217,101 @@ async fn a_bad_configuration_is_told_whole_before_a_port_is_bound() {
         for word in ["`nobody@1`", "customer-totals@1"] {
             assert!(said.contains(word), "{} does not say {word}: {said}", deployable.name());
         }
+    }
+}
+
+/// A deployable of the shop with something left out, and words of its refusal.
+type Incomplete = (&'static str, fn() -> ExitCode, &'static str);
+
+const INCOMPLETE: [Incomplete; 5] = [
+    (
+        "commands-without-orders",
+        || {
+            commands(shop::shop(), |commands| {
+                Ok(services![UserCommandServiceServer::new(Users(commands.of()?))])
+            })
+        },
+        "the aggregate `order` is registered, and no adapter",
+    ),
+    (
+        "commands-without-users",
+        || {
+            commands(shop::shop(), |commands| {
+                let orders = Orders { orders: commands.of()?, users: commands.of()? };
+                Ok(services![OrderCommandServiceServer::new(orders)])
+            })
+        },
+        "`shop.command.v1.UserCommandService`, and it is not served",
+    ),
+    (
+        "commands-unregistered",
+        || {
+            let users_alone = Application::new("shop").aggregate::<User>().projection::<UserProfile>();
+            commands(users_alone.build(), command_service::services_of)
+        },
+        "commands on `order`, which is not registered",
+    ),
+    (
+        "queries-without-customers",
+        || {
+            queries(shop::shop(), |queries| {
+                let (users, orders) = (queries.rows::<UserProfile, _>()?, queries.rows::<OrderSummary, _>()?);
+                Ok(services![
+                    UserQueryServiceServer::new(query_service::Users(users)),
+                    OrderQueryServiceServer::new(query_service::Orders(orders)),
+                ])
+            })
+        },
+        "the registered projection `customer-totals@1`",
+    ),
+    (
+        "queries-unregistered",
+        || {
+            let users_alone = Application::new("shop").aggregate::<User>().projection::<UserProfile>();
+            queries(users_alone.build(), query_service::adapters)
+        },
+        "the projection `order-summaries@1`, which is not registered",
+    ),
+];
+
+fn commands(
+    application: Result<Application, RegistrationError>,
+    adapters: fn(&Commands<DynamoStore>) -> Result<Services, NotRegistered>,
+) -> ExitCode {
+    millrace_command::main(application, DESCRIPTORS, ["command-service".into()], adapters)
+}
+
+fn queries(
+    application: Result<Application, RegistrationError>,
+    adapters: fn(&QueryService) -> anyhow::Result<Services>,
+) -> ExitCode {
+    millrace_query::main(application, DESCRIPTORS, ["query-service".into()], adapters)
+}
+
+const WHICH: &str = "MILLRACE_TEST_INCOMPLETE";
+
+/// The process of the test below; in other runs there is nothing to do.
+#[test]
+fn an_incomplete_deployable() {
+    if let Ok(which) = std::env::var(WHICH) {
+        let (_, main, _) = INCOMPLETE.iter().find(|(name, ..)| *name == which).unwrap();
+        assert_eq!(main(), ExitCode::FAILURE);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deployable_that_something_is_left_out_of_ends_at_its_start_and_names_it() {
+    let stack = aws_stack().await.unwrap();
+    let logs = log_folder("incomplete").unwrap();
+    for (name, _, words) in INCOMPLETE {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "processes::an_incomplete_deployable", "--nocapture"]).env(WHICH, name);
+        command.envs(millrace_tests::env(&stack)).env("LOG_FORMAT", "json").env("GRPC_ADDR", "127.0.0.1:0");
+        command.env("METRICS_ADDR", "127.0.0.1:0");
+        let log = logs.join(name);
+        let refused = Process::start(command, &log).await.unwrap_err();
+        let said = std::fs::read_to_string(log).unwrap();
+        assert!(format!("{refused:#}").contains("exit status: 0"), "{name}: {refused:#}: {said}");
+        assert!(said.contains(words), "{name} does not say {words}: {said}");
     }
 }

@@ -88,12 +88,14 @@ pub struct Served {
 
 /// Serves until `shutdown`, then lets calls in flight end.
 ///
-/// From `shutdown` on, the health service answers NOT_SERVING and no connection is accepted. If serving fails,
-/// `shutdown` is cancelled, so that all its other listeners end as well.
+/// From `shutdown` on, the health service answers NOT_SERVING and no connection is accepted. If serving fails or is
+/// refused, `shutdown` is cancelled, so that all its other listeners end as well.
 ///
 /// # Errors
 /// If a service has no contract, a service of the contracts is left out, or a port fails.
 pub async fn serve(listeners: Listeners, served: Served, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // A refusal ends the process too, and not this alone.
+    let _ended = shutdown.clone().drop_guard();
     let Listeners { grpc, metrics, health, security, max_connection_age } = listeners;
     let grpc_addr = grpc.local_addr()?;
     let metrics_addr = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -228,9 +230,9 @@ mod tests {
             metrics: None,
         };
         let shutdown = CancellationToken::new();
-        shutdown.cancel();
-        let refused = serve(listeners, served, shutdown).await.unwrap_err().to_string();
+        let refused = serve(listeners, served, shutdown.clone()).await.unwrap_err().to_string();
         assert!(refused.contains("`millrace.query.v1.HistoryService`, and it is not served"), "{refused}");
+        assert!(shutdown.is_cancelled(), "the relay beside it ends");
     }
 
     #[test]
