@@ -217,11 +217,13 @@ impl Stores {
         DynamoRows::new(self.client.clone(), self.stack.rows(spec.name), spec, shards)
     }
 
-    /// The stack's tables by their names without the prefix.
+    /// The stack's tables by their names without the prefix, but for that of jobs: a job whose state cannot be read begins
+    /// anew.
     async fn tables(&self) -> BTreeMap<String, String> {
         let names = self.client.list_tables().send().await.unwrap().table_names.unwrap_or_default();
         let prefix = format!("{}-", self.stack.stack.prefix());
-        names.into_iter().map(|name| (name.strip_prefix(&prefix).unwrap().to_owned(), name)).collect()
+        let names = names.into_iter().filter(|name| *name != self.stack.jobs());
+        names.map(|name| (name.strip_prefix(&prefix).unwrap().to_owned(), name)).collect()
     }
 
     /// Writes everything, by the code that production writes it with.

@@ -31,6 +31,11 @@ pub fn relay_leases(prefix: &str) -> String {
     format!("{prefix}-relay-leases")
 }
 
+/// The table of jobs: work through whole tables, such as an audit.
+pub fn jobs(prefix: &str) -> String {
+    format!("{prefix}-jobs")
+}
+
 /// The event bus.
 pub fn bus(prefix: &str) -> String {
     format!("{prefix}-events")
@@ -130,8 +135,8 @@ mod tests {
     #[test]
     fn every_part_is_named_from_the_prefix() {
         assert_eq!(
-            [events("p"), unique_keys("p"), snapshots("p"), relay_leases("p"), bus("p")],
-            ["p-events", "p-unique-keys", "p-snapshots", "p-relay-leases", "p-events"]
+            [events("p"), unique_keys("p"), snapshots("p"), relay_leases("p"), jobs("p"), bus("p")],
+            ["p-events", "p-unique-keys", "p-snapshots", "p-relay-leases", "p-jobs", "p-events"]
         );
         assert_eq!(
             [table, queue, dead_letter_queue].map(|named| named("p", &ORDERS.id())),

@@ -85,6 +85,7 @@ pub(crate) fn physical_names(stack: &Stack, prefix: &str) -> Vec<(NameKind, Stri
         (NameKind::Table, names::unique_keys(prefix)),
         (NameKind::Table, names::snapshots(prefix)),
         (NameKind::Table, names::relay_leases(prefix)),
+        (NameKind::Table, names::jobs(prefix)),
         (NameKind::Queue, names::undelivered_queue(prefix)),
         (NameKind::Queue, names::unconsumed(prefix)),
         (NameKind::Bus, names::bus(prefix)),

@@ -15,18 +15,19 @@ type Watched = (&'static str, String, Vec<WatchedIndex<'static>>);
 
 pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
     let mut draft = Draft::new(
-        "Millrace: event store, unique keys, snapshots and relay leases. It outlives the application's other stacks.",
+        "Millrace: event store, unique keys, snapshots, relay leases and jobs. It outlives the application's other stacks.",
     );
     draft.settings(parameters::prefix(stack));
     draft.settings(parameters::capacity());
     draft.settings(parameters::event_type_index());
     draft.settings(parameters::alarms(true));
 
-    let [events, unique_keys, snapshots, leases] = [
+    let [events, unique_keys, snapshots, leases, jobs] = [
         names::events(PREFIX),
         names::unique_keys(PREFIX),
         names::snapshots(PREFIX),
         names::relay_leases(PREFIX),
+        names::jobs(PREFIX),
     ];
     draft.resource("EventStoreTable", event_store(&events));
     draft.resource("UniqueKeyTable", keyed_table(Kept::Retained, &unique_keys, "Key"));
@@ -34,6 +35,9 @@ pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
     // A lost checkpoint would only publish a day of events again. But a table that vanishes beneath running relays
     // would stop them all.
     draft.resource("RelayLeaseTable", keyed_table(Kept::Retained, &leases, "ShardId"));
+
+    // A lost job begins anew. A throttled one is slow and harms nobody, so the table has no alarm.
+    draft.resource("JobTable", table(Kept::Recomputed, &jobs, job_keys()));
 
     let by_type = WatchedIndex { name: names::EVENT_TYPE_INDEX, condition: Some(WITH_EVENT_TYPE_INDEX) };
     let watched: [Watched; 4] = [
@@ -47,8 +51,16 @@ pub(crate) fn template(stack: &Stack) -> Result<Template, InfraError> {
         draft.resources(throttling(stem, &table, name, indexes));
         draft.output(table.clone(), reference(&table));
     }
+    draft.output("JobTable", reference("JobTable"));
     draft.output("EventTypeIndex", either(WITH_EVENT_TYPE_INDEX, text("on"), text("off")));
     draft.finish("data", "Its size is fixed: this is a defect of Millrace")
+}
+
+fn job_keys() -> Vec<(&'static str, Yaml)> {
+    vec![
+        ("AttributeDefinitions", list([attribute("Job", "S"), attribute("Part", "S")])),
+        ("KeySchema", key_schema("Job", Some("Part"))),
+    ]
 }
 
 fn event_store(name: &str) -> Yaml {

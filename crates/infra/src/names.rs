@@ -12,7 +12,7 @@
 use std::fmt;
 
 pub use millrace_core::names::{
-    bus, dead_letter_queue, events, queue, relay_leases, snapshots, table, unique_keys,
+    bus, dead_letter_queue, events, jobs, queue, relay_leases, snapshots, table, unique_keys,
 };
 
 /// The longest prefix that any application may have. Names of projections may leave less.

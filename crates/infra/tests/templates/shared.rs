@@ -24,8 +24,10 @@ fn data_that_cannot_be_computed_again_is_retained_and_recoverable() {
         let recovery = &table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"];
         assert_eq!(recovery.as_bool(), Some(true));
     }
-    let snapshots = &section(&data, "Resources")["SnapshotTable"];
-    assert_eq!(snapshots["DeletionPolicy"].as_str(), Some("Delete"));
+    for computed in ["SnapshotTable", "JobTable"] {
+        let table = &section(&data, "Resources")[computed];
+        assert_eq!(table["DeletionPolicy"].as_str(), Some("Delete"));
+    }
 }
 
 #[test]
@@ -70,7 +72,14 @@ fn outputs_name_what_all_projections_share() {
     let templates = shop().render().unwrap();
     assert_eq!(
         templates.data.outputs(),
-        ["EventStoreTable", "UniqueKeyTable", "SnapshotTable", "RelayLeaseTable", "EventTypeIndex"]
+        [
+            "EventStoreTable",
+            "UniqueKeyTable",
+            "SnapshotTable",
+            "RelayLeaseTable",
+            "JobTable",
+            "EventTypeIndex"
+        ]
     );
     assert_eq!(
         templates.application.outputs(),

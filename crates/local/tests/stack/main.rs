@@ -130,6 +130,8 @@ async fn the_tables_have_their_keys_indexes_and_stream() {
     assert_eq!(keys(snapshots.key_schema()), "AggregateId HASH");
     let leases = deployed.table("RelayLeaseTable").await;
     assert_eq!(keys(leases.key_schema()), "ShardId HASH");
+    let jobs = deployed.table("JobTable").await;
+    assert_eq!(keys(jobs.key_schema()), "Job HASH, Part RANGE");
 
     let accounts = deployed.table("AccountsV1Table").await;
     assert_eq!(keys(accounts.key_schema()), "Key HASH");
@@ -145,7 +147,7 @@ async fn the_tables_have_their_keys_indexes_and_stream() {
     let letters = deployed.table("SentLettersV2Table").await;
     assert_eq!((keys(letters.key_schema()), indexes(&letters)), ("Key HASH".to_owned(), Vec::new()));
 
-    for table in [&events, &unique, &snapshots, &leases, &accounts, &letters] {
+    for table in [&events, &unique, &snapshots, &leases, &jobs, &accounts, &letters] {
         let billing = table.billing_mode_summary().and_then(|summary| summary.billing_mode());
         assert_eq!(billing, Some(&BillingMode::PayPerRequest), "{:?}", table.table_name());
     }
@@ -336,6 +338,7 @@ async fn the_prefix_is_all_that_the_deployables_need() {
         ("UniqueKeyTable", names::unique_keys(prefix)),
         ("SnapshotTable", names::snapshots(prefix)),
         ("RelayLeaseTable", names::relay_leases(prefix)),
+        ("JobTable", names::jobs(prefix)),
         ("SentLettersV2Table", names::table(prefix, &letters.id())),
         ("SentLettersV2QueueUrl", names::queue(prefix, &letters.id())),
         ("SentLettersV2DeadLetterQueueUrl", names::dead_letter_queue(prefix, &letters.id())),

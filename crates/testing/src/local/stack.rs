@@ -80,6 +80,11 @@ impl AwsStack {
         names::relay_leases(self.stack.prefix())
     }
 
+    /// The table of jobs.
+    pub fn jobs(&self) -> String {
+        names::jobs(self.stack.prefix())
+    }
+
     /// The event bus.
     pub fn bus(&self) -> String {
         names::bus(self.stack.prefix())
