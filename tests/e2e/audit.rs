@@ -395,6 +395,65 @@ async fn on_sigterm_an_audit_says_that_it_is_not_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_audit_goes_on_where_it_was() {
+    let (stack, orders) = settled(aws_stack().await.unwrap(), 3).await;
+    for order in &orders {
+        delete_row(&stack, ORDERS, &order.id).await;
+    }
+    let gate = Gate::before(stack.endpoint()).await.unwrap();
+    // The repair of a missing row.
+    gate.hold("UpdateItem");
+    let args = ["audit", "--repair", "--grace=0", "--segments=1"];
+    let mut first = command(&stack, &args);
+    first.env("AWS_ENDPOINT_URL", gate.url());
+    let mut first = first.spawn().unwrap();
+    gate.until_held(1).await;
+    let dynamodb = stack.aws().await.dynamodb();
+    let done = async || {
+        let get = dynamodb.get_item().table_name(stack.jobs()).consistent_read(true);
+        let get = get.key("Job", text("audit-repair")).key("Part", text("part/events/0"));
+        let part = get.send().await.unwrap().item?;
+        (part["State"].as_m().unwrap()["done"] == AttributeValue::Bool(true)).then_some(())
+    };
+    eventually("a segment that is read", done).await;
+    let refused = ended(command(&stack, &args)).await;
+    assert!(refused.code == Some(3) && refused.said.contains("another process"), "{refused:?}");
+    first.kill().unwrap();
+    first.wait().unwrap();
+
+    let proxy = FaultProxy::before(stack.endpoint()).await.unwrap();
+    let mut second = command(&stack, &args);
+    second.env("AWS_ENDPOINT_URL", proxy.url());
+    let second = ended(second).await;
+    assert_eq!(second.code, Some(0), "{second:?}");
+    assert!(second.summary.contains(" missing=3 ") && second.summary.contains(" healed=3 "), "{second:?}");
+    let events = format!("table/{}", stack.events());
+    let scanned =
+        proxy.accesses().into_iter().any(|it| it.action == "dynamodb:Scan" && it.resource == events);
+    assert!(!scanned, "the event store was read before");
+    let clean = audit(&stack, &["--grace=0"]).await;
+    assert_eq!((clean.code, clean.lines.len()), (Some(0), 0), "{clean:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recent_changes_are_compared_alone() {
+    let (stack, orders) = settled(aws_stack().await.unwrap(), 3).await;
+    let lacking = audit(&stack, &["--recent"]).await;
+    assert!(lacking.code == Some(3) && lacking.said.contains("run one without --recent"), "{lacking:?}");
+    assert_eq!(audit(&stack, &["--grace=0"]).await.code, Some(0));
+    let rows = Rows::of(&stack).await;
+    rows.alter(&orders[1], "UpdatedAt", text("2026-11-23T12:00:00.000000Z")).await;
+    let found = audit(&stack, &["--recent"]).await;
+    let line = format!("DIFFERENT projection=order-summaries tenant=default aggregate={}", orders[1].id);
+    assert_eq!(found.code, Some(1), "{found:?}");
+    assert_lines(&found, &[line]);
+    let later = audit(&stack, &["--since", "2100-01-01T00:00:00Z"]).await;
+    assert!(later.code == Some(0) && later.summary.contains(" events=0 "), "{later:?}");
+    let due = audit(&stack, &["--every=30"]).await;
+    assert!(due.code == Some(0) && due.summary.is_empty(), "{due:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_an_audit_lacks_is_told_with_what_to_do_about_it() {
     let stack = aws_stack().await.unwrap();
     let with = async |variables: &[(&str, &str)]| {

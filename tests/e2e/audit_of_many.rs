@@ -10,6 +10,7 @@ use aws_sdk_dynamodb::{
 };
 use futures::{StreamExt as _, stream};
 use millrace_core::{Aggregate as _, CommandDigest, Envelope, StreamId, TenantId};
+use millrace_event_store::event_type_key;
 use millrace_rows::{WriteOutcome, WriteRows as _};
 use millrace_testing::{recorded, time_of};
 use millrace_tests::{AwsStack, USERS, aws_stack};
@@ -49,6 +50,7 @@ fn history(number: u64) -> Vec<Envelope> {
 
 fn item(envelope: &Envelope) -> HashMap<String, AttributeValue> {
     let text = |text: String| AttributeValue::S(text);
+    let shard = u32::try_from(envelope.aggregate_id.as_u128() % 4).unwrap();
     let data = envelope.event_data.clone().unwrap().into_iter();
     let data = data.map(|(name, value)| (name, text(value.as_str().unwrap().to_owned()))).collect();
     let stream = StreamId {
@@ -65,6 +67,7 @@ fn item(envelope: &Envelope) -> HashMap<String, AttributeValue> {
         ("EventType", text(envelope.event_type.clone())),
         ("SchemaVersion", AttributeValue::N(envelope.schema_version.to_string())),
         ("Timestamp", text(envelope.timestamp.to_string())),
+        ("EventTypeKey", text(event_type_key(&envelope.tenant_id, &envelope.event_type, shard))),
         ("EventData", AttributeValue::M(data)),
         ("CommandId", text(envelope.command_id.to_string())),
         ("CommandDigest", text(CommandDigest(7).to_string())),
@@ -128,6 +131,54 @@ async fn measured(stack: &AwsStack, what: &str, args: &[&str]) {
     let summary: Vec<_> = report.lines().filter(|line| line.starts_with(['S', 'R'])).collect();
     println!("{what}: {time:?}, {most} KiB at most, exit {:?}\n{}", output.status.code(), summary.join("\n"));
     assert!(output.status.success(), "{report}");
+}
+
+/// About the size of an item as DynamoDB counts it.
+fn item_bytes(item: &HashMap<String, AttributeValue>) -> usize {
+    let value = |value: &AttributeValue| match value {
+        AttributeValue::S(text) => text.len(),
+        AttributeValue::M(values) => 3 + item_bytes(values) + values.len(),
+        _ => 2,
+    };
+    item.iter().map(|(name, found)| name.len() + value(found)).sum()
+}
+
+/// The average size of a table's items.
+async fn average_bytes(stack: &AwsStack, table: String) -> f64 {
+    let dynamodb = stack.aws().await.dynamodb();
+    let items = dynamodb.scan().table_name(table).into_paginator().items().send();
+    let sizes: Vec<usize> =
+        items.collect::<Result<Vec<_>, _>>().await.unwrap().iter().map(item_bytes).collect();
+    sizes.iter().sum::<usize>() as f64 / sizes.len() as f64
+}
+
+/// The figures of docs/operations/audit-and-redrive.md, from the sizes of what is stored. The local AWS does not report
+/// units by size, so they follow from the rules (DynamoDB Developer Guide, "Capacity unit consumption"): a scan and a query
+/// take what they read in all, a batch each item by itself; a weak read takes half.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audit_costs_what_the_documentation_says() {
+    const UNIT: f64 = 4096.0;
+    const USERS_READ: u64 = 1_000;
+    let stack = aws_stack().await.unwrap();
+    fill(&stack, 0..USERS_READ).await;
+    let since = ["audit", "--since", "2000-01-01T00:00:00Z", "--projection", USERS.name];
+    for args in [&["audit", "--projection", USERS.name][..], &since] {
+        let ended = ended(command(&stack, args)).await;
+        let told = format!(" events={} aggregates={USERS_READ} ", USERS_READ * EVENTS);
+        assert!(ended.code == Some(0) && ended.summary.contains(&told), "{ended:?}");
+    }
+    let event = average_bytes(&stack, stack.events()).await;
+    let row = average_bytes(&stack, stack.rows(USERS)).await;
+    let an_event = event / UNIT;
+    // The row itself, its key in a scan, and the first event of its stream.
+    let a_row = (row / UNIT).ceil() + row / UNIT / 2.0 + (event / UNIT).ceil() / 2.0;
+    // The index, the stream and the row.
+    let events = EVENTS as f64;
+    let recent = events * event / UNIT / 2.0 + (events * event / UNIT).ceil() + (row / UNIT).ceil();
+    println!("{event:.0} bytes an event, {row:.0} a row: {an_event:.3}, {a_row:.3}, {recent:.3} RU");
+    assert!((0.12..0.17).contains(&an_event), "{an_event} RU an event");
+    assert!((1.5..1.65).contains(&a_row), "{a_row} RU a row");
+    assert!((2.2..2.5).contains(&recent), "{recent} RU an aggregate");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -364,4 +364,8 @@ async fn repair(site: &Site, proxy: &FaultProxy, spoiled: &[[String; 2]]) {
     let audited = audit::ended(site.behind(proxy, audit)).await;
     // Three of each projection.
     assert_eq!((audited.code, audited.lines.len()), (Some(0), 9), "{audited:?}");
+    let recent =
+        audit::command(&site.stack, &["audit", "--since", "2026-01-01T00:00:00Z", "--tenant", "default"]);
+    let recent = audit::ended(site.behind(proxy, recent)).await;
+    assert_eq!((recent.code, recent.lines.len()), (Some(0), 0), "{recent:?}");
 }

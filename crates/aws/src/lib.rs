@@ -28,4 +28,4 @@ pub use answered::answered;
 pub use connect::{Aws, NoRegion};
 pub use error::{AwsError, AwsResult};
 pub use requests::Requests;
-pub use scan::{Segment, printable, units};
+pub use scan::{Place, Segment, printable, units};

@@ -44,6 +44,7 @@ pub async fn run_all<S: Store>(store: &S) {
     a_load_follows_a_stream_larger_than_a_page(store).await;
     a_scan_meets_every_event_once_and_each_stream_in_one_segment(store).await;
     a_look_shows_a_stream_with_its_gaps(store).await;
+    the_index_shows_the_aggregates_with_events_since_a_time(store).await;
     a_stream_is_read_from_either_end(store).await;
     a_part_of_large_events_is_followed_by_the_rest(store).await;
     a_search_meets_every_event_of_its_type_and_times_once_and_in_order(store).await;

@@ -17,7 +17,7 @@ use millrace_core::StreamId;
 pub(crate) use snapshots::to_item as snapshot_item;
 
 use crate::{
-    Begun, Entry, LoadEvents, Page, ReadEvents, ScanEvents, Scanned,
+    Begun, Entry, IndexRange, LoadEvents, Page, ReadEvents, ScanEvents, Scanned, Touched,
     item::{AGGREGATE_ID, Item, ItemError, VERSION, number, stored_from_item, text},
 };
 
@@ -138,6 +138,14 @@ impl ScanEvents for DynamoStore {
         from: Option<&Self::Place>,
     ) -> Result<Scanned<Self::Place>, AwsError> {
         self.reader.look(stream, from).await
+    }
+
+    async fn touched(
+        &self,
+        range: &IndexRange,
+        from: Option<&Self::Place>,
+    ) -> Result<Touched<Self::Place>, AwsError> {
+        self.reader.touched(range, from).await
     }
 
     async fn begun(&self, streams: &[StreamId]) -> Result<Begun, AwsError> {

@@ -61,10 +61,10 @@ pub use command_block::{BLOCK_VERSIONS, CommandBlock, KEPT_BLOCKS, MAX_BLOCKS};
 pub use dynamo::{DynamoReader, DynamoStore, Tables};
 pub use history::{Direction, Found, HistoryPage, Hit, Moment, ReadHistory, Search};
 pub use item::{ItemError, event_type_key, stored_from_item, stored_from_stream_image};
-pub use memory::MemoryStore;
+pub use memory::{MemoryPlace, MemoryStore};
 use millrace_aws::AwsError;
 use millrace_core::{StreamId, UniqueKey};
-pub use scan::{Begun, MAX_STREAMS, ScanEvents, Scanned, ScannedItem, UnreadableItem};
+pub use scan::{Begun, IndexRange, MAX_STREAMS, ScanEvents, Scanned, ScannedItem, Touched, UnreadableItem};
 pub use snapshot::{Replaces, Snapshot, Snapshots};
 pub use stored::{Entry, StoredEvent};
 

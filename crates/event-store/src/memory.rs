@@ -8,12 +8,12 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use millrace_aws::{AwsError, Segment};
+use millrace_aws::{AwsError, Place, Segment};
 use millrace_core::StreamId;
 
 use crate::{
-    AppendError, AppendEvents, Begun, CommandBlock, Commit, Entry, LoadEvents, Page, ReadEvents, Replaces,
-    ScanEvents, Scanned, ScannedItem, Snapshot, Snapshots, StoredEvent, consecutive,
+    AppendError, AppendEvents, Begun, CommandBlock, Commit, Entry, IndexRange, LoadEvents, Page, ReadEvents,
+    Replaces, ScanEvents, Scanned, ScannedItem, Snapshot, Snapshots, StoredEvent, Touched, consecutive,
     dynamo::{block_item, snapshot_item},
     following,
     plan::{Direction, Plan},
@@ -28,7 +28,7 @@ struct Contents {
     /// Every event, in the order in which it was appended.
     log: Vec<StoredEvent>,
     /// Where in the log the versions of each stream are.
-    streams: HashMap<StreamId, BTreeMap<u64, usize>>,
+    streams: BTreeMap<StreamId, BTreeMap<u64, usize>>,
     /// The holder of each key.
     holders: HashMap<String, StreamId>,
     snapshots: HashMap<(StreamId, u32), Snapshot>,
@@ -110,16 +110,39 @@ impl Contents {
         places.filter_map(|(_, place)| self.log.get(*place).cloned().map(Entry::from))
     }
 
-    /// A page of the events at these places of the log.
-    fn scanned<'a>(
+    /// The events that the index by type and time shows; `None` where there is no index.
+    fn shown(&self) -> Option<&[StoredEvent]> {
+        match self.index {
+            Index::Whole => Some(&self.log),
+            Index::Held(shown) => self.log.get(..shown),
+            Index::Absent => None,
+        }
+    }
+
+    /// The events of some streams after a place, in the order of the streams.
+    fn after<'a>(
         &'a self,
-        places: impl Iterator<Item = &'a usize>,
-        from: Option<&usize>,
-    ) -> Scanned<usize> {
-        let from = from.copied().unwrap_or_default();
-        let events = places.skip(from).take(SCANNED).filter_map(|place| self.log.get(*place));
-        let items: Vec<_> = events.map(|event| ScannedItem::Event(Box::new(event.clone()))).collect();
-        let next = (items.len() == SCANNED).then_some(from + SCANNED);
+        streams: impl Iterator<Item = (&'a StreamId, &'a BTreeMap<u64, usize>)>,
+        from: Option<&MemoryPlace>,
+    ) -> impl Iterator<Item = &'a StoredEvent> {
+        let events = streams.flat_map(move |(stream, versions)| {
+            let begun = from.filter(|from| from.stream == *stream);
+            versions.range((
+                begun.map_or(Bound::Unbounded, |from| Bound::Excluded(from.version)),
+                Bound::Unbounded,
+            ))
+        });
+        events.filter_map(|(_, place)| self.log.get(*place))
+    }
+
+    /// A page of events.
+    fn scanned<'a>(events: impl Iterator<Item = &'a StoredEvent>) -> Scanned<MemoryPlace> {
+        let events: Vec<_> = events.take(SCANNED).collect();
+        let next = events
+            .last()
+            .filter(|_| events.len() == SCANNED)
+            .map(|event| MemoryPlace { stream: event.envelope.stream(), version: event.envelope.version });
+        let items = events.into_iter().map(|event| ScannedItem::Event(Box::new(event.clone()))).collect();
         Scanned { items, next, read_units: 1.0 }
     }
 
@@ -181,25 +204,83 @@ impl LoadEvents for MemoryStore {
 /// How many events a page of a scan holds: few, so that most streams do not fit into one.
 const SCANNED: usize = 7;
 
-impl ScanEvents for MemoryStore {
-    /// The number of events read.
-    type Place = usize;
+/// The last event of a page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemoryPlace {
+    /// Its stream.
+    pub stream: StreamId,
+    /// Its version.
+    pub version: u64,
+}
 
-    async fn scan(&self, segment: Segment, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
-        let contents = self.request();
-        let number = |stream: &StreamId| stream.id.as_u128() % u128::from(segment.of.get());
-        let mut streams: Vec<_> = contents.streams.iter().collect();
-        streams.retain(|(stream, _)| number(stream) == u128::from(segment.number));
-        // Any order will do, as long as it is the same for the next page.
-        streams.sort_unstable_by_key(|(stream, _)| *stream);
-        let places = streams.into_iter().flat_map(|(_, versions)| versions.values());
-        Ok(contents.scanned(places, from))
+impl Place for MemoryPlace {
+    fn to_text(&self) -> String {
+        format!("{} {}", self.version, self.stream)
     }
 
-    async fn look(&self, stream: &StreamId, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
+    fn from_text(text: &str) -> Option<Self> {
+        let (version, stream) = text.split_once(' ')?;
+        Some(Self { stream: stream.parse().ok()?, version: version.parse().ok()? })
+    }
+}
+
+/// Whether a stream lies in a segment.
+fn is_in(segment: Segment, stream: &StreamId) -> bool {
+    stream.id.as_u128() % u128::from(segment.of.get()) == u128::from(segment.number)
+}
+
+impl ScanEvents for MemoryStore {
+    type Place = MemoryPlace;
+
+    async fn scan(
+        &self,
+        segment: Segment,
+        from: Option<&MemoryPlace>,
+    ) -> Result<Scanned<MemoryPlace>, AwsError> {
         let contents = self.request();
-        let places = contents.streams.get(stream).into_iter().flat_map(BTreeMap::values);
-        Ok(contents.scanned(places, from))
+        let first = from.map_or(Bound::Unbounded, |from| Bound::Included(&from.stream));
+        let streams = contents.streams.range((first, Bound::Unbounded));
+        let streams = streams.filter(|(stream, _)| is_in(segment, stream));
+        Ok(Contents::scanned(contents.after(streams, from)))
+    }
+
+    async fn look(
+        &self,
+        stream: &StreamId,
+        from: Option<&MemoryPlace>,
+    ) -> Result<Scanned<MemoryPlace>, AwsError> {
+        let contents = self.request();
+        Ok(Contents::scanned(contents.after(contents.streams.get_key_value(stream).into_iter(), from)))
+    }
+
+    async fn touched(
+        &self,
+        range: &IndexRange,
+        from: Option<&MemoryPlace>,
+    ) -> Result<Touched<MemoryPlace>, AwsError> {
+        let contents = self.request();
+        let Some(shown) = contents.shown() else {
+            return Err(AwsError::Refused("the table does not have the specified index".to_owned()));
+        };
+        let after = from.and_then(|from| contents.event(&from.stream, from.version)).map(StoredEvent::moment);
+        let mut events: Vec<_> = shown
+            .iter()
+            .filter(|event| {
+                let envelope = &event.envelope;
+                envelope.tenant_id == range.tenant
+                    && envelope.event_type == range.event_type
+                    && envelope.timestamp >= range.since
+                    && is_in(range.shard, &envelope.stream())
+                    && after.as_ref().is_none_or(|after| event.moment() > *after)
+            })
+            .collect();
+        events.sort_by_key(|event| event.moment());
+        let Scanned { items, next, read_units } = Contents::scanned(events.into_iter());
+        let stream = |item| match item {
+            ScannedItem::Event(event) => Some(event.envelope.stream()),
+            ScannedItem::Unreadable(other) => other.stream,
+        };
+        Ok(Touched { streams: items.into_iter().filter_map(stream).collect(), next, read_units })
     }
 
     async fn begun(&self, streams: &[StreamId]) -> Result<Begun, AwsError> {

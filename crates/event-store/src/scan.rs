@@ -5,8 +5,8 @@
 
 use std::{collections::HashSet, future::Future};
 
-use millrace_aws::{AwsError, Segment};
-use millrace_core::StreamId;
+use millrace_aws::{AwsError, Place, Segment};
+use millrace_core::{StreamId, TenantId, Timestamp};
 
 use crate::{ItemError, ReadEvents, StoredEvent};
 
@@ -57,10 +57,34 @@ pub struct Begun {
     pub read_units: f64,
 }
 
+/// Part of the index by type and time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexRange {
+    /// The tenant of the events.
+    pub tenant: TenantId,
+    /// Their type.
+    pub event_type: String,
+    /// The shard of the index, among all of them.
+    pub shard: Segment,
+    /// Only events of this time or later.
+    pub since: Timestamp,
+}
+
+/// The aggregates of a part of the index.
+#[derive(Debug, Clone)]
+pub struct Touched<P> {
+    /// The stream of each event, by the events' times.
+    pub streams: Vec<StreamId>,
+    /// Where to go on; `None` at the end. A page without streams need not be the last one.
+    pub next: Option<P>,
+    /// The read units that AWS reports; 0 where it reports none.
+    pub read_units: f64,
+}
+
 /// Reading the whole store. Each call is one request.
 pub trait ScanEvents: ReadEvents {
     /// Where a scan is.
-    type Place: Clone + Send + Sync + 'static;
+    type Place: Place;
 
     /// The part of a segment that follows a place, strongly consistent by the page: a stream that was passed may have
     /// grown since.
@@ -77,6 +101,14 @@ pub trait ScanEvents: ReadEvents {
         stream: &StreamId,
         from: Option<&Self::Place>,
     ) -> impl Future<Output = Result<Scanned<Self::Place>, AwsError>> + Send;
+
+    /// The aggregates with events in a range of the index by type and time, from a place on. The index lags behind the
+    /// streams.
+    fn touched(
+        &self,
+        range: &IndexRange,
+        from: Option<&Self::Place>,
+    ) -> impl Future<Output = Result<Touched<Self::Place>, AwsError>> + Send;
 
     /// Which of up to [`MAX_STREAMS`] streams, each named once, have their first event. Not strongly consistent: one
     /// that was stored a moment ago may be missed.

@@ -236,7 +236,19 @@ fn audit() -> Program {
         name: "audit",
         description: "projector audit, with --repair.",
         has_role: true,
-        fixed: vec![Statement::new("ReadEvents", read, events)],
+        fixed: vec![
+            Statement::new("ReadEvents", read, events),
+            Statement::new(
+                "ReadRecentEvents",
+                &["dynamodb:Query"],
+                [arn::index(&names::events(PREFIX), names::EVENT_TYPE_INDEX)],
+            ),
+            Statement::new(
+                "KeepProgress",
+                &["dynamodb:PutItem", "dynamodb:Query"],
+                [arn::table(&names::jobs(PREFIX))],
+            ),
+        ],
         each: |projection| {
             vec![
                 Statement::new(

@@ -6,52 +6,57 @@
 //! settled, compares each row with its parts. A pass only suspects; a closer look decides ([`settle`], [`sums`]), and
 //! repairs if the options say so.
 //!
+//! An audit of recent changes has one pass in their place: it reads from the index by type and time which aggregates
+//! have events since a time, and compares these, and the rows that sum them up.
+//!
 //! Right rows are forgotten, so memory does not grow with the tables: a segment holds a page of events and the folds of
-//! at most a hundred aggregates, and there are at most a thousand suspects; beyond them the readers wait.
+//! at most a hundred aggregates, and there are at most a thousand suspects; beyond them the readers wait. The progress
+//! is in a table ([`progress`]), so another process goes on where one ended.
 
 mod checked;
+mod command;
 mod config;
 mod finding;
 mod fold;
+mod plan;
+mod progress;
+mod recent;
 mod report;
 mod screen;
 mod settle;
 mod sums;
 
 use std::{
-    collections::BTreeMap, ffi::OsString, future::Future, num::NonZeroU32, panic::AssertUnwindSafe,
-    process::ExitCode, sync::Arc, time::Duration,
+    collections::BTreeMap, future::Future, num::NonZeroU32, panic::AssertUnwindSafe, sync::Arc,
+    time::Duration,
 };
 
-use anyhow::Context as _;
 use checked::{Audited, Checked, Lane, Pass};
-use config::Options;
+pub(crate) use command::main;
 use finding::{Finding, Kind, Place};
-use futures::{
-    FutureExt as _, StreamExt as _,
-    future::{join_all, select},
-    stream::FuturesUnordered,
-};
-use millrace_aws::{Aws, AwsError, Segment};
-use millrace_core::{Application, StreamId, Timestamp, projection::ProjectionSpec, row::RowKey};
-use millrace_event_store::{DynamoReader, ScanEvents, ScannedItem};
-use millrace_rows::{AuditRows, DynamoRows};
-use millrace_server::{
-    clock,
-    process::{self, Ended, Unfinished},
-};
-pub(crate) use report::{Format, Report};
+use futures::{FutureExt as _, StreamExt as _, future::join_all, stream::FuturesUnordered};
+use millrace_aws::{AwsError, Place as _, Segment};
+use millrace_core::{AggregateType, StreamId, Timestamp, projection::ProjectionSpec, row::RowKey};
+use millrace_event_store::{ScanEvents, ScannedItem};
+use millrace_rows::AuditRows;
+#[cfg(test)]
+pub(crate) use plan::{Asked, Planned, Since, plan};
+use progress::{Part, Progress};
+pub(crate) use recent::Index;
+#[cfg(test)]
+pub(crate) use report::Format;
+pub(crate) use report::Report;
+#[cfg(test)]
 pub(crate) use screen::Screen;
 use tokio::{
     sync::{Semaphore, SemaphorePermit, mpsc},
-    time::Instant,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApplyError,
-    config::{HINT, misconfigured},
-    labels,
+    jobs::BEAT,
     pace::{Halt, Pace},
 };
 
@@ -73,6 +78,9 @@ struct Suspect {
     /// The projection that it belongs to.
     home: Arc<dyn Audited>,
     subject: Subject,
+    /// The part of the run that met it.
+    part: Arc<Part>,
+    ticket: u64,
 }
 
 /// The suspected row.
@@ -90,12 +98,12 @@ enum Subject {
 
 /// The settings of an audit.
 pub(crate) struct Settings {
-    /// Into how many parts each table is divided, which are read side by side.
-    pub(crate) segments: NonZeroU32,
     /// How long after its newest event a row may be late.
     pub(crate) grace: Duration,
     /// Whether faults are repaired.
     pub(crate) repair: bool,
+    /// Of an audit of recent changes: the index that shows them.
+    pub(crate) index: Option<Index>,
     /// Where the time comes from.
     pub(crate) clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -106,6 +114,7 @@ struct Shared {
     pace: Pace,
     report: Report,
     looks: Semaphore,
+    progress: Progress,
 }
 
 impl Shared {
@@ -150,10 +159,37 @@ impl Shared {
         self.pace.pause(*failures).await
     }
 
-    async fn suspect(&self, suspects: &mpsc::Sender<Suspect>, suspect: Suspect) -> Result<(), Halt> {
-        self.report.tally.suspected();
+    async fn suspect(
+        &self,
+        suspects: &mpsc::Sender<Suspect>,
+        part: &Arc<Part>,
+        home: Arc<dyn Audited>,
+        subject: Subject,
+    ) -> Result<(), Halt> {
+        let ticket = part.open(home.name(), &subject);
         // Suspects are received until every sender is dropped.
+        let suspect = Suspect { home, subject, part: Arc::clone(part), ticket };
         suspects.send(suspect).await.map_err(|_| Halt::Told)
+    }
+
+    /// A part of the run.
+    fn part(&self, name: String) -> Arc<Part> {
+        self.progress.part(name, &self.report.tally)
+    }
+
+    /// Writes down that a part was read up to a place; `None`: to its end.
+    async fn reached(
+        &self,
+        part: &Part,
+        cursor: Option<String>,
+        within: Option<(StreamId, u64)>,
+    ) -> Result<(), Halt> {
+        self.progress.reached(&self.pace, part, cursor, within).await
+    }
+
+    /// The segments of each table.
+    fn segments(&self) -> impl Iterator<Item = Segment> {
+        Segment::all(NonZeroU32::new(self.progress.run().segments).unwrap_or(NonZeroU32::MIN))
     }
 
     /// Waits for a permit to look at a row.
@@ -184,6 +220,9 @@ impl Shared {
     }
 }
 
+/// The lanes of a part of the run, by aggregate type.
+type Lanes = BTreeMap<AggregateType, Vec<Box<dyn Lane>>>;
+
 /// An audit of some projections.
 pub(crate) struct Audit<E> {
     events: E,
@@ -193,8 +232,9 @@ pub(crate) struct Audit<E> {
 
 impl<E: ScanEvents> Audit<E> {
     /// An audit of no projection yet, against this event store.
-    pub(crate) fn new(events: E, settings: Settings, pace: Pace, report: Report) -> Self {
-        let shared = Shared { settings, pace, report, looks: Semaphore::new(LOOKS_AT_ONCE) };
+    pub(crate) fn new(events: E, settings: Settings, pace: Pace, report: Report, progress: Progress) -> Self {
+        report.tally.took(progress.run().read_units);
+        let shared = Shared { settings, pace, report, looks: Semaphore::new(LOOKS_AT_ONCE), progress };
         Self { events, shared: Arc::new(shared), projections: Vec::new() }
     }
 
@@ -211,7 +251,37 @@ impl<E: ScanEvents> Audit<E> {
     }
 
     /// Makes all passes. Where a part fails, the others end in order: a repair that has begun is finished and reported.
+    /// However it ends, another process can go on from there.
     pub(crate) async fn run(&self) -> Result<(), Halt> {
+        let ended = CancellationToken::new();
+        let work = async {
+            let outcome = self.passes().await;
+            ended.cancel();
+            outcome
+        };
+        let Shared { pace, report, progress, .. } = &*self.shared;
+        let beat = async {
+            while ended.run_until_cancelled(sleep(BEAT)).await.is_some() {
+                self.shared.all_end_with(progress.beat(pace, &report.tally).await)?;
+            }
+            Ok(())
+        };
+        let (worked, beaten) = tokio::join!(work, beat);
+        let outcome = first_failure([worked, beaten]);
+        match outcome {
+            Ok(()) => progress.finish(pace, &report.tally, self.shared.now()).await,
+            Err(Halt::TakenOver) => outcome,
+            Err(_) => {
+                progress.release(&report.tally).await;
+                outcome
+            }
+        }
+    }
+
+    async fn passes(&self) -> Result<(), Halt> {
+        if let Some(index) = &self.shared.settings.index {
+            return self.pass(|suspects| self.read_recent(index, suspects)).await;
+        }
         self.pass(|suspects| self.read(suspects)).await?;
         // The contribution of a repaired part may be unknown, so sums are compared after all parts are settled.
         self.pass(|suspects| self.list(Pass::Sums, suspects)).await
@@ -224,12 +294,30 @@ impl<E: ScanEvents> Audit<E> {
     {
         let (suspects, questions) = mpsc::channel(1);
         let (read, settled) = tokio::join!(read(suspects), self.settle_all(questions));
-        first_failure([read, settled])
+        first_failure([read, settled])?;
+        self.shared.progress.flush(&self.shared.pace).await
+    }
+
+    /// Suspects everything that an earlier process left open in a part.
+    async fn reopen(&self, part: &Arc<Part>, suspects: &mpsc::Sender<Suspect>) -> Result<(), Halt> {
+        while let Some((projection, subject, ticket)) = part.reopen() {
+            match self.projections.iter().find(|home| home.name() == projection) {
+                Some(home) => {
+                    let suspect = Suspect { home: Arc::clone(home), subject, part: Arc::clone(part), ticket };
+                    suspects.send(suspect).await.map_err(|_| Halt::Told)?;
+                }
+                None => {
+                    part.settled(ticket, &[]);
+                    self.shared.report.tally.settled();
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The passes forward and backward. Dropping `suspects` at the end says that no more will come.
     async fn read(&self, suspects: mpsc::Sender<Suspect>) -> Result<(), Halt> {
-        let forward = Segment::all(self.shared.settings.segments).map(|segment| {
+        let forward = self.shared.segments().map(|segment| {
             let suspects = suspects.clone();
             async move { self.shared.all_end_with(self.scan(segment, suspects).await) }
         });
@@ -240,56 +328,117 @@ impl<E: ScanEvents> Audit<E> {
     /// A pass through the rows' keys.
     async fn list(&self, pass: Pass, suspects: mpsc::Sender<Suspect>) -> Result<(), Halt> {
         for projection in self.projections.iter().filter(|p| pass == Pass::Streams || p.has_sums()) {
-            let segments = Segment::all(self.shared.settings.segments).map(|segment| {
-                let listed = Arc::clone(projection).list(pass, segment, suspects.clone());
-                async move { self.shared.all_end_with(listed.await) }
+            let segments = self.shared.segments().map(|segment| {
+                let suspects = suspects.clone();
+                async move {
+                    let part = self.shared.part(pass.part(projection.name(), segment));
+                    let listed = async {
+                        self.reopen(&part, &suspects).await?;
+                        Arc::clone(projection).list(pass, segment, Arc::clone(&part), suspects).await
+                    };
+                    self.shared.all_end_with(listed.await)
+                }
             });
             first_failure(join_all(segments).await)?;
         }
         Ok(())
     }
 
+    /// The lanes of all projections, by aggregate type.
+    fn lanes(&self, part: &Arc<Part>) -> Lanes {
+        let mut lanes = Lanes::new();
+        for projection in &self.projections {
+            let lane = Arc::clone(projection).lane(Arc::clone(part));
+            lanes.entry(projection.source().clone()).or_default().push(lane);
+        }
+        lanes
+    }
+
     /// The forward pass through a segment of the event store.
     async fn scan(&self, segment: Segment, suspects: mpsc::Sender<Suspect>) -> Result<(), Halt> {
-        let mut lanes: BTreeMap<&str, Vec<Box<dyn Lane>>> = BTreeMap::new();
-        for projection in &self.projections {
-            lanes.entry(projection.source().as_str()).or_default().push(Arc::clone(projection).lane());
-        }
-        let mut from = None;
-        loop {
+        let part = self.shared.part(format!("events/{}", segment.number));
+        self.reopen(&part, &suspects).await?;
+        let mut lanes = self.lanes(&part);
+        // The stream that an earlier process was within: its beginning was not folded here, so it gets a closer look.
+        let mut within = part.within();
+        let mut from = part.cursor().as_deref().and_then(E::Place::from_text);
+        while !part.is_done() {
             let page = self
                 .shared
                 .call("scanning the event store", || self.events.scan(segment, from.as_ref()))
                 .await?;
             self.shared.took(page.read_units);
+            let mut last = None;
             for item in page.items {
-                self.shared.report.tally.event();
-                let Some(stream) = self.stream_of(&item)? else { continue };
-                let Some(lanes) = lanes.get_mut(stream.aggregate_type.as_str()) else {
-                    self.shared.report.tally.other();
-                    continue;
-                };
-                for lane in lanes {
-                    lane.take(stream.clone(), &item);
-                    if lane.is_full() {
-                        self.compare(lane.as_mut(), &suspects).await?;
+                part.count(|counts| counts.events += 1);
+                let Some(stream) = self.stream_of(&part, &item)? else { continue };
+                last = Some((stream.clone(), item.version()));
+                if let Some((earlier, newest)) = &mut within {
+                    if *earlier == stream {
+                        *newest = item.version().max(*newest);
+                        continue;
                     }
+                    self.suspect_all(&part, within.take(), &suspects).await?;
                 }
+                self.shared.progress.meet(&self.shared.pace, &stream.tenant).await?;
+                self.take(&mut lanes, &part, stream, &item, &suspects).await?;
             }
             from = page.next;
+            // The last stream may go on in the next page; all others are at their end.
+            let goes_on = last.filter(|_| from.is_some());
+            for lane in lanes.values_mut().flatten() {
+                lane.end_unless(goes_on.as_ref().map(|(stream, _)| stream));
+                self.compare(lane.as_mut(), &part, &suspects).await?;
+            }
             if from.is_none() {
-                break;
+                self.suspect_all(&part, within.take(), &suspects).await?;
+            }
+            let open = within.clone().or(goes_on);
+            self.shared.reached(&part, from.as_ref().map(E::Place::to_text), open).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands an item to the lanes of its type.
+    async fn take(
+        &self,
+        lanes: &mut Lanes,
+        part: &Arc<Part>,
+        stream: StreamId,
+        item: &ScannedItem,
+        suspects: &mpsc::Sender<Suspect>,
+    ) -> Result<(), Halt> {
+        let Some(lanes) = lanes.get_mut(&stream.aggregate_type) else {
+            part.count(|counts| counts.others += 1);
+            return Ok(());
+        };
+        for lane in lanes {
+            lane.take(stream.clone(), item);
+            if lane.is_full() {
+                self.compare(lane.as_mut(), part, suspects).await?;
             }
         }
-        for lane in lanes.values_mut().flatten() {
-            lane.end();
-            self.compare(lane.as_mut(), &suspects).await?;
+        Ok(())
+    }
+
+    /// Suspects the rows of a stream under every projection.
+    async fn suspect_all(
+        &self,
+        part: &Arc<Part>,
+        stream: Option<(StreamId, u64)>,
+        suspects: &mpsc::Sender<Suspect>,
+    ) -> Result<(), Halt> {
+        let Some((stream, newest)) = stream else { return Ok(()) };
+        for home in self.projections.iter().filter(|home| *home.source() == stream.aggregate_type) {
+            part.count(|counts| counts.aggregates += 1);
+            let subject = Subject::Stream { stream: stream.clone(), due: Some(newest) };
+            self.shared.suspect(suspects, part, Arc::clone(home), subject).await?;
         }
         Ok(())
     }
 
     /// The stream of an item. An item that names no aggregate is reported.
-    fn stream_of(&self, item: &ScannedItem) -> Result<Option<StreamId>, Halt> {
+    fn stream_of(&self, part: &Part, item: &ScannedItem) -> Result<Option<StreamId>, Halt> {
         let other = match item {
             ScannedItem::Event(event) => return Ok(Some(event.envelope.stream())),
             ScannedItem::Unreadable(other) => other,
@@ -299,13 +448,19 @@ impl<E: ScanEvents> Audit<E> {
             finding.version = Some(other.version);
             finding.reason = Some(("no_event", other.error.to_string()));
             self.shared.report.finding(&finding)?;
+            part.count(|counts| counts.finding(&finding));
         }
         Ok(other.stream.clone())
     }
 
-    async fn compare(&self, lane: &mut dyn Lane, suspects: &mpsc::Sender<Suspect>) -> Result<(), Halt> {
-        for suspect in lane.compare().await? {
-            self.shared.suspect(suspects, suspect).await?;
+    async fn compare(
+        &self,
+        lane: &mut dyn Lane,
+        part: &Arc<Part>,
+        suspects: &mpsc::Sender<Suspect>,
+    ) -> Result<(), Halt> {
+        for (home, subject) in lane.compare().await? {
+            self.shared.suspect(suspects, part, home, subject).await?;
         }
         Ok(())
     }
@@ -313,7 +468,16 @@ impl<E: ScanEvents> Audit<E> {
     /// Settles suspects until no more come.
     async fn settle_all(&self, mut questions: mpsc::Receiver<Suspect>) -> Result<(), Halt> {
         let settle = |suspect: Suspect| async move {
-            let settled = self.shared.all_end_with(suspect.home.settle(&suspect).await);
+            let settled = async {
+                let mut findings = suspect.home.settle(&suspect.subject).await?;
+                if !findings.is_empty() && !suspect.part.is_news(suspect.ticket) {
+                    findings.clear();
+                }
+                findings.iter().try_for_each(|finding| self.shared.report.finding(finding))?;
+                suspect.part.settled(suspect.ticket, &findings);
+                Ok(())
+            };
+            let settled = self.shared.all_end_with(settled.await);
             self.shared.report.tally.settled();
             settled
         };
@@ -350,56 +514,4 @@ fn first_failure(results: impl IntoIterator<Item = Result<(), Halt>>) -> Result<
         }
     }
     outcome
-}
-
-/// Runs an audit with the report on `out`, until its end or until it is told to end.
-async fn run(
-    app: &Application,
-    options: Options,
-    aws: &Aws,
-    stop: CancellationToken,
-    screen: Screen,
-    out: Box<dyn std::io::Write + Send>,
-) -> Result<Ended, Unfinished> {
-    let began = Instant::now();
-    let chosen = options.choice.of(app)?;
-    let tables = options.tables.resolve(app, &options.prefix).map_err(misconfigured)?;
-    let format = if options.json { Format::Json } else { Format::Plain };
-    let settings = Settings {
-        segments: options.segments,
-        grace: options.grace(),
-        repair: options.repair,
-        clock: Box::new(clock::now),
-    };
-    // A token of its own, since one failure tells all parts to end.
-    let pace = Pace::new(stop.child_token(), options.rate, rand::random);
-    let dynamodb = aws.dynamodb_in_bulk();
-    let events = DynamoReader::new(dynamodb.clone(), tables.events);
-    let labels = labels(app);
-    let mut audit = Audit::new(events, settings, pace, Report::new(format, screen, out));
-    for spec in chosen {
-        let rows = DynamoRows::new(dynamodb.clone(), tables.rows[&spec.name].clone(), &spec, tables.shards);
-        audit = audit.of(spec.clone(), labels[&spec.name], rows);
-    }
-
-    let (shared, report) = (&audit.shared, audit.report());
-    let total = audit.count().await;
-    let watched = report.screen.show(|| shared.status(), || report.tally.met(), total);
-    let outcome = match select(Box::pin(audit.run()), Box::pin(watched)).await {
-        futures::future::Either::Left((outcome, _)) => outcome,
-        // Progress is shown until the audit ends.
-        futures::future::Either::Right(((), _)) => Err(Halt::Told),
-    };
-    report.screen.clear();
-    let summary = report.summary(outcome.is_ok(), &aws.requests().counts(), began.elapsed());
-    outcome.and(summary).context("the audit was not completed").map_err(Unfinished::Incomplete)?;
-    Ok(if report.tally.is_clean() { Ended::Well } else { Ended::Left })
-}
-
-/// The audit as a process: its options from `args`, of which the first is the program's name, and the environment.
-pub(crate) fn main(app: Application, args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    process::command(args, HINT, |options: Options, stop| async move {
-        let aws = options.aws.access().await.map_err(|error| Unfinished::Misconfigured(error.into()))?;
-        run(&app, options, &aws, stop, Screen::of_stderr(), Box::new(std::io::stdout())).await
-    })
 }

@@ -131,7 +131,7 @@ fn rows_table(text: &str) -> Result<Override, String> {
 }
 
 impl Prefix {
-    fn of<'a>(&'a self, app: &'a Application) -> &'a str {
+    pub(crate) fn of<'a>(&'a self, app: &'a Application) -> &'a str {
         self.prefix.as_deref().unwrap_or_else(|| app.name())
     }
 }

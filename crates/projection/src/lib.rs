@@ -20,6 +20,7 @@ pub mod config;
 mod consumer;
 mod error;
 mod handler;
+mod jobs;
 pub mod metrics;
 mod pace;
 mod projections;

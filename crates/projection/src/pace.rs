@@ -34,6 +34,15 @@ pub(crate) enum Halt {
     /// A call to AWS failed for good: the purpose of the call, and the error.
     #[error("{0}")]
     Aws(&'static str, #[source] AwsError),
+    /// A living process holds the job.
+    #[error("another process is at it: {0}. It goes on from its progress if that process ends")]
+    Held(String),
+    /// Another process took the job, since this one did not answer for long.
+    #[error("another process has taken it over")]
+    TakenOver,
+    /// The command lacks something that an earlier run leaves.
+    #[error("{0}")]
+    Lacking(&'static str),
     /// The report's reader is gone.
     #[error("the report cannot be written")]
     Report(#[from] io::Error),
@@ -68,9 +77,24 @@ impl Pace {
     where
         F: Future<Output = Result<T, AwsError>>,
     {
+        self.attempts(what, true, call).await
+    }
+
+    /// Like [`call`](Self::call), but at once: for calls that read no table under work.
+    pub(crate) async fn unpaced<T, F>(&self, what: &'static str, call: impl Fn() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, AwsError>>,
+    {
+        self.attempts(what, false, call).await
+    }
+
+    async fn attempts<T, F>(&self, what: &'static str, paced: bool, call: impl Fn() -> F) -> Result<T, Halt>
+    where
+        F: Future<Output = Result<T, AwsError>>,
+    {
         let (mut throttled, mut unreachable) = (0, 0);
         loop {
-            if self.rate.is_some() {
+            if paced && self.rate.is_some() {
                 let next = *self.next.lock().unwrap_or_else(PoisonError::into_inner);
                 self.until(next).await?;
             }

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, future::Future};
 
-use millrace_aws::{AwsError, Segment, item, printable};
+use millrace_aws::{AwsError, Place, Segment, item, printable};
 use millrace_core::{
     Invalid, StreamId,
     ids::parse_uuid,
@@ -124,7 +124,7 @@ pub trait AuditRows: WriteRows + ReadRows {
     /// A row as found, valid or not.
     type Row: Clone + Send + Sync + 'static;
     /// Where a scan is.
-    type Cursor: Clone + Send + Sync + 'static;
+    type Cursor: Place;
 
     /// The rows of up to [`MAX_ROWS`](crate::MAX_ROWS) streams, each named once, strongly consistent.
     fn rows(

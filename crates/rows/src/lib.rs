@@ -42,9 +42,9 @@ pub use dynamo::DynamoRow;
 pub use dynamo::DynamoRows;
 pub use layout::{IndexShards, KEY, TARGET, TARGET_INDEX};
 pub use list::{Filter, ListPage, ListQuery, MAX_EXAMINED, TimeRange};
-#[cfg(any(test, feature = "audit"))]
-pub use memory::MemoryRow;
 pub use memory::MemoryRows;
+#[cfg(any(test, feature = "audit"))]
+pub use memory::{MemoryCursor, MemoryRow};
 use millrace_aws::AwsError;
 use millrace_core::{
     StreamId, TenantId,

@@ -17,7 +17,7 @@ use millrace_core::{
 };
 
 #[cfg(any(test, feature = "audit"))]
-pub use self::audit::MemoryRow;
+pub use self::audit::{MemoryCursor, MemoryRow};
 use crate::{
     Consistency, IndexShards, ListPage, ListQuery, MAX_EXAMINED, MAX_FOUND, ReadRows, RowBatch, WriteError,
     WriteOutcome, WriteRows,

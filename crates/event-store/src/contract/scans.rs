@@ -1,15 +1,15 @@
 //! Reading the whole store.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use millrace_aws::Segment;
-use millrace_core::StreamId;
+use millrace_aws::{Place, Segment};
+use millrace_core::{StreamId, Timestamp};
 
 use super::{
     Store,
     given::{assert_same, commit, event, fresh_tenant, large_event, stored, stream_of},
 };
-use crate::{ScannedItem, StoredEvent};
+use crate::{IndexRange, ScannedItem, StoredEvent};
 
 pub(super) fn as_event(item: ScannedItem) -> StoredEvent {
     match item {
@@ -24,7 +24,9 @@ async fn segment<S: Store>(store: &S, segment: Segment) -> Vec<StoredEvent> {
     loop {
         let page = store.scan(segment, from.as_ref()).await.expect("a page is scanned");
         all.extend(page.items.into_iter().map(as_event));
-        from = page.next;
+        // As another process would go on.
+        from =
+            page.next.map(|place| S::Place::from_text(&place.to_text()).expect("a place survives its text"));
         if from.is_none() {
             return all;
         }
@@ -90,6 +92,45 @@ pub async fn a_look_shows_a_stream_with_its_gaps<S: Store>(store: &S) {
     assert_eq!(met, versions);
     let unknown = store.look(&stream_of(&fresh_tenant()), None).await.expect("no stream is no error");
     assert!(unknown.items.is_empty() && unknown.next.is_none());
+}
+
+/// In all shards together, the index shows each aggregate with an event of the type since the time, and no other.
+pub async fn the_index_shows_the_aggregates_with_events_since_a_time<S: Store>(store: &S) {
+    let (tenant, other) = (fresh_tenant(), fresh_tenant());
+    let streams: Vec<_> = (0..20).map(|_| stream_of(&tenant)).collect();
+    let since = event(&streams[0], 1).envelope.timestamp;
+    let old = Timestamp::from_unix_micros(since.unix_micros() - 1);
+    let mut expected = BTreeSet::new();
+    for (n, stream) in streams.iter().chain([&stream_of(&other)]).enumerate() {
+        let mut first = event(stream, 1);
+        if n % 4 == 0 {
+            first.envelope.timestamp = old;
+        }
+        if n % 4 == 1 {
+            first.envelope.event_type = "AnotherType".to_owned();
+        }
+        stored(store, &commit([first])).await;
+        if n % 4 > 1 && stream.tenant == tenant {
+            stored(store, &commit([event(stream, 2)])).await;
+            expected.insert(stream.clone());
+        }
+    }
+    let event_type = event(&streams[0], 1).envelope.event_type;
+    let shards = 16.try_into().expect("more than 0");
+    let mut touched = BTreeSet::new();
+    for shard in Segment::all(shards) {
+        let range = IndexRange { tenant: tenant.clone(), event_type: event_type.clone(), shard, since };
+        let mut from = None;
+        loop {
+            let page = store.touched(&range, from.as_ref()).await.expect("a page of the index is read");
+            touched.extend(page.streams);
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+    }
+    assert_eq!(touched, expected);
 }
 
 /// A stream has begun when it has its first event, and not before.

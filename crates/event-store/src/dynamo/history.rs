@@ -15,7 +15,7 @@ use crate::{
     size::item_size,
 };
 
-const INDEX: &str = "EventType-Timestamp-index";
+pub(super) const INDEX: &str = "EventType-Timestamp-index";
 
 /// How many shards of the index one call reads at the same time.
 const SHARDS_AT_ONCE: usize = 16;

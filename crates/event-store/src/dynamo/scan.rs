@@ -6,10 +6,13 @@ use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, ReturnConsumedC
 use millrace_aws::{AwsError, Segment, printable, units};
 use millrace_core::StreamId;
 
-use super::DynamoReader;
+use super::{DynamoReader, history::INDEX};
 use crate::{
-    Begun, ScanEvents, Scanned, ScannedItem, UnreadableItem,
-    item::{AGGREGATE_ID, Item, VERSION, number, stored_from_item, text},
+    Begun, IndexRange, ScanEvents, Scanned, ScannedItem, Touched, UnreadableItem,
+    item::{
+        AGGREGATE_ID, EVENT_TYPE_KEY, Item, TIMESTAMP, VERSION, event_type_key, number, stored_from_item,
+        text,
+    },
 };
 
 /// A table's key, as the place of a scan.
@@ -49,6 +52,32 @@ impl ScanEvents for DynamoReader {
             .await?;
         let read_units = units(reply.consumed_capacity());
         Ok(scanned(reply.items, reply.last_evaluated_key, read_units))
+    }
+
+    async fn touched(&self, range: &IndexRange, from: Option<&Key>) -> Result<Touched<Key>, AwsError> {
+        let IndexRange { tenant, event_type, shard, since } = range;
+        let reply = self
+            .client
+            .query()
+            .table_name(&*self.events)
+            .index_name(INDEX)
+            .key_condition_expression("#hash = :hash AND #time >= :since")
+            .projection_expression("#stream")
+            .expression_attribute_names("#hash", EVENT_TYPE_KEY)
+            .expression_attribute_names("#time", TIMESTAMP)
+            .expression_attribute_names("#stream", AGGREGATE_ID)
+            .expression_attribute_values(":hash", text(event_type_key(tenant, event_type, shard.number)))
+            .expression_attribute_values(":since", text(since))
+            .set_exclusive_start_key(from.cloned())
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .send()
+            .await?;
+        Ok(Touched {
+            // An item under another key is no event, and no aggregate's.
+            streams: reply.items().iter().filter_map(stream_of).collect(),
+            read_units: units(reply.consumed_capacity()),
+            next: reply.last_evaluated_key.filter(|key| !key.is_empty()),
+        })
     }
 
     async fn begun(&self, streams: &[StreamId]) -> Result<Begun, AwsError> {

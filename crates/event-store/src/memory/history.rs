@@ -7,7 +7,7 @@ use millrace_aws::AwsError;
 use millrace_core::StreamId;
 use serde_json::Map;
 
-use super::{Contents, Index, MemoryStore};
+use super::{Contents, MemoryStore};
 use crate::{
     Direction, Found, HistoryPage, Hit, ReadHistory, ScannedItem, Search, StoredEvent,
     item::item_of,
@@ -52,11 +52,7 @@ impl ReadHistory for MemoryStore {
 
 impl Contents {
     fn search(&self, search: &Search, limit: u16) -> Option<Found> {
-        let shown = match self.index {
-            Index::Whole => self.log.len(),
-            Index::Held(shown) => shown,
-            Index::Absent => return None,
-        };
+        let shown = self.shown()?;
         let is_searched = |event: &&StoredEvent| {
             event.envelope.tenant_id == search.tenant && event.envelope.event_type == search.event_type
         };
@@ -64,7 +60,7 @@ impl Contents {
             let hit = Hit { moment: event.moment(), item: ScannedItem::Event(Box::new(event.clone())) };
             (hit, weight(event))
         };
-        let hits = self.log.iter().take(shown).filter(is_searched).map(hit).collect();
+        let hits = shown.iter().filter(is_searched).map(hit).collect();
         // One shard that shows all it has at once.
         let mut merge = Merge::<()>::new(search, 1, limit);
         merge.add(0, Shown { hits, next: None });

@@ -57,6 +57,8 @@ const PERMISSIONS: [(&str, &[(&str, &str)]); 6] = [
         "AuditPolicy",
         &[
             ("dynamodb:BatchGetItem dynamodb:DescribeTable dynamodb:Query dynamodb:Scan", "table/P-events"),
+            ("dynamodb:Query", "table/P-events/index/EventType-Timestamp-index"),
+            ("dynamodb:PutItem dynamodb:Query", "table/P-jobs"),
             (
                 "dynamodb:BatchGetItem dynamodb:DescribeTable dynamodb:Scan dynamodb:DeleteItem dynamodb:PutItem \
                  dynamodb:UpdateItem",

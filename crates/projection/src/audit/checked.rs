@@ -6,7 +6,7 @@ use std::{
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
-use millrace_aws::Segment;
+use millrace_aws::{Place as _, Segment};
 use millrace_core::{
     AggregateType, StreamId,
     projection::{Aggregation, ProjectionKind, ProjectionSpec, RowUpdate},
@@ -17,7 +17,7 @@ use millrace_rows::{AuditRows, Consistency, ListedRow, MAX_ROWS};
 use tokio::sync::mpsc;
 
 use super::{
-    Shared, Subject, Suspect,
+    Part, Shared, Subject, Suspect,
     finding::{Finding, Kind, Place},
     fold::Fold,
 };
@@ -39,8 +39,22 @@ pub(super) enum Pass {
     Sums,
 }
 
+impl Pass {
+    /// The name of a part of the pass.
+    pub(super) fn part(self, projection: &str, segment: Segment) -> String {
+        let pass = match self {
+            Self::Streams => "rows",
+            Self::Sums => "sums",
+        };
+        format!("{pass}/{projection}/{}", segment.number)
+    }
+}
+
 /// A projection under audit.
 pub(super) trait Audited: Send + Sync {
+    /// Its name and version.
+    fn name(&self) -> &str;
+
     /// The aggregate type whose events it takes.
     fn source(&self) -> &AggregateType;
 
@@ -48,16 +62,17 @@ pub(super) trait Audited: Send + Sync {
     fn has_sums(&self) -> bool;
 
     /// A new lane for one reader of the event store.
-    fn lane(self: Arc<Self>) -> Box<dyn Lane>;
+    fn lane(self: Arc<Self>, part: Arc<Part>) -> Box<dyn Lane>;
 
-    /// Looks at a suspect more closely, reports a row that is wrong, and repairs it where that is asked for.
-    fn settle<'a>(&'a self, suspect: &'a Suspect) -> BoxFuture<'a, Result<(), Halt>>;
+    /// Looks at a suspect more closely, and repairs a wrong row where that is asked for. Returns the findings.
+    fn settle<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Result<Vec<Finding>, Halt>>;
 
     /// Goes through a segment of the rows, and suspects those that the pass is about.
     fn list(
         self: Arc<Self>,
         pass: Pass,
         segment: Segment,
+        part: Arc<Part>,
         suspects: mpsc::Sender<Suspect>,
     ) -> BoxFuture<'static, Result<(), Halt>>;
 
@@ -74,21 +89,25 @@ pub(super) trait Lane: Send {
     /// Whether it holds so many that their rows must be read.
     fn is_full(&self) -> bool;
 
-    /// Tells it that the scan is at its end, and so is the last stream.
-    fn end(&mut self);
+    /// Tells it that its stream is at the end, unless it is this one.
+    fn end_unless(&mut self, goes_on: Option<&StreamId>);
 
     /// Reads the rows of its folds, and returns the suspects.
-    fn compare(&mut self) -> BoxFuture<'_, Result<Vec<Suspect>, Halt>>;
+    fn compare(&mut self) -> BoxFuture<'_, Result<Suspected, Halt>>;
 }
+
+/// Suspects and their projections.
+pub(super) type Suspected = Vec<(Arc<dyn Audited>, Subject)>;
 
 /// The rows of a projection and the events that they are made of.
 pub(super) struct Checked<W, E> {
     pub(super) spec: ProjectionSpec,
+    name: String,
     pub(super) label: &'static str,
     pub(super) rows: W,
     pub(super) events: E,
     pub(super) shared: Arc<Shared>,
-    /// Rows that sum up aggregates and do not exist: each is missed by many of its parts.
+    /// Rows that sum up aggregates and are suspects already: each is met by many of its parts.
     missed: Mutex<HashSet<RowKey>>,
 }
 
@@ -100,7 +119,8 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         events: E,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { spec, label, rows, events, shared, missed: Mutex::default() }
+        let name = spec.name.to_string();
+        Self { spec, name, label, rows, events, shared, missed: Mutex::default() }
     }
 
     /// The rows of some streams, strongly consistent.
@@ -136,9 +156,18 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         Some(RowKey { tenant: update.key.tenant.clone(), id })
     }
 
-    /// The keys, out of these, of rows that do not exist and were not missed before.
-    async fn absent(&self, mut keys: BTreeSet<RowKey>) -> Result<BTreeSet<RowKey>, Halt> {
+    /// The keys, out of these, of rows to look at that were not met before. A whole audit lists rows later, unless they
+    /// do not exist.
+    async fn sums_of(&self, mut keys: BTreeSet<RowKey>) -> Result<BTreeSet<RowKey>, Halt> {
         keys.retain(|key| !self.missed().contains(key));
+        if self.shared.settings.index.is_some() {
+            let mut met = self.missed();
+            if met.len() >= MAX_REMEMBERED {
+                met.clear();
+            }
+            met.extend(keys.iter().cloned());
+            return Ok(keys);
+        }
         let mut absent = keys.clone();
         let (mut wanted, mut failures) = (keys.into_iter().collect::<Vec<_>>(), 0);
         while !wanted.is_empty() {
@@ -179,27 +208,29 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         self: Arc<Self>,
         pass: Pass,
         segment: Segment,
+        part: Arc<Part>,
         suspects: mpsc::Sender<Suspect>,
     ) -> Result<(), Halt> {
-        let mut from = None;
-        loop {
+        let mut from = part.cursor().as_deref().and_then(W::Cursor::from_text);
+        while !part.is_done() {
             let page =
                 self.shared.call("scanning a read model", || self.rows.list(segment, from.as_ref())).await?;
             self.shared.took(page.read_units);
             let is_of_pass = |listed: &ListedRow| matches!(listed, ListedRow::Sum(_)) == (pass == Pass::Sums);
             let listed: Vec<_> = page.listed.into_iter().filter(is_of_pass).collect();
-            self.shared.report.tally.rows(listed.len());
+            let rows = u64::try_from(listed.len()).unwrap_or(u64::MAX);
+            part.count(|counts| counts.rows += rows);
             let (mut streams, mut subjects) = (Vec::new(), Vec::new());
             for listed in listed {
                 match listed {
                     ListedRow::Stream(stream) => streams.push(stream),
                     ListedRow::Sum(key) => subjects.push(Subject::Sum(key)),
                     // No query asks for it and no event leads to it. A person has to find out where it came from.
-                    ListedRow::Unreadable(key) => self.shared.report.finding(&Finding::new(
-                        Kind::Orphaned,
-                        Some(self.label),
-                        Place::Key(key),
-                    ))?,
+                    ListedRow::Unreadable(key) => {
+                        let finding = Finding::new(Kind::Orphaned, Some(self.label), Place::Key(key));
+                        self.shared.report.finding(&finding)?;
+                        part.count(|counts| counts.finding(&finding));
+                    }
                 }
             }
             for streams in streams.chunks(MAX_STREAMS) {
@@ -207,18 +238,20 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
                 subjects.extend(unbegun.into_iter().map(|stream| Subject::Stream { stream, due: None }));
             }
             for subject in subjects {
-                let home = Arc::clone(&self) as Arc<dyn Audited>;
-                self.shared.suspect(&suspects, Suspect { home, subject }).await?;
+                self.shared.suspect(&suspects, &part, Arc::clone(&self) as Arc<dyn Audited>, subject).await?;
             }
             from = page.next;
-            if from.is_none() {
-                return Ok(());
-            }
+            self.shared.reached(&part, from.as_ref().map(W::Cursor::to_text), None).await?;
         }
+        Ok(())
     }
 }
 
 impl<W: AuditRows, E: ScanEvents> Audited for Checked<W, E> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
     fn source(&self) -> &AggregateType {
         &self.spec.source
     }
@@ -227,12 +260,12 @@ impl<W: AuditRows, E: ScanEvents> Audited for Checked<W, E> {
         self.aggregation().is_some()
     }
 
-    fn lane(self: Arc<Self>) -> Box<dyn Lane> {
-        Box::new(Folding { home: self, current: None, done: HashMap::new() })
+    fn lane(self: Arc<Self>, part: Arc<Part>) -> Box<dyn Lane> {
+        Box::new(Folding { home: self, part, current: None, done: HashMap::new() })
     }
 
-    fn settle<'a>(&'a self, suspect: &'a Suspect) -> BoxFuture<'a, Result<(), Halt>> {
-        match &suspect.subject {
+    fn settle<'a>(&'a self, subject: &'a Subject) -> BoxFuture<'a, Result<Vec<Finding>, Halt>> {
+        match subject {
             Subject::Stream { stream, due } => self.settle_stream(stream, *due).boxed(),
             Subject::Sum(key) => self.settle_sum(key).boxed(),
         }
@@ -242,9 +275,10 @@ impl<W: AuditRows, E: ScanEvents> Audited for Checked<W, E> {
         self: Arc<Self>,
         pass: Pass,
         segment: Segment,
+        part: Arc<Part>,
         suspects: mpsc::Sender<Suspect>,
     ) -> BoxFuture<'static, Result<(), Halt>> {
-        self.list_all(pass, segment, suspects).boxed()
+        self.list_all(pass, segment, part, suspects).boxed()
     }
 
     fn count(&self) -> BoxFuture<'_, Option<u64>> {
@@ -255,6 +289,7 @@ impl<W: AuditRows, E: ScanEvents> Audited for Checked<W, E> {
 /// A projection's lane.
 struct Folding<W, E> {
     home: Arc<Checked<W, E>>,
+    part: Arc<Part>,
     current: Option<(StreamId, Fold)>,
     done: HashMap<StreamId, Fold>,
 }
@@ -262,7 +297,8 @@ struct Folding<W, E> {
 impl<W: AuditRows, E: ScanEvents> Lane for Folding<W, E> {
     fn take(&mut self, stream: StreamId, item: &ScannedItem) {
         if self.current.as_ref().is_none_or(|(current, _)| *current != stream) {
-            self.end();
+            self.end_unless(None);
+            self.home.shared.report.tally.hold(1);
             self.current = Some((stream, Fold::default()));
         }
         if let Some((_, fold)) = &mut self.current {
@@ -274,24 +310,28 @@ impl<W: AuditRows, E: ScanEvents> Lane for Folding<W, E> {
         self.done.len() >= MAX_ROWS
     }
 
-    fn end(&mut self) {
-        if let Some((stream, fold)) = self.current.take() {
-            self.home.shared.report.tally.aggregate();
+    fn end_unless(&mut self, goes_on: Option<&StreamId>) {
+        if let Some((stream, fold)) = self.current.take_if(|(stream, _)| Some(&*stream) != goes_on) {
+            self.part.count(|counts| counts.aggregates += 1);
             match self.done.entry(stream) {
                 Entry::Vacant(place) => drop(place.insert(fold)),
                 // The stream's items did not come together.
-                Entry::Occupied(mut place) => place.get_mut().is_in_parts(&fold),
+                Entry::Occupied(mut place) => {
+                    place.get_mut().is_in_parts(&fold);
+                    self.home.shared.report.tally.let_go(1);
+                }
             }
         }
     }
 
-    fn compare(&mut self) -> BoxFuture<'_, Result<Vec<Suspect>, Halt>> {
+    fn compare(&mut self) -> BoxFuture<'_, Result<Suspected, Halt>> {
         let folds = std::mem::take(&mut self.done);
         let home = Arc::clone(&self.home);
         async move {
             // A stream that cannot be folded as it came is read again in any case.
             let readable = folds.iter().filter(|(_, fold)| fold.obstacle.is_none());
             let rows = home.read(readable.map(|(stream, _)| stream.clone()).collect()).await?;
+            let held = u64::try_from(folds.len()).unwrap_or(u64::MAX);
             let (mut subjects, mut targets) = (Vec::new(), BTreeSet::new());
             for (stream, fold) in folds {
                 let is_right = match (&fold.update, rows.get(&stream)) {
@@ -306,9 +346,9 @@ impl<W: AuditRows, E: ScanEvents> Lane for Folding<W, E> {
                     subjects.push(Subject::Stream { stream, due: Some(fold.newest) });
                 }
             }
-            // A row that sums up aggregates is listed later, unless it does not exist.
-            subjects.extend(home.absent(targets).await?.into_iter().map(Subject::Sum));
-            let suspect = |subject| Suspect { home: Arc::clone(&home) as Arc<dyn Audited>, subject };
+            home.shared.report.tally.let_go(held);
+            subjects.extend(home.sums_of(targets).await?.into_iter().map(Subject::Sum));
+            let suspect = |subject| (Arc::clone(&home) as Arc<dyn Audited>, subject);
             Ok(subjects.into_iter().map(suspect).collect())
         }
         .boxed()

@@ -3,14 +3,22 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use clap::Parser;
-use millrace_server::{config::AwsSettings, process::Commanded, telemetry::LogFormat};
+use millrace_core::{Application, TenantId, Timestamp, names, projection::ProjectionSpec};
+use millrace_server::{
+    config::{AwsSettings, table_name},
+    process::Commanded,
+    telemetry::LogFormat,
+};
 
+use super::plan::{Asked, Since};
 use crate::config::{Choice, Prefix, TableSettings};
 
 /// Holds the read models against the event store, and reports every row that is missing, behind or wrong.
 ///
 /// Each finding is a line on standard output: the fault and its place, as name=value; after them a summary. Progress
 /// goes to standard error. It can run beside everything else; rows that are only late are given time.
+///
+/// An audit that was ended or killed goes on where it was when the same command runs again.
 ///
 /// Exits 0 where no fault is left, 1 where one is, 2 where the configuration is wrong, 3 where AWS failed or it was
 /// told to end.
@@ -31,11 +39,42 @@ pub(super) struct Options {
     #[command(flatten)]
     pub(super) tables: TableSettings,
 
+    /// The table of jobs, which has the progress, where it is not named by the prefix.
+    #[arg(long, env = "JOB_TABLE", value_parser = table_name)]
+    pub(super) job_table: Option<String>,
+
+    /// Only aggregates with events since the last complete audit, by the index by type and time. Rows without events are
+    /// not looked at.
+    #[arg(long)]
+    pub(super) recent: bool,
+
+    /// Only aggregates with events since this time, by RFC 3339.
+    #[arg(long, value_name = "TIME", conflicts_with = "recent")]
+    pub(super) since: Option<Timestamp>,
+
+    /// How many seconds before the last complete audit recent changes begin. More than clocks differ and the index lags.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(0..=604_800))]
+    pub(super) overlap: u64,
+
+    /// A tenant that began after the last complete audit of everything: audits of recent changes cover it from now on.
+    #[arg(long = "tenant", value_name = "TENANT")]
+    pub(super) tenants: Vec<TenantId>,
+
+    /// Begins anew, even if an earlier audit has not ended.
+    #[arg(long)]
+    pub(super) anew: bool,
+
+    /// Does nothing if the last complete audit of this kind began within so many days. One that has not ended goes on in
+    /// any case.
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3_650))]
+    pub(super) every: Option<u32>,
+
     /// Repairs the findings: writes missing events, replaces wrong rows, deletes rows without events.
     #[arg(long)]
     pub(super) repair: bool,
 
-    /// Into how many parts each table is divided, which are read side by side: 1 to 256.
+    /// Into how many parts each table is divided, which are read side by side: 1 to 256. An audit that goes on keeps its
+    /// number.
     #[arg(long, default_value = "4", value_parser = segments)]
     pub(super) segments: NonZeroU32,
 
@@ -66,6 +105,30 @@ fn segments(text: &str) -> Result<NonZeroU32, String> {
 }
 
 impl Options {
+    /// The table of jobs.
+    pub(super) fn job_table(&self, app: &Application) -> String {
+        self.job_table.clone().unwrap_or_else(|| names::jobs(self.prefix.of(app)))
+    }
+
+    /// What is asked for.
+    pub(super) fn asked(&self, chosen: &[ProjectionSpec]) -> Asked {
+        let recent = match (self.since, self.recent) {
+            (Some(since), _) => Some(Since::Time(since)),
+            (None, true) => Some(Since::Before(Duration::from_secs(self.overlap))),
+            (None, false) => None,
+        };
+        Asked {
+            projections: chosen.iter().map(|spec| spec.name.to_string()).collect(),
+            choice: self.choice.projection.clone(),
+            segments: self.segments,
+            repair: self.repair,
+            recent,
+            anew: self.anew,
+            every: self.every.map(|days| Duration::from_secs(24 * 60 * 60) * days),
+            tenants: self.tenants.clone(),
+        }
+    }
+
     /// How long a row may be late.
     pub(super) fn grace(&self) -> Duration {
         Duration::from_secs(self.grace)

@@ -4,12 +4,13 @@ use std::{
     collections::BTreeMap,
     io::Write,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -27,99 +28,145 @@ pub(crate) enum Format {
     Json,
 }
 
-/// The counts so far. Only counts are kept.
+/// Counts of an audit, or of a part of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Counts {
+    /// Items of the event store that were read.
+    pub(super) events: u64,
+    /// Aggregates that were compared with their rows.
+    pub(super) aggregates: u64,
+    /// Events of an aggregate type that no projection takes.
+    pub(super) others: u64,
+    /// Rows that were listed.
+    pub(super) rows: u64,
+    /// By kind.
+    findings: [u64; Kind::ALL.len()],
+    healed: u64,
+    left: u64,
+}
+
+impl Counts {
+    /// Counts a finding.
+    pub(super) fn finding(&mut self, finding: &Finding) {
+        let kind = Kind::ALL.iter().position(|kind| *kind == finding.kind);
+        if let Some(count) = kind.and_then(|kind| self.findings.get_mut(kind)) {
+            *count += 1;
+        }
+        *(if finding.is_left() { &mut self.left } else { &mut self.healed }) += 1;
+    }
+
+    /// Adds other counts.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { events, aggregates, others, rows, findings, healed, left } = other;
+        self.events += events;
+        self.aggregates += aggregates;
+        self.others += others;
+        self.rows += rows;
+        self.findings.iter_mut().zip(findings).for_each(|(sum, more)| *sum += more);
+        self.healed += healed;
+        self.left += left;
+    }
+
+    fn facts(&self) -> Vec<(&'static str, Value)> {
+        let mut facts = vec![
+            ("events", json!(self.events)),
+            ("aggregates", json!(self.aggregates)),
+            ("other_events", json!(self.others)),
+            ("rows", json!(self.rows)),
+        ];
+        let names = ["missing", "behind", "different", "ahead", "orphaned", "unreadable", "busy"];
+        facts.extend(names.into_iter().zip(self.findings.iter().map(|count| json!(count))));
+        facts.extend([("healed", json!(self.healed)), ("left", json!(self.left))]);
+        facts
+    }
+}
+
+/// The counts of the whole run so far, and of what is held in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    events: AtomicU64,
-    aggregates: AtomicU64,
-    others: AtomicU64,
-    rows: AtomicU64,
+    counts: Mutex<Counts>,
+    /// Suspects.
     waiting: AtomicU64,
-    healed: AtomicU64,
-    left: AtomicU64,
-    findings: [AtomicU64; Kind::ALL.len()],
+    /// Folds and suspects.
+    held: AtomicU64,
+    most_held: AtomicU64,
     /// In thousandths.
     read_units: AtomicU64,
 }
 
 impl Tally {
-    /// An item of the event store was read.
-    pub(super) fn event(&self) {
-        self.events.fetch_add(1, Relaxed);
-    }
-
-    /// An aggregate was compared with its row.
-    pub(super) fn aggregate(&self) {
-        self.aggregates.fetch_add(1, Relaxed);
-    }
-
-    /// The event read is of an aggregate type that no projection takes.
-    pub(super) fn other(&self) {
-        self.others.fetch_add(1, Relaxed);
-    }
-
-    /// Rows were listed.
-    pub(super) fn rows(&self, rows: usize) {
-        self.rows.fetch_add(u64::try_from(rows).unwrap_or(u64::MAX), Relaxed);
+    /// The counts.
+    pub(super) fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A suspicion is raised.
     pub(super) fn suspected(&self) {
         self.waiting.fetch_add(1, Relaxed);
+        self.hold(1);
     }
 
     /// A suspicion is settled.
     pub(super) fn settled(&self) {
         self.waiting.fetch_sub(1, Relaxed);
+        self.let_go(1);
     }
 
-    /// AWS reported the cost of a call.
+    /// Folds or suspects are in memory.
+    pub(super) fn hold(&self, more: u64) {
+        let held = self.held.fetch_add(more, Relaxed) + more;
+        self.most_held.fetch_max(held, Relaxed);
+    }
+
+    /// They are no longer.
+    pub(super) fn let_go(&self, fewer: u64) {
+        self.held.fetch_sub(fewer, Relaxed);
+    }
+
+    /// The most folds and suspects that were in memory at a time.
+    pub(crate) fn most_held(&self) -> u64 {
+        self.most_held.load(Relaxed)
+    }
+
+    /// AWS reported the cost of a call, or an earlier process of the run did.
     pub(super) fn took(&self, read_units: f64) {
         let thousandths = Duration::try_from_secs_f64(read_units).unwrap_or_default().as_millis();
         self.read_units.fetch_add(u64::try_from(thousandths).unwrap_or(u64::MAX), Relaxed);
     }
 
+    /// The cost so far.
+    pub(super) fn read_units(&self) -> f64 {
+        Duration::from_millis(self.read_units.load(Relaxed)).as_secs_f64()
+    }
+
     /// How many events and rows were read, to compare with their total.
     pub(super) fn met(&self) -> u64 {
-        self.events.load(Relaxed) + self.rows.load(Relaxed)
+        let counts = self.counts();
+        counts.events + counts.rows
     }
 
     /// Whether the event store had no items.
     pub(super) fn has_no_events(&self) -> bool {
-        self.events.load(Relaxed) == 0
+        self.counts().events == 0
     }
 
     /// Whether no finding needs a person.
     pub(crate) fn is_clean(&self) -> bool {
-        self.left.load(Relaxed) == 0
+        self.counts().left == 0
     }
 
     /// The progress, for a person who watches.
     pub(crate) fn status(&self) -> String {
-        let [events, rows, waiting] =
-            [&self.events, &self.rows, &self.waiting].map(|count| count.load(Relaxed));
-        let findings: u64 = self.findings.iter().map(|count| count.load(Relaxed)).sum();
+        let Counts { events, rows, findings, .. } = self.counts().clone();
+        let (findings, waiting) = (findings.iter().sum::<u64>(), self.waiting.load(Relaxed));
         format!("{events} events, {rows} rows, {findings} findings, {waiting} in question")
-    }
-
-    fn facts(&self) -> Vec<(&'static str, Value)> {
-        let count = |count: &AtomicU64| json!(count.load(Relaxed));
-        let mut facts = vec![
-            ("events", count(&self.events)),
-            ("aggregates", count(&self.aggregates)),
-            ("other_events", count(&self.others)),
-            ("rows", count(&self.rows)),
-        ];
-        let names = ["missing", "behind", "different", "ahead", "orphaned", "unreadable", "busy"];
-        facts.extend(names.into_iter().zip(self.findings.iter().map(count)));
-        facts.extend([("healed", count(&self.healed)), ("left", count(&self.left))]);
-        facts
     }
 }
 
 /// A report that is being written.
 pub(crate) struct Report {
-    pub(crate) tally: Tally,
+    pub(crate) tally: Arc<Tally>,
     format: Format,
     pub(super) screen: Screen,
     out: Mutex<Box<dyn Write + Send>>,
@@ -127,17 +174,11 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(format: Format, screen: Screen, out: Box<dyn Write + Send>) -> Self {
-        Self { tally: Tally::default(), format, screen, out: Mutex::new(out) }
+        Self { tally: Arc::default(), format, screen, out: Mutex::new(out) }
     }
 
-    /// Reports a finding.
+    /// Writes a finding.
     pub(super) fn finding(&self, finding: &Finding) -> Result<(), Halt> {
-        let kind = Kind::ALL.iter().position(|kind| *kind == finding.kind);
-        if let Some(count) = kind.and_then(|kind| self.tally.findings.get(kind)) {
-            count.fetch_add(1, Relaxed);
-        }
-        let counted = if finding.is_left() { &self.tally.left } else { &self.tally.healed };
-        counted.fetch_add(1, Relaxed);
         match self.format {
             Format::Plain => self.line(&finding.line()),
             Format::Json => self.line(&finding.json().to_string()),
@@ -152,12 +193,12 @@ impl Report {
         time: Duration,
     ) -> Result<(), Halt> {
         let mut facts = vec![("complete", json!(if complete { "yes" } else { "no" }))];
-        facts.extend(self.tally.facts());
-        let read_units = Duration::from_millis(self.tally.read_units.load(Relaxed)).as_secs_f64();
+        facts.extend(self.tally.counts().facts());
         let total: u64 = requests.values().sum();
         facts.extend([
+            ("most_held", json!(self.tally.most_held())),
             ("requests", json!(total)),
-            ("read_units", json!(read_units)),
+            ("read_units", json!(self.tally.read_units())),
             ("seconds", json!((time.as_secs_f64() * 10.0).round() / 10.0)),
         ]);
         match self.format {

@@ -45,7 +45,11 @@ struct Look<R> {
 impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
     /// Looks at a row, repeatedly where it may only be late, and deals with a fault. `due` is the newest version that
     /// the scan saw of the stream; `None` where the scan saw a row and no event.
-    pub(super) async fn settle_stream(&self, stream: &StreamId, due: Option<u64>) -> Result<(), Halt> {
+    pub(super) async fn settle_stream(
+        &self,
+        stream: &StreamId,
+        due: Option<u64>,
+    ) -> Result<Vec<Finding>, Halt> {
         let (mut deadline, mut wait) = (None, SOON);
         loop {
             let until = {
@@ -73,11 +77,17 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         self.shared.settings.grace.saturating_sub(age)
     }
 
-    /// Reports a fault, and repairs it if the options say so.
-    async fn deal_with(&self, stream: &StreamId, due: Option<u64>, look: Look<W::Row>) -> Result<(), Halt> {
+    /// The findings; repaired if the options say so.
+    async fn deal_with(
+        &self,
+        stream: &StreamId,
+        due: Option<u64>,
+        look: Look<W::Row>,
+    ) -> Result<Vec<Finding>, Halt> {
+        let mut findings = Vec::new();
         if due.is_none() && look.fold.newest > 0 {
             // The row was suspected to have no events. It has some, so the forward pass has looked at it.
-            return Ok(());
+            return Ok(findings);
         }
         let place = Place::Stream(stream.clone());
         if let Some((version, obstacle)) = &look.fold.obstacle {
@@ -86,9 +96,14 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
             finding.store = Some(look.fold.newest);
             finding.version = Some(*version);
             finding.reason = Some((obstacle.reason(), obstacle.to_string()));
-            self.shared.report.finding(&finding)?;
+            findings.push(finding);
         }
-        let Some(kind) = look.kind else { return Ok(()) };
+        let Some(kind) = look.kind else { return Ok(findings) };
+        // The scan may have met the stream in pieces, and an old one of them led here.
+        let is_behind = look.version.is_some_and(|version| version < look.fold.folded);
+        let is_late = is_behind && self.grace(&look).is_zero();
+        let kind = if kind == Kind::Different && is_late { Kind::Behind } else { kind };
+        let look = Look { kind: Some(kind), ..look };
         let mut finding = Finding::new(kind, Some(self.label), place);
         finding.row = look.version;
         finding.store = Some(look.fold.newest).filter(|newest| *newest > 0);
@@ -101,7 +116,8 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         } else if self.shared.settings.repair {
             finding.repair = Some(self.repair(stream, due, look).await?);
         }
-        self.shared.report.finding(&finding)
+        findings.push(finding);
+        Ok(findings)
     }
 
     /// Reads a row and then its stream. The row should be at `due` at least, as far as that can be read.

@@ -22,15 +22,18 @@ const MAX_CHANGES: u32 = 5;
 
 impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
     /// Looks at a row until it is right, or has been wrong for longer than the grace, and deals with a fault.
-    pub(super) async fn settle_sum(&self, key: &RowKey) -> Result<(), Halt> {
+    pub(super) async fn settle_sum(&self, key: &RowKey) -> Result<Vec<Finding>, Halt> {
         let mut wait = SOON;
         let mut seen: Option<(Option<u64>, Instant)> = None;
         let mut changes = 0;
         loop {
             let until = {
                 let _turn = self.shared.turn().await?;
-                let Some(sum) = self.sum(key).await? else { return Ok(()) };
-                let Some(kind) = kind_of(&sum) else { return Ok(()) };
+                let sum = match self.sum(key).await? {
+                    Ok(sum) => sum,
+                    Err(finding) => return Ok(vec![finding]),
+                };
+                let Some(kind) = kind_of(&sum) else { return Ok(Vec::new()) };
                 let (version, now) = (sum.row.as_ref().and_then(W::version), Instant::now());
                 match seen {
                     Some((before, deadline)) if before == version => {
@@ -42,7 +45,7 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
                     Some(_) | None => {
                         changes += 1;
                         if changes > MAX_CHANGES {
-                            return self.report_sum(Kind::Busy, &sum, None);
+                            return Ok(vec![self.finding_of_sum(Kind::Busy, &sum, None)]);
                         }
                         wait = SOON;
                         let deadline = now + self.shared.settings.grace;
@@ -56,44 +59,53 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         }
     }
 
-    /// The row beside the fold of its parts. A part that cannot be read is reported; there is no such fold.
-    async fn sum(&self, key: &RowKey) -> Result<Option<Sum<W::Row>>, Halt> {
+    /// The row beside the fold of its parts, or the finding that there is none, since a part cannot be read.
+    async fn sum(&self, key: &RowKey) -> Result<Result<Sum<W::Row>, Finding>, Halt> {
         let detail = match self.shared.attempt("adding up parts", || self.rows.sum(key)).await? {
             Ok(sum) => {
                 self.shared.took(sum.read_units);
-                return Ok(Some(sum));
+                return Ok(Ok(sum));
             }
             Err(detail) => detail,
         };
         let mut finding = Finding::new(Kind::Unreadable, Some(self.label), Place::Row(key.clone()));
         finding.reason = Some(("bad_part", detail));
-        self.shared.report.finding(&finding)?;
-        Ok(None)
+        Ok(Err(finding))
     }
 
-    /// Reports a fault, and repairs it if the options say so.
-    async fn deal_with_sum(&self, kind: Kind, sum: Sum<W::Row>) -> Result<(), Halt> {
-        let repair = if self.shared.settings.repair { Some(self.repair_sum(&sum).await?) } else { None };
-        self.report_sum(kind, &sum, repair)
+    /// The findings; repaired if the options say so.
+    async fn deal_with_sum(&self, kind: Kind, sum: Sum<W::Row>) -> Result<Vec<Finding>, Halt> {
+        let mut findings = Vec::new();
+        let repair = match self.shared.settings.repair {
+            true => Some(self.repair_sum(&sum, &mut findings).await?),
+            false => None,
+        };
+        findings.push(self.finding_of_sum(kind, &sum, repair));
+        Ok(findings)
     }
 
-    fn report_sum(&self, kind: Kind, sum: &Sum<W::Row>, repair: Option<Repair>) -> Result<(), Halt> {
+    fn finding_of_sum(&self, kind: Kind, sum: &Sum<W::Row>, repair: Option<Repair>) -> Finding {
         let mut finding = Finding::new(kind, Some(self.label), Place::Row(sum.key.clone()));
         finding.row = sum.row.as_ref().and_then(W::version);
         finding.attributes.clone_from(&sum.differences);
         finding.repair = repair;
-        self.shared.report.finding(&finding)
+        finding
     }
 
     /// Replaces a row by the fold of its parts, on the condition that the row is as it was found.
-    async fn repair_sum(&self, sum: &Sum<W::Row>) -> Result<Repair, Halt> {
+    async fn repair_sum(&self, sum: &Sum<W::Row>, findings: &mut Vec<Finding>) -> Result<Repair, Halt> {
         let mut repair = Repair::default();
         let mut sum = sum.clone();
         for _ in 0..ROUNDS {
             let replaced = self.shared.call("replacing a row", || self.rows.replace_sum(&sum)).await?;
             repair.add(replaced.then_some(Step::Replaced));
-            let Some(now) = self.sum(&sum.key).await? else { break };
-            sum = now;
+            match self.sum(&sum.key).await? {
+                Ok(now) => sum = now,
+                Err(finding) => {
+                    findings.push(finding);
+                    break;
+                }
+            }
             repair.healed = kind_of(&sum).is_none();
             // A row that was not replaced has changed: its present differences may only be late.
             if repair.healed || !replaced {

@@ -4,6 +4,7 @@ mod findings;
 mod hardship;
 mod live;
 mod repairs;
+mod resuming;
 mod unruly;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 };
 
 use millrace_core::{
-    Timestamp,
+    EventCodec as _, Timestamp,
     projection::{ProjectionKind, ProjectionSpec, RowChange, RowUpdate},
     row::{Attributes, RowKey},
 };
@@ -23,14 +24,16 @@ use millrace_rows::{AuditRows, MemoryRows, WriteOutcome, WriteRows as _};
 use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{
-    app::{app, cards, groups, totals},
+    app::{Event, app, cards, groups, totals},
     world::{assert_rows, counter, counter_with, noon},
 };
 use crate::{
     apply::{merge, update_of_stored},
-    audit::{Audit, Format, Report, Screen, Settings},
+    audit::{Asked, Audit, Format, Index, Planned, Report, Screen, Settings, Since, plan},
+    jobs::MemoryJobs,
     pace::{Halt, Pace},
 };
 
@@ -41,6 +44,7 @@ struct Bench {
     cards: MemoryRows,
     totals: MemoryRows,
     groups: MemoryRows,
+    jobs: MemoryJobs,
 }
 
 impl Default for Bench {
@@ -50,6 +54,7 @@ impl Default for Bench {
             cards: MemoryRows::new(&cards()),
             totals: MemoryRows::new(&totals()),
             groups: MemoryRows::new(&groups()),
+            jobs: MemoryJobs::default(),
         }
     }
 }
@@ -72,6 +77,7 @@ struct How {
     rate: Option<u32>,
     format: Format,
     clock: fn() -> Timestamp,
+    recent: Option<Since>,
 }
 
 /// A time long after all events.
@@ -91,6 +97,7 @@ const LOOK: How = How {
     rate: None,
     format: Format::Plain,
     clock: later,
+    recent: None,
 };
 
 const REPAIR: How = How { repair: true, ..LOOK };
@@ -121,8 +128,50 @@ impl Outcome {
     }
 }
 
-/// An audit, not yet run. Where its clock shows noon, that is the time of this call.
-fn audit<E, C, T, G>(
+/// What an audit is asked for.
+fn asked(how: How) -> Asked {
+    Asked {
+        projections: app().projections().iter().map(|spec| spec.name.to_string()).collect(),
+        choice: None,
+        segments: NonZeroU32::new(how.segments).unwrap(),
+        repair: how.repair,
+        recent: how.recent,
+        anew: false,
+        every: None,
+        tenants: Vec::new(),
+    }
+}
+
+/// An audit of no projection yet. Where its clock shows noon, that is the time of this call.
+async fn bare<E: ScanEvents>(
+    jobs: &MemoryJobs,
+    events: E,
+    how: How,
+    stop: &CancellationToken,
+    out: impl io::Write + Send + 'static,
+) -> Audit<E> {
+    let (began, clock) = (Instant::now(), how.clock);
+    let clock = move || {
+        let passed = i64::try_from(began.elapsed().as_micros()).unwrap();
+        Timestamp::from_unix_micros(clock().unix_micros() + passed)
+    };
+    let pace = Pace::new(stop.child_token(), how.rate, || 0.5);
+    let planned =
+        plan(Arc::new(jobs.clone()), &asked(how), &Uuid::new_v4().to_string(), clock(), &pace).await;
+    let Planned::Run(progress) = planned.unwrap() else { panic!("a run that is not due") };
+    let index = Index { shards: NonZeroU32::new(3).unwrap(), event_types: Event::EVENT_TYPES.to_vec() };
+    let settings = Settings {
+        grace: how.grace,
+        repair: how.repair,
+        index: how.recent.map(|_| index),
+        clock: Box::new(clock),
+    };
+    Audit::new(events, settings, pace, Report::new(how.format, Screen::Lines, Box::new(out)), *progress)
+}
+
+/// An audit of all projections, not yet run.
+async fn audit<E, C, T, G>(
+    jobs: &MemoryJobs,
     events: E,
     rows: (C, T, G),
     how: How,
@@ -135,27 +184,27 @@ where
     T: AuditRows,
     G: AuditRows,
 {
-    let (began, clock) = (Instant::now(), how.clock);
-    let clock = move || {
-        let passed = i64::try_from(began.elapsed().as_micros()).unwrap();
-        Timestamp::from_unix_micros(clock().unix_micros() + passed)
-    };
-    let settings = Settings {
-        segments: NonZeroU32::new(how.segments).unwrap(),
-        grace: how.grace,
-        repair: how.repair,
-        clock: Box::new(clock),
-    };
-    let pace = Pace::new(stop.child_token(), how.rate, || 0.5);
     let (cards_rows, totals_rows, groups_rows) = rows;
-    Audit::new(events, settings, pace, Report::new(how.format, Screen::Lines, Box::new(out)))
+    bare(jobs, events, how, stop, out)
+        .await
         .of(cards(), "counter-cards", cards_rows)
         .of(totals(), "counter-totals", totals_rows)
         .of(groups(), "group-totals", groups_rows)
 }
 
+/// An audit of cards alone, whose report nobody reads.
+async fn audit_of_cards<E: ScanEvents>(
+    jobs: &MemoryJobs,
+    events: E,
+    rows: MemoryRows,
+    how: How,
+    stop: &CancellationToken,
+) -> Audit<E> {
+    bare(jobs, events, how, stop, io::sink()).await.of(cards(), "counter-cards", rows)
+}
+
 /// Runs an audit to its end.
-async fn run<E, C, T, G>(events: E, rows: (C, T, G), how: How) -> Outcome
+async fn run<E, C, T, G>(jobs: &MemoryJobs, events: E, rows: (C, T, G), how: How) -> Outcome
 where
     E: ScanEvents,
     C: AuditRows,
@@ -163,7 +212,7 @@ where
     G: AuditRows,
 {
     let written = Text::default();
-    let audit = audit(events, rows, how, &CancellationToken::new(), written.clone());
+    let audit = audit(jobs, events, rows, how, &CancellationToken::new(), written.clone()).await;
     let result = audit.run().await;
     audit.report().summary(result.is_ok(), &[].into(), Duration::ZERO).unwrap();
     let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
@@ -256,7 +305,7 @@ impl Bench {
     }
 
     async fn audit(&self, how: How) -> Outcome {
-        run(self.store.clone(), self.all_rows(), how).await
+        run(&self.jobs, self.store.clone(), self.all_rows(), how).await
     }
 
     /// Fails unless every row is the fold of its events, and there is no other.

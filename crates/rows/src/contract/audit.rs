@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use millrace_aws::{AwsError, Segment};
+use millrace_aws::{AwsError, Place as _, Segment};
 use millrace_core::{
     EventId, StreamId, TenantId,
     projection::{RowChange, RowUpdate},
@@ -171,7 +171,10 @@ impl<S: AuditRows> Desk<'_, S> {
                 for row in page.listed.into_iter().filter(&chosen) {
                     *seen.entry(row).or_insert(0) += 1;
                 }
-                from = page.next;
+                // As another process would go on.
+                from = page
+                    .next
+                    .map(|place| S::Cursor::from_text(&place.to_text()).expect("a place survives its text"));
                 if from.is_none() {
                     break;
                 }

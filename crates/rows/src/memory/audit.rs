@@ -1,6 +1,8 @@
 //! An audit's requests to rows in memory.
 
-use millrace_aws::{AwsError, Segment};
+use std::ops::Bound;
+
+use millrace_aws::{AwsError, Place, Segment};
 use millrace_core::{
     StreamId, TenantId,
     projection::RowUpdate,
@@ -27,6 +29,41 @@ pub struct MemoryRow {
     version: u64,
     /// The item that it would be on DynamoDB.
     item: Attributes,
+}
+
+/// The last key of a page: rows are listed before parts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MemoryCursor {
+    /// That of a row.
+    Row(RowKey),
+    /// That of a part.
+    Part(String),
+}
+
+impl MemoryCursor {
+    fn key(&self) -> String {
+        match self {
+            Self::Row(key) => key.to_string(),
+            Self::Part(key) => key.clone(),
+        }
+    }
+}
+
+impl Place for MemoryCursor {
+    fn to_text(&self) -> String {
+        match self {
+            Self::Row(key) => format!("row {key}"),
+            Self::Part(key) => format!("part {key}"),
+        }
+    }
+
+    fn from_text(text: &str) -> Option<Self> {
+        match text.split_once(' ')? {
+            ("row", key) => Some(Self::Row(key.parse().ok()?)),
+            ("part", key) => Some(Self::Part(key.to_owned())),
+            _ => None,
+        }
+    }
 }
 
 impl MemoryRow {
@@ -73,7 +110,7 @@ impl MemoryRows {
 
 impl AuditRows for MemoryRows {
     type Row = MemoryRow;
-    type Cursor = usize;
+    type Cursor = MemoryCursor;
 
     async fn rows(&self, streams: &[StreamId]) -> Result<FoundRows<MemoryRow>, AwsError> {
         let table = self.table();
@@ -89,17 +126,29 @@ impl AuditRows for MemoryRows {
         Ok(Expected::of(&self.layout, expected)?.differences(&row.item))
     }
 
-    async fn list(&self, segment: Segment, from: Option<&usize>) -> Result<ListedRows<usize>, AwsError> {
+    async fn list(
+        &self,
+        segment: Segment,
+        from: Option<&MemoryCursor>,
+    ) -> Result<ListedRows<MemoryCursor>, AwsError> {
         let table = self.table();
-        let keys = table.rows.rows.keys().map(RowKey::to_string).chain(table.parts.keys().cloned());
-        let ours = |key: &String| {
-            let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, key.as_bytes()).as_u128();
+        let (row, part) = match from {
+            None => (Bound::Unbounded, Bound::Unbounded),
+            Some(MemoryCursor::Row(row)) => (Bound::Excluded(row.clone()), Bound::Unbounded),
+            Some(MemoryCursor::Part(part)) => (Bound::Unbounded, Bound::Excluded(part.clone())),
+        };
+        let rows =
+            table.rows.rows.range((row, Bound::Unbounded)).map(|(key, _)| MemoryCursor::Row(key.clone()));
+        let rows = rows.take(if matches!(from, Some(MemoryCursor::Part(_))) { 0 } else { usize::MAX });
+        let parts =
+            table.parts.range((part, Bound::Unbounded)).map(|(key, _)| MemoryCursor::Part(key.clone()));
+        let ours = |place: &MemoryCursor| {
+            let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, place.key().as_bytes()).as_u128();
             hash % u128::from(segment.of.get()) == u128::from(segment.number)
         };
-        let from = from.copied().unwrap_or_default();
-        let keys = keys.filter(ours).skip(from).take(LISTED);
-        let listed: Vec<_> = keys.map(|key| ListedRow::of(&self.layout, &key)).collect();
-        let next = (listed.len() == LISTED).then_some(from + LISTED);
+        let places: Vec<_> = rows.chain(parts).filter(ours).take(LISTED).collect();
+        let listed = places.iter().map(|place| ListedRow::of(&self.layout, &place.key())).collect();
+        let next = places.last().filter(|_| places.len() == LISTED).cloned();
         Ok(ListedRows { listed, next, read_units: 1.0 })
     }
 

@@ -159,7 +159,7 @@ async fn a_sum_that_is_not_there_is_missed_from_the_side_of_its_parts() {
     let bench = Bench::full().await;
     let lost = RowKey { tenant: "acme".parse().unwrap(), id: "red".to_owned() };
     let whims = Whims { lost: Some(lost), ..Whims::default() };
-    let outcome = run(bench.store.clone(), Unruly::all(&bench, &whims, 1), LOOK).await;
+    let outcome = run(&bench.jobs, bench.store.clone(), Unruly::all(&bench, &whims, 1), LOOK).await;
     outcome.assert_finds(&[r#"MISSING group-totals tenant=acme id="red""#.to_owned()]);
 }
 

@@ -19,7 +19,7 @@ use crate::pace::Halt;
 /// An audit of a bench with whims.
 async fn whimsical(bench: &Bench, whims: Whims, seed: u64, how: How) -> Outcome {
     let events = Unruly::new(bench.store.clone(), whims.clone(), seed);
-    run(events, Unruly::all(bench, &whims, seed), how).await
+    run(&bench.jobs, events, Unruly::all(bench, &whims, seed), how).await
 }
 
 #[tokio::test]
@@ -85,7 +85,7 @@ async fn of_rows_in_question_there_are_only_so_many_and_the_readers_wait() {
     }
     let how = How { clock: at_first, ..LOOK };
     let stop = CancellationToken::new();
-    let audit = audit(bench.store.clone(), bench.all_rows(), how, &stop, Text::default());
+    let audit = audit(&bench.jobs, bench.store.clone(), bench.all_rows(), how, &stop, Text::default()).await;
     let watch = async {
         sleep(how.grace / 2).await;
         audit.report().tally.status()
@@ -106,7 +106,7 @@ async fn of_rows_in_question_there_are_only_so_many_and_the_readers_wait() {
 async fn an_audit_takes_no_more_read_units_a_second_than_it_was_told() {
     let bench = Bench::full().await;
     let began = Instant::now();
-    run(bench.store.clone(), bench.all_rows(), LOOK).await.assert_finds(&[]);
+    bench.audit(LOOK).await.assert_finds(&[]);
     assert_eq!(began.elapsed(), Duration::ZERO);
     let began = Instant::now();
     let outcome = bench.audit(How { rate: Some(2), ..LOOK }).await;
@@ -124,8 +124,8 @@ async fn an_audit_that_is_told_to_end_does_so_and_says_that_it_is_not_complete()
     let bench = Bench::default();
     counter_with(&bench.store, 1, 51).await;
     let stop = CancellationToken::new();
-    let audit =
-        audit(bench.store.clone(), bench.all_rows(), How { clock: noon, ..LOOK }, &stop, Text::default());
+    let how = How { clock: noon, ..LOOK };
+    let audit = audit(&bench.jobs, bench.store.clone(), bench.all_rows(), how, &stop, Text::default()).await;
     let told = async {
         sleep(Duration::from_secs(20)).await;
         stop.cancel();
@@ -145,7 +145,8 @@ async fn where_one_part_fails_the_others_do_not_wait() {
     let cards = Unruly::new(bench.cards.clone(), refused, 1);
     let how = How { clock: at_first, segments: 1, ..LOOK };
     let began = Instant::now();
-    let outcome = run(bench.store.clone(), (cards, bench.totals.clone(), bench.groups.clone()), how).await;
+    let rows = (cards, bench.totals.clone(), bench.groups.clone());
+    let outcome = run(&bench.jobs, bench.store.clone(), rows, how).await;
     assert!(matches!(outcome.result, Err(Halt::Aws(_, AwsError::Refused(_)))), "{:?}", outcome.result);
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
@@ -169,7 +170,7 @@ async fn an_audit_whose_report_nobody_takes_ends() {
     spoil(&bench).await;
     let stop = CancellationToken::new();
     let audit: super::Audit<MemoryStore> =
-        audit(bench.store, Bench::default().all_rows(), LOOK, &stop, Closed);
+        audit(&bench.jobs, bench.store.clone(), Bench::default().all_rows(), LOOK, &stop, Closed).await;
     assert!(matches!(audit.run().await, Err(Halt::Report(_))));
     assert!(!stop.is_cancelled(), "only its own parts are told to end");
 }

@@ -172,6 +172,7 @@ async fn live_traffic_beside_an_audit_yields_no_finding_and_nothing_to_repair() 
         let whims = Whims { gives_way: true, leaves: true, ..Whims::default() };
         let how = if seed % 2 == 0 { LOOK } else { REPAIR };
         let audit = run(
+            &bench.jobs,
             Unruly::new(bench.store.clone(), whims.clone(), seed),
             Unruly::all(&bench, &whims, seed),
             How { clock: at_first, segments: 2, ..how },

@@ -10,8 +10,8 @@ use millrace_core::{
 };
 use millrace_event_store::StoredEvent;
 use millrace_rows::{
-    AuditRows, Consistency, FoundRows, ListPage, ListQuery, ListedRows, MemoryRows, ReadRows, RowBatch, Sum,
-    WriteError, WriteOutcome, WriteRows,
+    AuditRows, Consistency, FoundRows, ListPage, ListQuery, ListedRows, MemoryCursor, MemoryRows, ReadRows,
+    RowBatch, Sum, WriteError, WriteOutcome, WriteRows,
 };
 
 use super::{
@@ -180,7 +180,7 @@ impl ReadRows for Busy {
 
 impl AuditRows for Busy {
     type Row = Row;
-    type Cursor = usize;
+    type Cursor = MemoryCursor;
 
     async fn rows(&self, streams: &[StreamId]) -> Result<FoundRows<Row>, AwsError> {
         self.rows.rows(streams).await
@@ -194,7 +194,11 @@ impl AuditRows for Busy {
         self.rows.differences(row, expected)
     }
 
-    async fn list(&self, segment: Segment, from: Option<&usize>) -> Result<ListedRows<usize>, AwsError> {
+    async fn list(
+        &self,
+        segment: Segment,
+        from: Option<&MemoryCursor>,
+    ) -> Result<ListedRows<MemoryCursor>, AwsError> {
         self.rows.list(segment, from).await
     }
 
@@ -235,7 +239,7 @@ async fn repaired_amid(versions: &[u64]) -> (Bench, Vec<String>) {
 /// Repairs a bench that other processes change, and returns the findings.
 async fn audited(bench: &Bench, others: impl IntoIterator<Item = Interference>) -> Vec<String> {
     let rows = (Busy::new(bench, others), bench.totals.clone(), bench.groups.clone());
-    let outcome = run(bench.store.clone(), rows, REPAIR).await;
+    let outcome = run(&bench.jobs, bench.store.clone(), rows, REPAIR).await;
     assert!(outcome.result.is_ok(), "{:?}", outcome.result);
     outcome.lines
 }
@@ -281,7 +285,7 @@ async fn an_event_that_was_taken_for_a_known_one_while_its_row_was_too_new_is_no
 async fn no_row_is_deleted_because_the_event_store_is_empty() {
     let bench = Bench::full().await;
     let nothing = millrace_event_store::MemoryStore::default();
-    let outcome = run(nothing, bench.all_rows(), REPAIR).await;
+    let outcome = run(&bench.jobs, nothing, bench.all_rows(), REPAIR).await;
     assert!(outcome.summary.contains(" healed=0"), "{}", outcome.summary);
     assert!(!outcome.summary.contains(" left=0"), "{}", outcome.summary);
     bench.assert_right().await;

@@ -11,14 +11,16 @@ use millrace_core::{
     projection::RowUpdate,
     row::{LookupSchema, Position, RowKey, StoredRow},
 };
-use millrace_event_store::{Begun, MemoryStore, Page, ReadEvents, ScanEvents, Scanned, ScannedItem};
+use millrace_event_store::{
+    Begun, IndexRange, MemoryPlace, MemoryStore, Page, ReadEvents, ScanEvents, Scanned, ScannedItem, Touched,
+};
 use millrace_rows::{
     AuditRows, Consistency, FoundRows, ListPage, ListQuery, ListedRow, ListedRows, MemoryRows, ReadRows,
     RowBatch, Sum, WriteError, WriteOutcome, WriteRows,
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
 
-use super::Bench;
+use super::{super::world::counter, Bench};
 
 /// The permitted behaviour.
 #[derive(Debug, Clone, Default)]
@@ -92,9 +94,13 @@ impl ReadEvents for Unruly<MemoryStore> {
 }
 
 impl ScanEvents for Unruly<MemoryStore> {
-    type Place = usize;
+    type Place = MemoryPlace;
 
-    async fn scan(&self, segment: Segment, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
+    async fn scan(
+        &self,
+        segment: Segment,
+        from: Option<&MemoryPlace>,
+    ) -> Result<Scanned<MemoryPlace>, AwsError> {
         if !self.whims.disorder {
             return self.call(self.inner.scan(segment, from)).await;
         }
@@ -111,17 +117,31 @@ impl ScanEvents for Unruly<MemoryStore> {
             all.shuffle(&mut *self.chance.lock().unwrap());
             self.scans.lock().unwrap().insert(segment.number, all);
         }
-        let from = from.copied().unwrap_or_default();
+        // The number of items that were handed out.
+        let from = from.map_or(0, |from| usize::try_from(from.version).unwrap());
         let size = usize::try_from(self.below(5)).unwrap();
         let scans = self.scans.lock().unwrap();
         let all = &scans[&segment.number];
         let items: Vec<_> = all.iter().skip(from).take(size).cloned().collect();
-        let next = (from + size < all.len()).then_some(from + size);
+        let place = |n| MemoryPlace { stream: counter(0), version: u64::try_from(n).unwrap() };
+        let next = (from + size < all.len()).then_some(place(from + size));
         Ok(Scanned { items, next, read_units: 1.0 })
     }
 
-    async fn look(&self, stream: &StreamId, from: Option<&usize>) -> Result<Scanned<usize>, AwsError> {
+    async fn look(
+        &self,
+        stream: &StreamId,
+        from: Option<&MemoryPlace>,
+    ) -> Result<Scanned<MemoryPlace>, AwsError> {
         self.call(self.inner.look(stream, from)).await
+    }
+
+    async fn touched(
+        &self,
+        range: &IndexRange,
+        from: Option<&MemoryPlace>,
+    ) -> Result<Touched<MemoryPlace>, AwsError> {
+        self.call(self.inner.touched(range, from)).await
     }
 
     async fn begun(&self, streams: &[StreamId]) -> Result<Begun, AwsError> {
