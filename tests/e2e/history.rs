@@ -196,6 +196,7 @@ async fn searched(app: &TestApp, event_type: &str, order: SortOrder, page_size: 
             page_size,
             page_token,
             after: None,
+            follow: false,
         };
         let page = app.history().search_events(request).await.unwrap().into_inner();
         met.extend(page.events.into_iter().map(|event| {
