@@ -8,13 +8,15 @@ use std::{
 use command_service::{Orders, Users};
 use futures::future::join_all;
 use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
-use millrace_event_store::{AppendError, BLOCK_VERSIONS, MemoryStore};
+use millrace_core::{Envelope, EventId};
+use millrace_event_store::{AppendError, AppendEvents as _, BLOCK_VERSIONS, Commit, MemoryStore};
 use shop::{
     contracts::{command::user_command_service_server::UserCommandService as _, types::OrderStatus},
     user::User,
 };
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
+use uuid::Uuid;
 
 use crate::support::{Accepted, CONFIG, Lossy, Replica, reason, replica, replica_with, settled, user};
 
@@ -132,6 +134,41 @@ async fn a_retry_is_recognised_by_a_replica_that_has_an_old_state() {
     assert_eq!(there.rename(&john, "Newer", "d").await.unwrap(), (4, false));
     assert_eq!(here.rename(&john, "New", "c").await.unwrap(), (3, true));
     assert_eq!(store.all().len(), 4);
+}
+
+/// In a rollout a retry comes to a replica of the newer release.
+#[tokio::test]
+async fn a_stream_with_an_event_of_a_newer_release_is_left_to_its_replicas() {
+    let newer: [fn(&mut Envelope); 2] =
+        [|event| event.event_type = "UserErased".into(), |event| event.schema_version += 1];
+    for of_newer_release in newer {
+        let store = MemoryStore::default();
+        // One that has the state before that event, one that has it from an append, and one that has none.
+        let (warm, cold) = (replica(&store), replica(&store));
+        let john = warm.create_user(user("john@example.com", "a")).await.unwrap().aggregate_id;
+        warm.rename(&john, "Jack", "b").await.unwrap();
+        let mut event = store.all().pop().unwrap();
+        event.envelope.version = 3;
+        event.envelope.event_id = EventId(Uuid::from_u128(3));
+        event.envelope.command_id = "c".parse().unwrap();
+        of_newer_release(&mut event.envelope);
+        let commit = Commit { events: vec![event], claims: vec![], releases: vec![] };
+        store.append(&commit).await.unwrap();
+
+        for refused in [
+            warm.rename(&john, "Jane", "d").await.unwrap_err(),
+            cold.rename(&john, "Jane", "d").await.unwrap_err(),
+            cold.rename(&john, "Jack", "b").await.unwrap_err(),
+        ] {
+            assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "NEWER_RELEASE"));
+            assert_eq!(refused.get_error_details().error_info().unwrap().metadata["version"], "3");
+        }
+        // Answers that do not depend on that event.
+        assert_eq!(warm.rename(&john, "Jack", "b").await.unwrap(), (2, true));
+        assert!(cold.create_user(user("john@example.com", "a")).await.unwrap().replayed);
+        assert!(cold.create_order(&john).await.is_ok());
+        assert_eq!(store.all().len(), 4, "an order, and no further event of the user");
+    }
 }
 
 #[tokio::test]

@@ -177,7 +177,13 @@ pub(crate) fn fold<A: Aggregate<Event: EventCodec>>(
         let broken = |error: &dyn std::error::Error| {
             Failure::Internal(format!("event {} of its stream: {error}", entry.event_id))
         };
-        let recorded: CommittedEvent<A::Event> = entry.recorded().map_err(|error| broken(&error))?;
+        let recorded: CommittedEvent<A::Event> = entry.recorded().map_err(|error| {
+            if error.is_of_newer_release() {
+                Failure::NewerRelease { version: entry.version, reason: error.to_string() }
+            } else {
+                broken(&error)
+            }
+        })?;
         state.apply(&recorded).map_err(|error| broken(&error))
     })
 }

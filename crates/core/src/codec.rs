@@ -52,6 +52,16 @@ pub enum DecodeError {
     },
 }
 
+impl DecodeError {
+    /// Whether a newer release wrote the event, so that a replica of that release can read it.
+    pub fn is_of_newer_release(&self) -> bool {
+        match self {
+            Self::UnknownType | Self::NewerSchema { .. } => true,
+            Self::Malformed(_) | Self::BadField { .. } => false,
+        }
+    }
+}
+
 /// A domain event that can be stored and read back.
 pub trait EventCodec: Sized {
     /// The names of the events.

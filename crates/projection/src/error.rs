@@ -131,9 +131,9 @@ impl ApplyError {
             Self::Aws(AwsError::Unreachable(_) | AwsError::Refused(_)) => Origin::Outage,
             Self::Contended | Self::Aws(AwsError::Throttled(_)) => Origin::Load,
             Self::Behind { reason, .. } => reason.origin(),
-            Self::Projection(ProjectionError::Undecodable(
-                DecodeError::UnknownType | DecodeError::NewerSchema { .. },
-            )) => Origin::Release,
+            Self::Projection(ProjectionError::Undecodable(error)) if error.is_of_newer_release() => {
+                Origin::Release
+            }
             Self::NotJson
             | Self::NotABusEvent
             | Self::BadEnvelope(_)

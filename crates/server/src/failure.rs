@@ -65,6 +65,14 @@ pub enum Failure {
         /// Why, in words. Never holds the event's data.
         reason: String,
     },
+    /// A newer release wrote an event that the reply depends on. A replica of that release can answer.
+    #[error("the event of version {version} needs a newer release: {reason}")]
+    NewerRelease {
+        /// The event's version.
+        version: u64,
+        /// Why, in words. Never holds the event's data.
+        reason: String,
+    },
     /// Millrace was deployed without something that the call needs.
     #[error("{what} was not deployed")]
     NotDeployed {
@@ -214,6 +222,12 @@ impl From<Failure> for Status {
                 let details = ErrorDetails::with_error_info("EVENT_UNREADABLE", ERROR_DOMAIN, metadata);
                 (Code::FailedPrecondition, message, details)
             }
+            Failure::NewerRelease { version, .. } => {
+                let metadata = [("version".to_owned(), version.to_string())];
+                let mut details = ErrorDetails::with_error_info("NEWER_RELEASE", ERROR_DOMAIN, metadata);
+                details.set_retry_info(Some(RETRY_AFTER));
+                (Code::Unavailable, message, details)
+            }
             Failure::NotDeployed { reason, .. } => (Code::Unimplemented, message, error_info(reason)),
             Failure::Auth(error) => {
                 let (code, details) = turned_away(error);
@@ -298,6 +312,7 @@ mod tests {
         let rule =
             Failure::Precondition { kind: "ORDER_STATUS", subject: "7".into(), description: "no".into() };
         let unreadable = Failure::UnreadableEvent { version: 7, reason: "no".into() };
+        let newer = Failure::NewerRelease { version: 7, reason: "no".into() };
         let table = [
             (Failure::invalid("email", "bad"), InvalidArgument, None),
             (Failure::CommandIdReused, InvalidArgument, Some("COMMAND_ID_REUSED")),
@@ -307,6 +322,7 @@ mod tests {
             (Failure::VersionConflict { current: 3 }, Aborted, Some("VERSION_CONFLICT")),
             (rule, FailedPrecondition, None),
             (unreadable, FailedPrecondition, Some("EVENT_UNREADABLE")),
+            (newer, Unavailable, Some("NEWER_RELEASE")),
             (
                 Failure::NotDeployed { what: "an index", reason: "INDEX_OFF" },
                 Unimplemented,
@@ -360,10 +376,15 @@ mod tests {
 
     #[test]
     fn an_unreadable_event_is_named_by_its_version() {
-        let failure = Failure::UnreadableEvent { version: 7, reason: "it is damaged".into() };
-        let status = Status::from(failure);
-        assert!(status.message().contains("version 7") && status.message().contains("it is damaged"));
-        assert_eq!(status.get_error_details().error_info().unwrap().metadata["version"], "7");
+        let reason = || "it is damaged".to_owned();
+        for failure in [
+            Failure::UnreadableEvent { version: 7, reason: reason() },
+            Failure::NewerRelease { version: 7, reason: reason() },
+        ] {
+            let status = Status::from(failure);
+            assert!(status.message().contains("version 7") && status.message().contains("it is damaged"));
+            assert_eq!(status.get_error_details().error_info().unwrap().metadata["version"], "7");
+        }
     }
 
     #[test]

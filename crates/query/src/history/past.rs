@@ -5,8 +5,8 @@
 //! snapshot would not help: only the newest one is kept.
 
 use millrace_core::{
-    Aggregate, Envelope, EventCodec, Invalid, StreamId, Timestamp,
-    projection::ProjectionSpec,
+    Aggregate, DecodeError, Envelope, EventCodec, EvolveError, Invalid, StreamId, Timestamp,
+    projection::{ProjectionError, ProjectionSpec},
     row::{Attributes, RowKey, StoredRow},
 };
 use millrace_event_store::{Direction, ScannedItem};
@@ -42,17 +42,44 @@ impl AsOf {
     }
 }
 
+/// Why an event cannot be folded.
+#[derive(Debug, Clone)]
+pub(crate) struct Reason {
+    text: String,
+    is_of_newer_release: bool,
+}
+
+impl From<DecodeError> for Reason {
+    fn from(error: DecodeError) -> Self {
+        Self { text: error.to_string(), is_of_newer_release: error.is_of_newer_release() }
+    }
+}
+
+impl From<ProjectionError> for Reason {
+    fn from(error: ProjectionError) -> Self {
+        let text = error.to_string();
+        let is_of_newer_release =
+            matches!(error, ProjectionError::Undecodable(error) if error.is_of_newer_release());
+        Self { text, is_of_newer_release }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), is_of_newer_release: false }
+    }
+}
+
 /// Takes the events of a stream in order; the error says why one does not follow those before it.
-pub(crate) type Validity = Box<dyn FnMut(&Envelope) -> Result<(), String> + Send>;
+pub(crate) type Validity = Box<dyn FnMut(&Envelope) -> Result<(), Reason> + Send>;
 
 /// The rules of an aggregate.
 pub(crate) fn validity<A: Aggregate<Event: EventCodec>>() -> Validity {
     let mut state: Option<A> = None;
     Box::new(move |envelope| {
         let data = envelope.event_data.as_ref().ok_or("it has no data")?;
-        let event = A::Event::decode(&envelope.event_type, envelope.schema_version, data);
-        let event = event.map_err(|error| error.to_string())?;
-        state = Some(A::evolve(state.take(), &event).map_err(|misfit| misfit.to_string())?);
+        let event = A::Event::decode(&envelope.event_type, envelope.schema_version, data)?;
+        state = Some(A::evolve(state.take(), &event).map_err(|EvolveError(misfit)| misfit)?);
         Ok(())
     })
 }
@@ -61,12 +88,17 @@ pub(crate) fn validity<A: Aggregate<Event: EventCodec>>() -> Validity {
 #[derive(Debug, Clone)]
 struct Obstacle {
     version: u64,
-    reason: String,
+    reason: Reason,
 }
 
 impl From<Obstacle> for Failure {
     fn from(Obstacle { version, reason }: Obstacle) -> Self {
-        Self::UnreadableEvent { version, reason }
+        let Reason { text: reason, is_of_newer_release } = reason;
+        if is_of_newer_release {
+            Self::NewerRelease { version, reason }
+        } else {
+            Self::UnreadableEvent { version, reason }
+        }
     }
 }
 
@@ -162,17 +194,16 @@ impl<'a> Past<'a> {
     }
 
     /// The row's attributes after the item, which should be the event of version `next`.
-    fn after(&mut self, item: &ScannedItem, next: u64) -> Result<Attributes, String> {
+    fn after(&mut self, item: &ScannedItem, next: u64) -> Result<Attributes, Reason> {
         if item.version() != next {
-            return Err("it is missing".to_owned());
+            return Err("it is missing".into());
         }
         let envelope = match item {
             ScannedItem::Event(event) => &event.envelope,
-            ScannedItem::Unreadable(other) => return Err(other.error.to_string()),
+            ScannedItem::Unreadable(other) => return Err(other.error.to_string().as_str().into()),
         };
         (self.validity)(envelope)?;
-        let update = (self.spec.update)(envelope).map_err(|error| error.to_string())?;
-        let update = update.ok_or("it has no data")?;
-        update.change.resolve(&self.newest.attributes).map_err(|error| error.to_string())
+        let update = (self.spec.update)(envelope)?.ok_or("it has no data")?;
+        Ok(update.change.resolve(&self.newest.attributes)?)
     }
 }
