@@ -73,7 +73,8 @@ macro_rules! event_codec {
 /// Makes an event of an application storable without a contract: for small applications and tests.
 ///
 /// Each variant holds a struct of its own name, which serde writes and reads; `= 1` is the schema that it is written by. A
-/// variant that is left out, or listed twice, does not compile.
+/// variant that is left out, or listed twice, does not compile. A struct with `#[serde(deny_unknown_fields)]` leaves events
+/// with further fields to the newer release that wrote them, as contracts do; any other is read without them.
 /// History shows the event as a `google.protobuf.Struct`.
 ///
 /// ```

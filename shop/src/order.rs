@@ -309,7 +309,7 @@ mod tests {
     use super::*;
     use crate::OrderSummary;
     use millrace_core::{
-        AggregateState,
+        AggregateState, DecodeError, EventCodec as _,
         aggregate::testing::{Decision, send},
     };
     use millrace_testing::{aggregate_id, assert_codec, given, project, time_of};
@@ -428,6 +428,13 @@ mod tests {
     fn events_are_stored_as_they_are() {
         let statuses = OrderStatus::ALL.map(moved);
         assert_codec(&[&[created()], &statuses[..]].concat());
+    }
+
+    #[test]
+    fn a_status_of_a_newer_release_is_told() {
+        let data = serde_json::json!({"status": "ORDER_STATUS_LOST"});
+        let read = OrderEvent::decode("OrderStatusUpdated", 1, data.as_object().unwrap());
+        assert_eq!(read, Err(DecodeError::UnknownField));
     }
 
     #[test]

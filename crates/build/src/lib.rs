@@ -94,8 +94,8 @@ impl Contracts {
             .extern_path(".google.rpc", "crate::unused");
         let mut json = pbjson_build::Builder::new();
         json.register_descriptors(&encoded)?
-            // An event written by a newer release may carry unknown fields.
-            .ignore_unknown_fields()
+            // An unknown field is an error: to fold an event without it would be to fold it otherwise than the release that
+            // wrote it.
             .extern_path(".google.protobuf.Timestamp", &self.timestamp);
         for (package, path) in &self.externs {
             code = code.extern_path(package, path);

@@ -39,6 +39,9 @@ pub enum DecodeError {
         /// The newest schema that this release reads.
         newest: u32,
     },
+    /// A newer release wrote it, though its schema version is not newer.
+    #[error("the event has a field or a name of a value that this release does not know")]
+    UnknownField,
     /// It is not the JSON of its message.
     #[error("the event data is not the JSON of its message: {0}")]
     Malformed(String),
@@ -56,7 +59,7 @@ impl DecodeError {
     /// Whether a newer release wrote the event, so that a replica of that release can read it.
     pub fn is_of_newer_release(&self) -> bool {
         match self {
-            Self::UnknownType | Self::NewerSchema { .. } => true,
+            Self::UnknownType | Self::NewerSchema { .. } | Self::UnknownField => true,
             Self::Malformed(_) | Self::BadField { .. } => false,
         }
     }
@@ -128,8 +131,15 @@ pub fn from_json<M: DeserializeOwned>(
     if schema_version > newest {
         return Err(DecodeError::NewerSchema { found: schema_version, newest });
     }
-    // The error of a reader can quote its input, which may be personal data: only its place is kept.
-    M::deserialize(data).map_err(|error| DecodeError::Malformed(format!("{:?}", error.classify())))
+    M::deserialize(data).map_err(|error| {
+        // Serde's own words, which its kinds of error do not tell apart.
+        let text = error.to_string();
+        if text.starts_with("unknown field `") || text.starts_with("unknown variant `") {
+            return DecodeError::UnknownField;
+        }
+        // The error of a reader can quote its input, which may be personal data: only its place is kept.
+        DecodeError::Malformed(format!("{:?}", error.classify()))
+    })
 }
 
 /// Adds the name of the invalid field to the error.

@@ -59,7 +59,7 @@ pub(crate) enum Origin {
 
 impl ApplyError {
     /// All reasons, in a word each.
-    pub const REASONS: [&str; 20] = [
+    pub const REASONS: [&str; 21] = [
         "not_json",
         "not_a_bus_event",
         "bad_envelope",
@@ -70,6 +70,7 @@ impl ApplyError {
         "unusable",
         "unknown_type",
         "newer_schema",
+        "unknown_field",
         "malformed",
         "bad_field",
         "not_stored",
@@ -96,6 +97,7 @@ impl ApplyError {
             Self::Projection(ProjectionError::Undecodable(error)) => match error {
                 DecodeError::UnknownType => "unknown_type",
                 DecodeError::NewerSchema { .. } => "newer_schema",
+                DecodeError::UnknownField => "unknown_field",
                 DecodeError::Malformed(_) => "malformed",
                 DecodeError::BadField { .. } => "bad_field",
             },
@@ -229,6 +231,7 @@ mod tests {
             ProjectionError::Unusable(UnusableAttribute("X")),
             ProjectionError::Undecodable(DecodeError::UnknownType),
             ProjectionError::Undecodable(DecodeError::NewerSchema { found: 2, newest: 1 }),
+            ProjectionError::Undecodable(DecodeError::UnknownField),
             ProjectionError::Undecodable(DecodeError::Malformed("x".to_owned())),
             ProjectionError::Undecodable(DecodeError::BadField { field: "x", reason: Invalid("y") }),
         ];
@@ -264,6 +267,7 @@ mod tests {
             (WriteError::Projection(ProjectionError::NoRow).into(), Origin::Message),
             (undecodable(DecodeError::UnknownType), Origin::Release),
             (undecodable(DecodeError::NewerSchema { found: 2, newest: 1 }), Origin::Release),
+            (undecodable(DecodeError::UnknownField), Origin::Release),
             (undecodable(DecodeError::Malformed("x".to_owned())), Origin::Message),
         ] {
             let behind = ApplyError::Behind { version: 1, reason: Box::new(error.clone()) };

@@ -70,7 +70,7 @@ fn message(application: &Application, envelope: &Envelope) -> Result<EventMessag
 fn reason(error: &DecodeError) -> Reason {
     match error {
         DecodeError::UnknownType => Reason::UnknownType,
-        DecodeError::NewerSchema { .. } => Reason::NewerSchema,
+        DecodeError::NewerSchema { .. } | DecodeError::UnknownField => Reason::NewerSchema,
         DecodeError::Malformed(_) | DecodeError::BadField { .. } => Reason::Damaged,
     }
 }
