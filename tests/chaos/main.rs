@@ -18,5 +18,6 @@ mod outage;
 mod shards;
 mod stage;
 mod trimmed;
+mod upgrade;
 mod verdict;
 mod watch;

@@ -135,12 +135,18 @@ async fn measured(stack: &AwsStack, what: &str, args: &[&str]) {
 
 /// About the size of an item as DynamoDB counts it.
 fn item_bytes(item: &HashMap<String, AttributeValue>) -> usize {
-    let value = |value: &AttributeValue| match value {
+    item.iter().map(|(name, found)| name.len() + value_bytes(found)).sum()
+}
+
+fn value_bytes(value: &AttributeValue) -> usize {
+    match value {
         AttributeValue::S(text) => text.len(),
         AttributeValue::M(values) => 3 + item_bytes(values) + values.len(),
-        _ => 2,
-    };
-    item.iter().map(|(name, found)| name.len() + value(found)).sum()
+        AttributeValue::L(values) => 3 + values.iter().map(value_bytes).sum::<usize>() + values.len(),
+        AttributeValue::N(_) => 2,
+        AttributeValue::Bool(_) | AttributeValue::Null(_) => 1,
+        other => panic!("no item has {other:?}"),
+    }
 }
 
 /// The average size of a table's items.

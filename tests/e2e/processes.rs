@@ -14,7 +14,7 @@ use millrace_command::{Commands, NotRegistered};
 use millrace_core::{Application, RegistrationError};
 use millrace_event_store::DynamoStore;
 use millrace_query::QueryService;
-use millrace_server::{Services, services};
+use millrace_server::{LIVENESS, READINESS, Services, services};
 use millrace_tests::{
     AwsStack, Gate, Replied as _, USERS, aws_stack, eventually,
     process::{Deployable, Process, health, log_folder},
@@ -314,4 +314,27 @@ async fn a_deployable_that_something_is_left_out_of_ends_at_its_start_and_names_
         assert!(format!("{refused:#}").contains("exit status: 0"), "{name}: {refused:#}: {said}");
         assert!(said.contains(words), "{name} does not say {words}: {said}");
     }
+}
+
+/// So a rollout stops before it replaces the release before.
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_events_wait_for_the_infrastructure_of_their_release() {
+    let (stack, logs) = (aws_stack().await.unwrap(), log_folder("infrastructure").unwrap());
+    let mut projector = Deployable::Projector.command(&stack);
+    projector.env("QUEUE_URLS", format!("{USERS}={}-of-the-next-release", stack.queue(USERS)));
+    match Process::start(projector, &logs.join("projector.log")).await {
+        Ok(process) => assert_eq!(end(process).await, Some(1)),
+        Err(ended) => assert!(format!("{ended:#}").contains("ended before it served"), "{ended:#}"),
+    }
+
+    let mut query_service = Deployable::QueryService.command(&stack);
+    query_service.env("ROWS_TABLES", format!("{USERS}=of-the-next-release"));
+    let process = Process::start(query_service, &logs.join("query-service.log")).await.unwrap();
+    let refused = async || {
+        let log = std::fs::read_to_string(process.log()).unwrap();
+        log.lines().any(|line| line.contains("\"not ready\"")).then_some(())
+    };
+    eventually("what is missing is logged", refused).await;
+    assert_eq!(health(process.channel(), LIVENESS).await, Some(ServingStatus::Serving));
+    assert_eq!(health(process.channel(), READINESS).await, Some(ServingStatus::NotServing));
 }

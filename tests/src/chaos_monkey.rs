@@ -272,6 +272,8 @@ fn counts(member: &Member) -> BTreeMap<String, u64> {
 impl Member {
     /// Is struck, is gone for a while, and is there again. Returns the kind of the strike.
     async fn suffer(&self, strike: Strike, gone: Duration) -> anyhow::Result<&'static str> {
+        // A rollout may be replacing it.
+        let _turn = self.turn().await;
         let how = match strike {
             Strike::Kill => {
                 self.kill();

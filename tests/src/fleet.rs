@@ -14,7 +14,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::{
     AwsStack, FaultKind, FaultProxy, eventually,
     metrics::Metrics,
-    process::{Deployable, Process, health, log_folder},
+    process::{Deployable, Process, health, log_folder, programs},
 };
 
 /// The number of replicas of each deployable, and their environment.
@@ -28,6 +28,8 @@ pub struct Crew {
     pub query_services: usize,
     /// Variables that all of them get.
     pub env: Vec<(&'static str, &'static str)>,
+    /// The folder of their programs, where these are not built as this test was.
+    pub programs: Option<PathBuf>,
 }
 
 /// The replicas. When it is dropped, all of them are killed.
@@ -46,6 +48,8 @@ pub struct Member {
     pub proxy: FaultProxy,
     stack: Arc<AwsStack>,
     folder: PathBuf,
+    /// Who has it may end the process and start the next one.
+    turn: tokio::sync::Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -53,6 +57,8 @@ pub struct Member {
 struct State {
     /// The variables of its next process.
     env: BTreeMap<&'static str, &'static str>,
+    /// The folder of its next process's program, where that is not built as this test was.
+    programs: Option<PathBuf>,
     process: Option<Process>,
     /// How many processes there were so far.
     starts: usize,
@@ -77,7 +83,12 @@ impl Fleet {
                 proxy: FaultProxy::before(stack.endpoint()).await?,
                 stack: stack.clone(),
                 folder: folder.clone(),
-                state: Mutex::new(State { env: crew.env.iter().copied().collect(), ..State::default() }),
+                turn: tokio::sync::Mutex::default(),
+                state: Mutex::new(State {
+                    env: crew.env.iter().copied().collect(),
+                    programs: crew.programs.clone(),
+                    ..State::default()
+                }),
             })
         });
         Ok(Self { members: try_join_all(members).await?, folder })
@@ -116,6 +127,12 @@ impl Fleet {
         self.members.iter().map(|member| member.noted(metric)).sum()
     }
 
+    /// The same of the series with this value of a label.
+    pub fn noted_of(&self, metric: &str, label: (&str, &str)) -> f64 {
+        let states = self.members.iter().map(Member::state);
+        states.map(|state| state.metrics.values().map(|m| m.sum_of(metric, label)).sum::<f64>()).sum()
+    }
+
     /// How many faults of each kind there were on all wires.
     pub fn injected(&self) -> BTreeMap<FaultKind, u64> {
         let mut all = BTreeMap::new();
@@ -135,13 +152,14 @@ impl Fleet {
 impl Member {
     /// Starts its process, and returns when that serves.
     pub async fn start(&self) -> anyhow::Result<()> {
-        let mut command = self.deployable.command(&self.stack);
-        let number = {
+        let (command, number) = {
             let mut state = self.state();
             ensure!(state.process.is_none(), "{} runs already", self.name);
             state.starts += 1;
+            let folder = state.programs.as_deref().unwrap_or_else(|| programs());
+            let mut command = self.deployable.command_of(folder, &self.stack);
             command.envs(&state.env).env("AWS_ENDPOINT_URL", self.proxy.url());
-            state.starts
+            (command, state.starts)
         };
         let log = self.folder.join(format!("{}.{number}.log", self.name));
         let process = Process::start(command, &log).await.with_context(|| self.name.clone())?;
@@ -151,11 +169,28 @@ impl Member {
 
     /// Puts a new process with another setting into its place, as a rollout does, and waits until that is ready.
     pub async fn replace_with(&self, variable: &'static str, value: &'static str) -> anyhow::Result<()> {
+        let _turn = self.turn().await;
         self.state().env.insert(variable, value);
+        self.replace().await
+    }
+
+    /// The same with other programs: those in a folder, or those that are built as this test was.
+    pub async fn replace_by(&self, programs: Option<&Path>) -> anyhow::Result<()> {
+        let _turn = self.turn().await;
+        self.state().programs = programs.map(Path::to_owned);
+        self.replace().await
+    }
+
+    async fn replace(&self) -> anyhow::Result<()> {
         self.terminate().await?;
         self.start().await?;
         self.until_ready().await;
         Ok(())
+    }
+
+    /// Waits for the right to end its process and to start the next one.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turn.lock().await
     }
 
     /// Whether it has a process.

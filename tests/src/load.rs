@@ -12,6 +12,7 @@ use std::{
 
 use anyhow::{bail, ensure};
 use millrace_core::TenantId;
+use millrace_proto::query::{AsOf, as_of::Point};
 use millrace_server::call::TENANT_KEY;
 use rand::{RngExt as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use shop::contracts::{
@@ -22,7 +23,7 @@ use shop::contracts::{
         user_command_service_client::UserCommandServiceClient,
     },
     query::{
-        GetCustomerTotalsRequest, GetOrderRequest, GetUserProfileRequest,
+        GetCustomerTotalsRequest, GetOrderRequest, GetUserProfileAsOfRequest, GetUserProfileRequest,
         customer_query_service_client::CustomerQueryServiceClient,
         order_query_service_client::OrderQueryServiceClient,
         user_query_service_client::UserQueryServiceClient,
@@ -395,6 +396,13 @@ impl Client {
         let id = reply.aggregate_id.clone();
         let asked = async {
             match &tracked.body {
+                Body::CreateUser(_) | Body::UpdateUser(_) if self.rng.random_ratio(1, 4) => {
+                    let as_of = Some(AsOf { point: Some(Point::Version(reply.version)) });
+                    let message = GetUserProfileAsOfRequest { user_id: id, as_of };
+                    let request = request(&tracked.tenant, message)?;
+                    let past = UserQueryServiceClient::new(replica).get_user_profile_as_of(request).await?;
+                    Ok(past.into_inner().user_profile.map(|user| user.version))
+                }
                 Body::CreateUser(_) | Body::UpdateUser(_) => {
                     let request = request(&tracked.tenant, GetUserProfileRequest { user_id: id, after })?;
                     let reply = UserQueryServiceClient::new(replica).get_user_profile(request).await?;

@@ -76,6 +76,13 @@ impl Metrics {
         })
     }
 
+    /// The sum over a metric's series with this value of a label.
+    pub fn sum_of(&self, name: &str, (label, value): (&str, &str)) -> f64 {
+        let series = self.series().zip(self.0.values());
+        let meant = series.filter(|((of, labels), _)| *of == name && labels.get(label) == Some(&value));
+        meant.map(|(_, number)| number).sum()
+    }
+
     /// The sum over all labels of a metric; 0 where there is none of that name.
     pub fn sum(&self, name: &str) -> f64 {
         let of_name = |series: &str| series.split('{').next() == Some(name);
@@ -93,6 +100,8 @@ mod tests {
                     calls_total{a=\"{\"} 3\n\ncalls_total_of_another 100\nready 1\n";
         let metrics = Metrics::parse(text);
         assert_eq!(metrics.sum("calls_total"), 5.0);
+        assert_eq!(metrics.sum_of("calls_total", ("a", "x y")), 2.0);
+        assert_eq!(metrics.sum_of("calls_total", ("b", "x y")), 0.0);
         assert_eq!(metrics.sum("ready"), 1.0);
         assert_eq!(metrics.sum("calls"), 0.0);
     }

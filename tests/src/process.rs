@@ -50,7 +50,12 @@ impl Deployable {
 
     /// A process to be, on free ports and on a stack.
     pub fn command(self, stack: &AwsStack) -> Command {
-        let mut command = Command::new(programs().join(self.name()));
+        self.command_of(programs(), stack)
+    }
+
+    /// The same of the programs in a folder.
+    pub fn command_of(self, programs: &Path, stack: &AwsStack) -> Command {
+        let mut command = Command::new(programs.join(self.name()));
         command
             .env_clear()
             .envs(crate::env(stack))
@@ -65,7 +70,7 @@ impl Deployable {
 }
 
 /// Where the programs are, which are built first.
-fn programs() -> &'static Path {
+pub(crate) fn programs() -> &'static Path {
     static FOLDER: OnceLock<PathBuf> = OnceLock::new();
     FOLDER.get_or_init(|| {
         // This test is <target>/<profile>/deps/<name>-…
