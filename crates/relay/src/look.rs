@@ -293,18 +293,29 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Looker<'a, S, L, B, 
         let Look { created, corrected, forgotten, missing } = look;
         self.missing = missing;
         let is_news = !created.is_empty() || !corrected.is_empty();
-        let created = stream::iter(created).map(async |lease| ports.leases.create(&lease).await.map(drop));
+        let created = self.create(created).await;
         let corrected = stream::iter(corrected).map(async |lease| ports.leases.correct(&lease).await);
-        let created: Vec<_> = created.buffer_unordered(WRITES).collect().await;
         let corrected: Vec<_> = corrected.buffer_unordered(WRITES).collect().await;
         if is_news {
             ports.news.changed.notify_one();
         }
-        created.into_iter().chain(corrected).collect::<Result<Vec<()>, _>>().map_err(leases)?;
+        corrected.into_iter().chain([created]).collect::<Result<Vec<()>, _>>().map_err(leases)?;
         // Every shard that was listed has its lease: shards without one are younger than the listing.
         ports.leases.note_complete(listed_at).await.map_err(leases)?;
         for lease in forgotten {
             ports.leases.forget(&lease).await.map_err(leases)?;
+        }
+        Ok(())
+    }
+
+    /// Writes new leases, parents before their children: a child without its parent's lease counts as one whose parent
+    /// was read long ago. After a failure nothing further is written.
+    async fn create(&self, leases: Vec<Lease>) -> Result<(), AwsError> {
+        for generation in generations(leases) {
+            let created =
+                stream::iter(generation).map(async |lease| self.ports.leases.create(&lease).await.map(drop));
+            let created: Vec<_> = created.buffer_unordered(WRITES).collect().await;
+            created.into_iter().collect::<Result<Vec<()>, _>>()?;
         }
         Ok(())
     }
@@ -339,6 +350,24 @@ impl<'a, S: ShardStream, L: Leases, B: EventBus, R: Refill> Looker<'a, S, L, B, 
             }
         }
     }
+}
+
+/// Leases by generation: those whose parents are not among them, then the children of these, and so on.
+fn generations(mut leases: Vec<Lease>) -> Vec<Vec<Lease>> {
+    let mut generations = Vec::new();
+    while !leases.is_empty() {
+        let waiting: HashSet<ShardId> = leases.iter().map(|lease| lease.shard.clone()).collect();
+        let is_child =
+            |lease: &Lease| matches!(&lease.parent, Parent::Shard(parent) if waiting.contains(parent));
+        let (children, mut next): (Vec<_>, Vec<_>) = leases.into_iter().partition(is_child);
+        leases = children;
+        if next.is_empty() {
+            // Parents in a circle, which no stream has.
+            next = std::mem::take(&mut leases);
+        }
+        generations.push(next);
+    }
+    generations
 }
 
 /// Shards that this replica has read to their ends, whose children are not known yet.

@@ -152,14 +152,17 @@ impl View<'_> {
         shards
     }
 
-    /// Unfinished shards whose parents are finished, or gone from the table.
+    /// Unfinished shards whose parents are finished, or gone from the table in two readings of it.
     ///
     /// A parent that vanished from the stream unfinished is refilled from the table. Its children do not wait for that:
     /// after a refill there is no order left to keep. A lease of a release that did not write parents waits for the
     /// looker to add the parent, unless the shard was read already.
     fn readable(&self, leases: &HashMap<&ShardId, &Lease>) -> Vec<ShardId> {
-        let done = |parent: &ShardId| {
-            leases.get(parent).is_none_or(|parent| parent.is_finished() || parent.is_unlisted)
+        let done = |lease: &Lease, parent: &ShardId| match leases.get(parent) {
+            Some(parent) => parent.is_finished() || parent.is_unlisted,
+            // A reading of the table is no snapshot: the one that meets a new child may have passed its parent's place
+            // before the parent's lease was there. The next one has both, as had the reading of a replica that owns it.
+            None => lease.owner.is_some() || !self.sightings.age(&lease.shard).is_zero(),
         };
         let is_begun = |lease: &Lease| lease.progress.checkpoint != Checkpoint::At(Position::TrimHorizon);
         let is_ready = |lease: &&Lease| match &lease.parent {
@@ -167,7 +170,7 @@ impl View<'_> {
             _ if lease.is_unlisted || is_begun(lease) => true,
             Parent::Unknown => false,
             Parent::None => true,
-            Parent::Shard(parent) => done(parent),
+            Parent::Shard(parent) => done(lease, parent),
         };
         self.table.leases.iter().filter(is_ready).map(|lease| lease.shard.clone()).collect()
     }

@@ -111,3 +111,17 @@ fn replicas_ask_for_children_in_turns() {
     replicas[0].place = (3, AT_ONCE);
     assert_eq!(replicas[0].turn(at(0)), Duration::ZERO, "few do not wait");
 }
+
+#[test]
+fn leases_are_written_parents_first() {
+    let of = |id, parent: Option<&str>| {
+        lease(id, parent.map_or(Parent::None, |parent| Parent::Shard(parent.into())), Checkpoint::ShardEnd)
+    };
+    let written = |leases: Vec<Lease>| -> Vec<Vec<String>> {
+        let names = |generation: Vec<Lease>| generation.iter().map(|lease| lease.shard.to_string()).collect();
+        generations(leases).into_iter().map(names).collect()
+    };
+    let family = vec![of("g", Some("c")), of("c", Some("p")), of("p", Some("older")), of("d", Some("p"))];
+    assert_eq!(written(family), [vec!["p"], vec!["c", "d"], vec!["g"]]);
+    assert_eq!(written(vec![of("a", Some("b")), of("b", Some("a"))]), [["a", "b"]], "nonsense ends too");
+}

@@ -38,10 +38,17 @@ fn of(leases: Vec<Lease>) -> LeaseTable {
     LeaseTable { leases, ..LeaseTable::default() }
 }
 
+/// The plan of a replica that has read the same before.
 fn plan(owner: &str, table: &LeaseTable, held: &HashSet<ShardId>) -> Plan {
+    plan_after(Duration::from_millis(1), owner, table, held)
+}
+
+/// The plan of a replica that has read the same so long before.
+fn plan_after(age: Duration, owner: &str, table: &LeaseTable, held: &HashSet<ShardId>) -> Plan {
     let config = RelayConfig::new(owner, "millrace");
     let mut sightings = Sightings { seen: HashMap::new(), now: Instant::now() };
     sightings.look(table);
+    sightings.now += age;
     Plan::of(&View { config: &config, now: at(0), table, held, sightings: &sightings })
 }
 
@@ -75,6 +82,14 @@ fn a_child_waits_for_its_parent_unless_that_is_finished_or_gone() {
         "c d e p",
         "it is refilled, and nothing waits for that"
     );
+}
+
+#[test]
+fn a_child_whose_parent_the_table_lacks_is_read_at_its_second_sight() {
+    let table = of(vec![unread("d", child_of("unseen")), unread("e", Parent::None)]);
+    let claims = |age, held: &HashSet<ShardId>| claimed(&plan_after(age, "a", &table, held)).join(" ");
+    assert_eq!(claims(Duration::ZERO, &HashSet::new()), "e");
+    assert_eq!(claims(Duration::from_millis(1), &HashSet::new()), "d e");
 }
 
 #[test]
