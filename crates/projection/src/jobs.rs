@@ -122,10 +122,10 @@ impl HeldJob {
                 && holder != owner
             {
                 match watched {
-                    Some((.., since)) if since.elapsed() >= LEASE => {}
                     Some((seen_fence, seen_beat, _)) if (seen_fence, seen_beat) != (*fence, *beat) => {
                         return Err(Halt::Held(holder.clone()));
                     }
+                    Some((.., since)) if since.elapsed() >= LEASE => {}
                     Some(_) => {
                         pace.until(Instant::now() + BEAT).await?;
                         continue;

@@ -107,6 +107,7 @@ pub(crate) async fn plan(
     }
     if let (Some(every), Some(complete)) = (asked.every, &runs.complete)
         && before(now, every) < complete.began
+        && complete.projections == asked.projections
         && !asked.anew
     {
         let began = complete.began;
@@ -115,13 +116,22 @@ pub(crate) async fn plan(
     }
     let since = match asked.recent {
         None => None,
-        Some(Since::Time(time)) => Some(time),
+        Some(Since::Time(time)) => {
+            if pace.unpaced("reading the tenants", || store.tenants(None)).await?.is_empty() {
+                job.release(job.state(), []).await;
+                return Err(Halt::Lacking(
+                    "no tenant is known, and the index has one for a key: name tenants with --tenant, or run one without \
+                     --since first",
+                ));
+            }
+            Some(time)
+        }
         Some(Since::Before(overlap)) => match asked.last_complete(&*store, pace).await? {
             Some(last) => Some(before(last, overlap)),
             None => {
                 job.release(job.state(), []).await;
                 return Err(Halt::Lacking(
-                    "no audit of these projections was completed yet: run one without --recent first, or with --since",
+                    "no audit of these projections was completed yet: run one without --recent first",
                 ));
             }
         },

@@ -83,12 +83,10 @@ impl<E: ScanEvents> Audit<E> {
         let mut reader = Reader { part, lanes, suspects, compared: HashSet::new(), resumed, quiet: 0 };
         loop {
             for tenant in &tenants {
-                for event_type in &index.event_types {
-                    for shard in Segment::all(index.shards) {
-                        if shard.number % segment.of == segment.number {
-                            self.read_range(&mut reader, tenant, event_type, shard).await?;
-                        }
-                    }
+                self.read_tenant(&mut reader, index, segment, tenant).await?;
+                if reader.resumed.take().is_some() {
+                    // The place is of an event type or a shard that is read no more: nothing of the tenant was.
+                    self.read_tenant(&mut reader, index, segment, tenant).await?;
                 }
             }
             let progress = &self.shared.progress;
@@ -97,6 +95,24 @@ impl<E: ScanEvents> Audit<E> {
                 return self.shared.reached(&reader.part, None, None).await;
             }
         }
+    }
+
+    /// Reads a tenant's ranges that fall to a segment.
+    async fn read_tenant(
+        &self,
+        reader: &mut Reader,
+        index: &Index,
+        segment: Segment,
+        tenant: &TenantId,
+    ) -> Result<(), Halt> {
+        for event_type in &index.event_types {
+            for shard in Segment::all(index.shards) {
+                if shard.number % segment.of == segment.number {
+                    self.read_range(reader, tenant, event_type, shard).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads one type's events in a shard, from where an earlier process was.

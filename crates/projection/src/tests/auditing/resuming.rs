@@ -329,12 +329,14 @@ async fn recent_changes_need_a_complete_audit_and_its_tenants() {
     let pace = Pace::new(CancellationToken::new(), None, || 0.5);
     let planned = plan(Arc::new(bench.jobs.clone()), &asked(RECENT), "me", later(), &pace).await.err();
     assert!(matches!(planned, Some(Halt::Lacking(_))), "{planned:?}");
+    let since = How { recent: Some(Since::Time(at_first())), ..LOOK };
+    let planned = plan(Arc::new(bench.jobs.clone()), &asked(since), "me", later(), &pace).await.err();
+    assert!(matches!(planned, Some(Halt::Lacking(_))), "no tenant is known: {planned:?}");
     let began = Instant::now();
     assert!(bench.audit(LOOK).await.clean);
     // A tenant that began since, and whose rows were lost.
     let stream = counter_of("newcomer", 1);
     history(&bench.store, &stream, &[open("red")]).await;
-    let since = How { recent: Some(Since::Time(at_first())), ..LOOK };
     bench.audit(since).await.assert_finds(&[]);
     let newcomer: TenantId = "newcomer".parse().unwrap();
     let named = super::Asked { tenants: vec![newcomer], ..asked(RECENT) };
@@ -350,18 +352,21 @@ async fn a_run_is_due_again_after_its_days_and_one_asked_for_anew_begins_at_once
     let bench = Bench::full().await;
     let pace = Pace::new(CancellationToken::new(), None, || 0.5);
     let day = Duration::from_secs(24 * 60 * 60);
-    let planned = async |days: u64, every: u32, anew: bool| {
+    let planned_of = async |projections: &[&str], days: u64, every: u32, anew: bool| {
         let now = Timestamp::from_unix_micros(
             later().unix_micros() + i64::try_from(days).unwrap() * 86_400_000_000,
         );
-        let asked = super::Asked { every: Some(day * every), anew, ..asked(LOOK) };
+        let mut asked = super::Asked { every: Some(day * every), anew, ..asked(LOOK) };
+        asked.projections.extend(projections.iter().map(|name| (*name).to_owned()));
         match plan(Arc::new(bench.jobs.clone()), &asked, "me", now, &pace).await.unwrap() {
             Planned::Run(progress) => Some(progress.run().began),
             Planned::NotDue(_) => None,
         }
     };
+    let planned = async |days, every, anew| planned_of(&[], days, every, anew).await;
     assert!(bench.audit(LOOK).await.clean);
     assert_eq!(planned(6, 7, false).await, None);
+    assert!(planned_of(&["new@1"], 6, 7, false).await.is_some(), "of other projections nothing is known");
     let begun = planned(8, 7, false).await;
     assert!(begun.is_some());
     assert_eq!(planned(9, 30, false).await, begun, "one that has not ended goes on");
