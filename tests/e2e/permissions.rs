@@ -323,6 +323,9 @@ async fn redrive(site: &Site, proxy: &FaultProxy) {
         site.queues.send(&site.stack.queue(projection), &["no JSON"]).await;
     }
     dead().await;
+    // The first run leaves the letters, and shows them again.
+    let left = audit::command(&site.stack, &["redrive", "--reason", "another"]);
+    assert_eq!(audit::ended(site.behind(proxy, left)).await.code, Some(0));
     let redriven = audit::command(&site.stack, &["redrive"]);
     let redriven = audit::ended(site.behind(proxy, redriven)).await;
     // They fail again, perhaps before it ends.

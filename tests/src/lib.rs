@@ -277,8 +277,9 @@ async fn ports() -> anyhow::Result<(Listeners, Channel)> {
     Ok((Listeners::open(grpc), channel))
 }
 
+/// A process of its own: the end of one ends no other.
 fn process(shutdown: &CancellationToken) -> Process {
-    Process { shutdown: shutdown.clone(), metrics: None }
+    Process { shutdown: shutdown.child_token(), metrics: None }
 }
 
 async fn command_service(
