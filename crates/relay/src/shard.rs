@@ -28,7 +28,7 @@ use super::{
     time::{Pauses, Stopped, before, since},
 };
 
-/// A shard takes five reads a second (an engineer of AWS in `aws-sdk-java-v2`, issue 470; the documentation has no number).
+/// A shard takes five reads a second (an answer in issue 470 of `aws-sdk-java-v2`; the documentation has no number).
 const READS: usize = 5;
 
 /// A replica with more shards than this does not read them at once when it has stored an event.
