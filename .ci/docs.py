@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "docs/operations/audit-and-redrive.md": ("", "dead letters are needed; tests/e2e/redrive.rs has the same flags"),
     "docs/operations/tls-and-callers.md": ("", "grpcurl, kubectl: they need a cluster"),
+    "docs/operations/upgrade.md": ("", "kubectl: it needs a cluster"),
     "docs/reference/logs-and-traces.md": ("", "docker: Jaeger is somebody else's image"),
 }
 # Pages whose blocks of Rust go into an application that is made for it: `.ci/how_to.py`, and the tutorial's own tests.
