@@ -4,7 +4,7 @@
     python .ci/how_to.py FOLDER
 
 Every block of Rust of the page goes to its place as it stands there; the steps that the page tells in prose are here.
-Then `cargo test` in the folder compiles all of it, and runs the tests among it.
+Then the tests of the folder compile all of it, and run those among it.
 """
 
 import pathlib
