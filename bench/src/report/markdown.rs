@@ -73,7 +73,7 @@ const CEILINGS: &str = "64 clients on an endpoint that answers at once, a proces
 const QUERIES: &str = "16 clients; the floor is GetItem by the SDK as it comes.\n\n";
 const LAGS: &str = "All three deployables, as processes, on one machine with the emulator. Relay and projector: requests an event; \
                     while there are few, polls have the greater part in them, which are of time (locally a shard is read \
-                    50 times a second). The emulator looks fifty times a second whether a queue has something for one who waits, \
-                    which is a part of the lag. The last row's worst is how long after the last reply all could be read.\n\n";
+                    50 times a second). The emulator looks ten times a second whether a queue has something for one who waits, \
+                    which is most of the lag. The last row's worst is how long after the last reply all could be read.\n\n";
 const REBUILD: &str = "`projector audit --repair` on empty read models against four readers who scan the events and do \
                        nothing with them.\n\n";
