@@ -6,7 +6,9 @@ use anyhow::bail;
 use command_service::Users;
 use futures::{FutureExt as _, future::BoxFuture};
 use millrace_command::{CommandHandler, CommandHandlerConfig, StateCache, snapshots};
-use millrace_core::{Aggregate as _, CommandDigest, CommandId, Envelope, EventCodec as _, EventId, StreamId};
+use millrace_core::{
+    Aggregate as _, CommandDigest, CommandId, Envelope, EventCodec as _, EventId, StreamId, Timestamp,
+};
 use millrace_event_store::{AppendEvents as _, Commit, DynamoStore, Snapshots as _, StoredEvent};
 use millrace_tests::Replied as _;
 use shop::{
@@ -38,6 +40,11 @@ impl Millrace {
         };
         Self { users: Users(CommandHandler::new(store, StateCache::new(STATES), config)) }
     }
+}
+
+/// The time of a history's events: a stream of many events within minutes is loaded with the commands of these minutes.
+fn an_hour_ago() -> Timestamp {
+    Timestamp::from_unix_micros(now().unix_micros() - 3_600_000_000)
 }
 
 /// The request that gives a user the name.
@@ -102,7 +109,7 @@ fn event(stream: &StreamId, version: u64) -> StoredEvent {
         version,
         event_type: encoded.event_type.into(),
         schema_version: encoded.schema_version,
-        timestamp: now(),
+        timestamp: an_hour_ago(),
         event_data: Some(encoded.data),
         command_id: command_id.clone(),
         correlation_id: command_id.clone(),
