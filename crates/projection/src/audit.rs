@@ -371,6 +371,7 @@ impl<E: ScanEvents> Audit<E> {
             let mut last = None;
             for item in page.items {
                 part.count(|counts| counts.events += 1);
+                self.shared.report.tally.meets_events();
                 let Some(stream) = self.stream_of(&part, &item)? else { continue };
                 last = Some((stream.clone(), item.version()));
                 if let Some((earlier, newest)) = &mut within {

@@ -5,7 +5,7 @@ use std::{
     io::Write,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -93,6 +93,8 @@ pub(crate) struct Tally {
     most_held: AtomicU64,
     /// In thousandths.
     read_units: AtomicU64,
+    /// Whether this process has met an item of the event store.
+    has_met_events: AtomicBool,
 }
 
 impl Tally {
@@ -146,9 +148,14 @@ impl Tally {
         counts.events + counts.rows
     }
 
-    /// Whether the event store had no items.
-    pub(super) fn has_no_events(&self) -> bool {
-        self.counts().events == 0
+    /// This process has met an item of the event store.
+    pub(super) fn meets_events(&self) {
+        self.has_met_events.store(true, Relaxed);
+    }
+
+    /// Whether this process has met an item of the event store. An earlier process of the run may have read another one.
+    pub(super) fn has_met_events(&self) -> bool {
+        self.has_met_events.load(Relaxed)
     }
 
     /// Whether no finding needs a person.

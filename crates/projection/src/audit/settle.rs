@@ -6,8 +6,9 @@
 //!
 //! Where rows sum up aggregates, the row of a stream is its part.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
+use millrace_aws::Segment;
 use millrace_core::StreamId;
 use millrace_event_store::ScanEvents;
 use millrace_rows::AuditRows;
@@ -68,6 +69,25 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         }
     }
 
+    /// Whether the event store has any item. A process that went on with a run has perhaps met none itself.
+    async fn store_has_events(&self) -> Result<bool, Halt> {
+        let tally = &self.shared.report.tally;
+        let whole = Segment { number: 0, of: NonZeroU32::MIN };
+        let mut from = None;
+        while !tally.has_met_events() {
+            let page =
+                self.shared.call("looking for an event", || self.events.scan(whole, from.as_ref())).await?;
+            self.shared.took(page.read_units);
+            if !page.items.is_empty() {
+                tally.meets_events();
+            } else if page.next.is_none() {
+                return Ok(false);
+            }
+            from = page.next;
+        }
+        Ok(true)
+    }
+
     /// How long a row may still be late.
     fn grace(&self, look: &Look<W::Row>) -> Duration {
         let Some(latest) = look.fold.latest else { return Duration::ZERO };
@@ -108,9 +128,9 @@ impl<W: AuditRows, E: ScanEvents> Checked<W, E> {
         finding.row = look.version;
         finding.store = Some(look.fold.newest).filter(|newest| *newest > 0);
         finding.attributes.clone_from(&look.differences);
-        if kind == Kind::Orphaned && self.shared.report.tally.has_no_events() {
-            // By now the whole event store has been read. It is more likely the wrong one, or not restored yet, than
-            // that every row should go; and if so, emptying the table is quicker.
+        if kind == Kind::Orphaned && !self.store_has_events().await? {
+            // It is more likely the wrong one, or not restored yet, than that every row should go; and if so, emptying
+            // the table is quicker.
             let why = "the event store is empty, and no row is deleted for that: is it the right one?";
             finding.reason = Some(("empty_store", why.to_owned()));
         } else if self.shared.settings.repair {

@@ -24,7 +24,7 @@ use super::{
         app::cards,
         world::{counter_of, counter_with, history, noon, open},
     },
-    Bench, How, LOOK, Outcome, Text, asked, at_first, audit,
+    Bench, How, LOOK, Outcome, REPAIR, Text, asked, at_first, audit,
     findings::spoil,
     later, put, run,
 };
@@ -191,6 +191,24 @@ async fn a_run_that_is_killed_anywhere_goes_on_and_repeats_no_page_but_those_in_
         most_kills = most_kills.max(kills);
     }
     assert!(most_kills >= 5, "{most_kills}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_goes_on_over_an_empty_store_deletes_no_row() {
+    for calls in (4..200).step_by(8) {
+        let bench = Bench::full().await;
+        let killed = Mortal::new(bench.store.clone()).for_calls(calls);
+        let stop = CancellationToken::new();
+        let first =
+            audit(&bench.jobs, killed.clone(), bench.all_rows(), REPAIR, &stop, Text::default()).await;
+        tokio::select! {
+            biased;
+            () = killed.killed.cancelled() => {}
+            ended = first.run() => ended.unwrap(),
+        }
+        run(&bench.jobs, MemoryStore::default(), bench.all_rows(), REPAIR).await;
+        bench.assert_right().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
